@@ -1,0 +1,130 @@
+"""Refusals: what a caller is told when a request cannot be done.
+
+A refusal's class names a truth, its docstring is the message (with its fields filled in), its `reason` is one of the
+documented ErrorReason names without their prefix, and its `kind` decides the status code at the edge.
+"""
+
+from __future__ import annotations
+
+import inspect
+from enum import Enum
+from typing import ClassVar
+
+
+class Kind(Enum):
+    """The family of a refusal; each is one gRPC status code of the same name."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    ABORTED = "ABORTED"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Refused(Exception):
+    """The request was refused."""
+
+    kind: ClassVar[Kind] = Kind.INVALID_ARGUMENT
+    reason: ClassVar[str] = "INVALID_FIELD"
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+        template = inspect.cleandoc(type(self).__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        super().__init__(template.format(**fields))
+
+
+class InvalidField(Refused):
+    """{field}: {problem}"""  # noqa: D400, D415 - the docstring is the message
+
+
+class LimitExceeded(Refused):
+    """{what}: {actual} is above the maximum of {maximum}."""
+
+    reason = "LIMIT_EXCEEDED"
+
+
+class NotFound(Refused):
+    """There is no {what} {name!r}."""
+
+    kind = Kind.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class AlreadyExists(Refused):
+    """The {what} {name!r} exists already."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "ALREADY_EXISTS"
+
+
+class RequestIdReused(Refused):
+    """The request_id {request_id!r} was used before with another request."""
+
+    kind = Kind.ABORTED
+    reason = "REQUEST_ID_REUSED"
+
+
+class InvalidState(Refused):
+    """{problem}"""  # noqa: D400, D415
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "INVALID_STATE"
+
+
+class LogRewound(Refused):
+    """The position {sequence} is not one of this log's: it was rewound. Rebuild from a snapshot."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "LOG_REWOUND"
+
+
+class DependencyUnavailable(Refused):
+    """{dependency} cannot be reached now; nothing was changed that a retry with the same ids would repeat."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class CredentialMissing(Refused):
+    """No credential: send the metadata `authorization: Bearer <key>`."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "CREDENTIAL_MISSING"
+
+
+class CredentialInvalid(Refused):
+    """The key is unknown, revoked or expired."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "CREDENTIAL_INVALID"
+
+
+class ScopeMissing(Refused):
+    """The key may not call {method}: it needs {scope}."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "SCOPE_MISSING"
+
+
+class OrganizationMismatch(Refused):
+    """The request names an organization that is not the key's."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "ORGANIZATION_MISMATCH"
+
+
+class OrganizationRequired(Refused):
+    """organization_id: this key belongs to no organization, so the request must name one."""
+
+    reason = "ORGANIZATION_REQUIRED"
+
+
+class OrganizationNotFound(Refused):
+    """There is no organization {organization_id!r}."""
+
+    kind = Kind.NOT_FOUND
+    reason = "ORGANIZATION_NOT_FOUND"

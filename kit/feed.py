@@ -1,0 +1,196 @@
+"""Following another service's change log, exactly once.
+
+The owner of a log says which keys (organizations) moved and hands over entries after a position. A follower keeps
+its position in the same atomic write as the effect of the entries, so a crash, a retry or a second follower of the same
+store repeats nothing and skips nothing. A position carries the commit_id of its entry; when the log does not know it,
+the log was rewound (a restored backup, a lost failover) and the follower rebuilds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from kit.errors import LogRewound, Refused
+from kit.telemetry.metrics import FOLLOWER_LAG
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.2
+RETRY_SECONDS_MIN = 0.1
+RETRY_SECONDS_MAX = 5.0
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in one log: the number of the last entry seen and the random id of the commit that wrote it."""
+
+    sequence: int
+    commit_id: str
+
+
+START = Position(0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far one key's log reaches."""
+
+    key: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An entry of a change log that keeps its bodies as JSON objects."""
+
+    position: Position
+    kind: str
+    body: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[E]):
+    """Entries in sequence without a gap, and the position after the last of them."""
+
+    entries: tuple[E, ...]
+    position: Position
+
+
+class Feed(Protocol[E]):
+    """Another service's log."""
+
+    def watch(self) -> AsyncIterator[Sequence[Head]]:
+        """Every head first, then those that move. Ends or raises when the connection does."""
+        ...
+
+    def read(self, key: str, after: Position) -> AsyncIterator[Page[E]]:
+        """The entries after a position, page by page, up to the head. Raises LogRewound."""
+        ...
+
+
+class Effect(Protocol[E]):
+    """What a follower does with entries, in a store of its own."""
+
+    async def position(self, key: str) -> Position | None:
+        """How far the key is applied; None when nothing is kept for it yet, and `rebuild` must begin it."""
+        ...
+
+    async def apply(self, key: str, after: Position, page: Page[E]) -> bool:
+        """Applies a page and moves the position to its end in one atomic write, if the position is still `after`.
+        False when it is not: somebody else was faster, nothing was done.
+        """
+        ...
+
+    async def rebuild(self, key: str) -> None:
+        """Begins the key, or begins it again after the log was rewound, from the owner's snapshot or from the start.
+        Afterwards `position` is not None, unless the key is of no interest.
+        """
+        ...
+
+
+class Follower(Generic[E]):
+    """Keeps an effect in step with a feed. One `run` per process; any number of processes."""
+
+    def __init__(self, name: str, feed: Feed[E], effect: Effect[E], *, parallel_keys: int = 8) -> None:
+        self._name = name
+        self._feed = feed
+        self._effect = effect
+        self._parallel = asyncio.Semaphore(parallel_keys)
+        self._heads: dict[str, Position] = {}
+        self._applied: dict[str, int] = {}
+        self._busy: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Follows until cancelled. When the feed breaks it is watched anew, with growing pauses."""
+        pause = RETRY_SECONDS_MIN
+        try:
+            while True:
+                try:
+                    async for heads in self._feed.watch():
+                        pause = RETRY_SECONDS_MIN
+                        for head in heads:
+                            self._heads[head.key] = head.position
+                            self._start(head.key)
+                        self._report_lag()
+                except Refused as error:
+                    log.warning("feed_broken", feed=self._name, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS_MAX)
+        finally:
+            for task in self._busy.values():
+                task.cancel()
+
+    async def catch_up(self, key: str) -> None:
+        """Applies what the feed has for the key now. Raises what the feed or the store raise."""
+        position = await self._effect.position(key)
+        if position is None:
+            await self._effect.rebuild(key)
+            position = await self._effect.position(key)
+            if position is None:
+                return
+        try:
+            async for page in self._feed.read(key, position):
+                if not await self._effect.apply(key, position, page):
+                    return  # another process is ahead of us; the next head finds where it got to
+                position = page.position
+                self._applied[key] = position.sequence
+        except LogRewound:
+            log.warning("log_rewound", feed=self._name, key=key, sequence=position.sequence)
+            await self._effect.rebuild(key)
+
+    def _start(self, key: str) -> None:
+        if key not in self._busy:
+            self._busy[key] = asyncio.create_task(self._follow(key))
+
+    async def _follow(self, key: str) -> None:
+        pause = RETRY_SECONDS_MIN
+        try:
+            while True:
+                aim = self._heads[key]
+                try:
+                    async with self._parallel:
+                        await self.catch_up(key)
+                        reached = await self._effect.position(key)
+                except Refused as error:
+                    log.warning("follower_retries", feed=self._name, key=key, error=str(error))
+                except Exception:
+                    log.exception("follower_failed", feed=self._name, key=key)
+                else:
+                    pause = RETRY_SECONDS_MIN
+                    if reached is not None:
+                        self._applied[key] = reached.sequence
+                    if aim == self._heads[key] and (reached is None or reached.sequence >= aim.sequence):
+                        return
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS_MAX)
+        finally:
+            del self._busy[key]
+            self._report_lag()
+
+    def _report_lag(self) -> None:
+        lag = sum(max(0, head.sequence - self._applied.get(key, 0)) for key, head in self._heads.items())
+        FOLLOWER_LAG.labels(self._name).set(lag)
+
+
+async def watch_by_polling(
+    read_heads: Callable[[], Awaitable[Sequence[Head]]],
+) -> AsyncIterator[Sequence[Head]]:
+    """The owner's side of `watch`: every head first, then those that changed since the last look. Polling misses
+    nothing: a head row carries the latest state, whenever its transaction commits.
+    """
+    known: dict[str, Position] = {}
+    first = True
+    while True:
+        heads = [head for head in await read_heads() if known.get(head.key) != head.position]
+        known.update((head.key, head.position) for head in heads)
+        if heads or first:
+            yield heads
+        first = False
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,1 @@
+"""gRPC: the server every service runs, the channel to another one, who calls and what is refused."""

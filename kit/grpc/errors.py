@@ -1,0 +1,66 @@
+"""Refusals on the wire: a status with google.rpc.ErrorInfo, there and back."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from kit.errors import DependencyUnavailable, Kind, LogRewound, Refused
+
+DOMAIN = "tollbook.dev"
+
+
+def to_status(kind: str, reason: str, message: str, request_id: str) -> grpc.Status:
+    """A gRPC status with the reason, and the request id to find the log line by."""
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id})
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    return rpc_status.to_status(status_pb2.Status(code=code_pb2.Code.Value(kind), message=message, details=[detail]))
+
+
+def refusal_to_status(refusal: Refused, request_id: str) -> grpc.Status:
+    """The status that a refusal is answered with."""
+    return to_status(refusal.kind.value, refusal.reason, str(refusal), request_id)
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The ErrorInfo reason of a failed call; empty when it carries none."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # AioRpcError has the two methods it reads
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return info.reason
+    return ""
+
+
+def refusal_from_call(error: grpc.aio.AioRpcError, dependency: str) -> Refused:
+    """What a failed call to another service means to us: a refusal to raise from the adapter."""
+    reason = reason_of(error)
+    if reason == LogRewound.reason:
+        return LogRewound(sequence="sent")
+    if error.code() in _OURS_TO_PASS_ON and reason:
+        return PassedOn(error.code().name, reason, error.details() or "")
+    return DependencyUnavailable(dependency=dependency)
+
+
+_OURS_TO_PASS_ON = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+
+
+class PassedOn(Refused):
+    """Another service refused, and its reason is ours."""
+
+    def __init__(self, kind: str, reason: str, message: str) -> None:
+        super().__init__()
+        self.kind = Kind(kind)  # type: ignore[misc]  # this one refusal takes over what another one said
+        self.reason = reason  # type: ignore[misc]
+        self.args = (message,)

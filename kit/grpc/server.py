@@ -1,0 +1,216 @@
+"""The server that every service runs: grpc.aio on uvloop with health, reflection, readiness and a graceful drain."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from opentelemetry.instrumentation.grpc import aio_server_interceptor
+from pydantic import Field
+
+from kit.errors import Refused
+from kit.grpc.access import access_rules
+from kit.grpc.client import MESSAGE_BYTES_MAX
+from kit.grpc.identity import Authenticator
+from kit.grpc.interceptor import EdgeInterceptor, Gate
+from kit.postgres.database import UnsafeRole
+from kit.settings import Settings
+from kit.telemetry.logs import configure_logs
+from kit.telemetry.metrics import READY, WORKER_RESTARTS, serve_metrics
+from kit.telemetry.tracing import configure_tracing, tracing_enabled
+
+log = structlog.get_logger()
+
+EXIT_REFUSED_TO_START = 3
+DRAIN_SECONDS = 10.0
+READINESS_SECONDS = 1.0
+WORKER_PAUSE_SECONDS_MAX = 5.0
+# The reflection service of the newer name: the same messages under another package, which newer clients ask first.
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+Worker = Callable[[], Coroutine[Any, Any, None]]
+
+
+class ServerSettings(Settings):
+    """What every service reads from its environment."""
+
+    listen_address: str = Field(pattern=r"^[^\s:]+:\d{1,5}$")
+    """Where to serve, `host:port`; several processes may share it (SO_REUSEPORT)."""
+    metrics_address: str = Field(pattern=r"^[^\s:]+:\d{1,5}$")
+    """Where GET /metrics answers, `host:port`."""
+    service_key: str = Field(pattern=r"^tb_service_\S{32,}$")
+    """Our own key towards the other services."""
+    service_key_hashes: dict[str, str]
+    """Service name -> hex SHA-256 of its key."""
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """A service put together: what its bootstrap hands to the server."""
+
+    authenticator: Authenticator
+    servicers: Mapping[str, Callable[[grpc.aio.Server], None]]
+    """Full gRPC service name -> what adds its servicer to a server."""
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    """Loops that run while the service does; one that fails is begun again after a pause."""
+    prepare: Callable[[], Awaitable[None]]
+    """Awaited until it succeeds before any call is taken. Raises UnsafeRole to refuse the start for good."""
+    ready: Sequence[Callable[[], Awaitable[None]]] = ()
+    """Checks of what the service cannot work without; one that raises takes the service out of rotation."""
+
+
+Bootstrap = Callable[[AsyncExitStack], Awaitable[Application]]
+
+
+def run(service: str, settings: ServerSettings, bootstrap: Bootstrap) -> None:
+    """Runs the service until SIGTERM or SIGINT, then drains it. Exits with 3 when it refuses to start."""
+    configure_logs(service, settings.log_level)
+    configure_tracing(service)
+    try:
+        uvloop.run(_serve(service, settings, bootstrap))
+    except (UnsafeRole, OSError) as error:
+        log.critical("refused_to_start", error=str(error))
+        sys.exit(EXIT_REFUSED_TO_START)
+
+
+async def _serve(service: str, settings: ServerSettings, bootstrap: Bootstrap) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    serve_metrics(settings.metrics_address)
+    async with AsyncExitStack() as resources:
+        application = await bootstrap(resources)
+        gate, health_servicer = Gate(), health.aio.HealthServicer()
+        server = _build_server(service, application, gate, health_servicer)
+        if server.add_insecure_port(settings.listen_address) == 0:
+            msg = f"cannot listen on {settings.listen_address}"
+            raise OSError(msg)
+        await server.start()
+        log.info("listening", address=settings.listen_address)
+        stopped = asyncio.create_task(stop.wait())
+        life = asyncio.create_task(_live(application, gate, health_servicer))
+        try:
+            await asyncio.wait({stopped, life}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            READY.set(0)
+            await health_servicer.enter_graceful_shutdown()
+            log.info("draining")
+            await server.stop(DRAIN_SECONDS)
+            stopped.cancel()
+            life.cancel()
+            outcome = (await asyncio.gather(life, return_exceptions=True))[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        log.info("stopped")
+
+
+def _build_server(
+    service: str, application: Application, gate: Gate, health_servicer: health.aio.HealthServicer
+) -> grpc.aio.Server:
+    names = [*application.servicers, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    rules = access_rules(names)
+    v1_rules = {
+        method.replace(reflection.SERVICE_NAME, _REFLECTION_V1): rule
+        for method, rule in rules.items()
+        if reflection.SERVICE_NAME in method
+    }
+    edge = EdgeInterceptor(service, rules | v1_rules, application.authenticator, gate)
+    tracing = [aio_server_interceptor()] if tracing_enabled() else []  # type: ignore[no-untyped-call]
+    server = grpc.aio.server(
+        interceptors=[*tracing, edge],
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ],
+    )
+    for add in application.servicers.values():
+        add(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection(names, server)
+    _enable_reflection_v1(names, server)
+    return server
+
+
+def _enable_reflection_v1(names: Sequence[str], server: grpc.aio.Server) -> None:
+    servicer = reflection.aio.ReflectionServicer(names)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    generic = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
+    server.add_generic_rpc_handlers((generic,))
+
+
+async def _live(application: Application, gate: Gate, health_servicer: health.aio.HealthServicer) -> None:
+    """Prepares, opens the gate, then runs the workers and keeps health true until cancelled."""
+    await _set_health(health_servicer, application, serving=False)
+    pause = 0.1
+    while True:
+        try:
+            await application.prepare()
+            break
+        except Refused as error:
+            log.warning("waiting_to_start", error=str(error))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, WORKER_PAUSE_SECONDS_MAX)
+    gate.is_open = True
+    async with asyncio.TaskGroup() as group:
+        for name, worker in application.workers.items():
+            group.create_task(_keep_running(name, worker))
+        group.create_task(_watch_readiness(application, health_servicer))
+
+
+async def _watch_readiness(application: Application, health_servicer: health.aio.HealthServicer) -> None:
+    was_ready: bool | None = None
+    while True:
+        try:
+            async with asyncio.timeout(READINESS_SECONDS * 5):
+                for check in application.ready:
+                    await check()
+            ready, why = True, ""
+        except (Refused, TimeoutError) as error:
+            ready, why = False, str(error) or "a readiness check took too long"
+        if ready is not was_ready:
+            log.info("ready" if ready else "not_ready", why=why)
+            await _set_health(health_servicer, application, serving=ready)
+            READY.set(int(ready))
+            was_ready = ready
+        await asyncio.sleep(READINESS_SECONDS)
+
+
+async def _set_health(servicer: health.aio.HealthServicer, application: Application, *, serving: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", *application.servicers):
+        await servicer.set(name, status)
+
+
+async def _keep_running(name: str, worker: Worker) -> None:
+    pause = 0.1
+    while True:
+        started = asyncio.get_running_loop().time()
+        try:
+            await worker()
+        except Refused as error:
+            log.warning("worker_retries", worker=name, error=str(error))
+        except Exception:
+            log.exception("worker_failed", worker=name)
+        WORKER_RESTARTS.labels(name).inc()
+        if asyncio.get_running_loop().time() - started > WORKER_PAUSE_SECONDS_MAX:
+            pause = 0.1
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, WORKER_PAUSE_SECONDS_MAX)

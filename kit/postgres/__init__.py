@@ -1,0 +1,1 @@
+"""Postgres: pools per role, tenant transactions, roles and migrations."""

@@ -1,0 +1,111 @@
+"""A pool of connections of one role, and transactions that are bound to one organization."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from kit.errors import DependencyUnavailable
+
+# Ids go into `SET LOCAL` as a literal (it takes no parameters), so only these characters may reach it.
+_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
+
+POOL_SIZE = 8
+POOL_WAIT_SECONDS = 5
+STATEMENT_TIMEOUT_MS = 30_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
+CONNECT_TIMEOUT_SECONDS = 3
+
+
+class UnsafeRole(Exception):
+    """The database role could see or change what it must not; the service refuses to start."""
+
+
+class Database:
+    """The connections of one role of one service. Opens nothing until it is used."""
+
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+        options = (
+            f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
+            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
+        )
+        self._engine = create_async_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_WAIT_SECONDS,
+            connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT_SECONDS},
+        )
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, organization_id: str | None = None, snapshot: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end of the block, rolled back when it raises.
+
+        organization_id: whose rows the tenant role sees, for this transaction only; None shows a tenant role no rows.
+        snapshot: every statement reads the same instant, and nothing can be written.
+        Raises DependencyUnavailable when the server cannot be reached; then nothing can be said about a commit that
+        was under way, and a retry must carry the same ids.
+        """
+        try:
+            async with self._engine.connect() as connection:
+                if snapshot:
+                    await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                async with connection.begin():
+                    if organization_id is not None:
+                        await connection.exec_driver_sql(set_organization(organization_id))
+                    yield connection
+        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+            raise DependencyUnavailable(dependency="Postgres") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DependencyUnavailable(dependency="Postgres") from error
+            raise
+
+    async def ping(self) -> None:
+        """Raises DependencyUnavailable unless the server answers."""
+        async with self.transaction() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def assert_safe_role(self) -> None:
+        """Raises UnsafeRole when this role is a superuser, bypasses row-level security, can make roles, owns a
+        relation, schema or function, or is a member of a role that does.
+        """
+        async with self.transaction() as connection:
+            problems = (await connection.execute(text(_UNSAFE_ROLE))).scalars().all()
+        if problems:
+            raise UnsafeRole("; ".join(problems))
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._engine.dispose()
+
+
+def set_organization(organization_id: str) -> str:
+    """The statement that binds the current transaction to an organization. Raises ValueError on a malformed id."""
+    if not _ORGANIZATION_ID.fullmatch(organization_id):
+        msg = f"malformed organization id {organization_id!r}"
+        raise ValueError(msg)
+    return f"SET LOCAL tollbook.organization_id = '{organization_id}'"
+
+
+_UNSAFE_ROLE = """
+WITH mine AS (SELECT oid, rolname, rolsuper, rolbypassrls, rolcreaterole FROM pg_roles
+              WHERE pg_has_role(current_user, oid, 'MEMBER'))
+SELECT format('role %s is a superuser', rolname) FROM mine WHERE rolsuper
+UNION ALL SELECT format('role %s bypasses row-level security', rolname) FROM mine WHERE rolbypassrls
+UNION ALL SELECT format('role %s can create roles', rolname) FROM mine WHERE rolcreaterole
+UNION ALL (SELECT format('role %s owns relation %s', rolname, c.oid::regclass)
+           FROM mine JOIN pg_class c ON c.relowner = mine.oid LIMIT 5)
+UNION ALL (SELECT format('role %s owns schema %s', rolname, n.nspname)
+           FROM mine JOIN pg_namespace n ON n.nspowner = mine.oid LIMIT 5)
+UNION ALL (SELECT format('role %s owns function %s', rolname, p.oid::regprocedure)
+           FROM mine JOIN pg_proc p ON p.proowner = mine.oid LIMIT 5)
+"""

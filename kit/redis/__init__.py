@@ -1,0 +1,1 @@
+"""Redis: the client, and Lua scripts that live in files of their own."""

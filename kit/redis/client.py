@@ -1,0 +1,58 @@
+"""A Redis client that fails fast, and Lua scripts loaded from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from kit.errors import DependencyUnavailable
+
+CONNECTIONS_MAX = 32
+
+
+def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
+    """A client that never retries a command by itself: one that timed out may have run, and counting it again is for
+    the caller's ids to prevent. Connects on first use.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS_MAX,
+        timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+    )
+    return Redis(connection_pool=pool)
+
+
+class Script:
+    """A Lua script in a file; its header says what KEYS and ARGV are."""
+
+    def __init__(self, client: Redis, path: Path) -> None:
+        self._script = client.register_script(path.read_text())
+
+    async def __call__(self, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+        """Runs it (EVALSHA, loading it when the server has forgotten it). Raises DependencyUnavailable when the
+        server did not answer in time: the script may have run.
+        """
+        try:
+            return await self._script(keys=list(keys), args=list(args))
+        except (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError) as error:
+            raise DependencyUnavailable(dependency="Redis") from error
+
+
+async def ping_redis(client: Redis) -> None:
+    """Raises DependencyUnavailable unless the server answers."""
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        raise DependencyUnavailable(dependency="Redis") from error

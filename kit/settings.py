@@ -1,0 +1,34 @@
+"""Settings from the environment, with a message that a person can act on when one is bad."""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EXIT_BAD_SETTINGS = 2
+
+
+class Settings(BaseSettings):
+    """Settings read from `TOLLBOOK_*` variables; frozen, so that nobody changes them on the way."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLBOOK_", frozen=True, extra="ignore", populate_by_name=True)
+
+
+_S = TypeVar("_S", bound=BaseSettings)
+
+
+def load(settings_type: type[_S]) -> _S:
+    """Reads the settings; on a bad or missing one names every such variable on stderr and exits with 2."""
+    try:
+        return settings_type()
+    except ValidationError as error:
+        prefix = str(settings_type.model_config.get("env_prefix") or "")
+        for problem in error.errors(include_input=False, include_url=False):
+            field = str(problem["loc"][0]) if problem["loc"] else "?"
+            alias = settings_type.model_fields[field].validation_alias if field in settings_type.model_fields else None
+            variable = alias if isinstance(alias, str) else f"{prefix}{field}".upper()
+            print(f"bad setting {variable}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - before logging stands
+        raise SystemExit(EXIT_BAD_SETTINGS) from None

@@ -1,0 +1,1 @@
+"""Accounts: organizations, their API keys, and who a caller is."""

@@ -1,0 +1,63 @@
+"""Create, read and list organizations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kit.clock import Clock
+from kit.errors import AlreadyExists, LimitExceeded, OrganizationNotFound
+from services.accounts.application.ports import Organizations
+from services.accounts.domain import limits
+from services.accounts.domain.organizations import Organization, new_organization
+
+
+class CreateOrganization:
+    """Makes an organization."""
+
+    def __init__(self, organizations: Organizations, clock: Clock) -> None:
+        self._organizations = organizations
+        self._clock = clock
+
+    async def __call__(
+        self, *, request_id: str, organization_id: str, display_name: str, time_zone: str
+    ) -> Organization:
+        """The organization; repeating the request answers it again. Raises InvalidField, and AlreadyExists when the
+        id is taken by an organization that differs.
+        """
+        wanted = new_organization(
+            request_id=request_id,
+            organization_id=organization_id,
+            display_name=display_name,
+            time_zone=time_zone,
+            now=self._clock.now(),
+        )
+        kept = await self._organizations.add(wanted)
+        if replace(kept, create_time=wanted.create_time) != wanted:
+            raise AlreadyExists(what="organization", name=wanted.organization_id)
+        return kept
+
+
+class ReadOrganizations:
+    """Reads organizations."""
+
+    def __init__(self, organizations: Organizations) -> None:
+        self._organizations = organizations
+
+    async def get(self, organization_id: str) -> Organization:
+        """The organization. Raises OrganizationNotFound."""
+        organization = await self._organizations.get(organization_id)
+        if organization is None:
+            raise OrganizationNotFound(organization_id=organization_id)
+        return organization
+
+    async def page(self, after: str, *, size: int) -> tuple[Sequence[Organization], str]:
+        """A page by id after the organization `after`, and the id to go on from (empty: the last page).
+        Raises LimitExceeded.
+        """
+        if not 0 <= size <= limits.PAGE_ORGANIZATIONS_MAX:
+            raise LimitExceeded(what="page_size", actual=size, maximum=limits.PAGE_ORGANIZATIONS_MAX)
+        count = size or limits.PAGE_ORGANIZATIONS_DEFAULT
+        found = await self._organizations.list_after(after, count=count + 1)
+        page = found[:count]
+        return page, page[-1].organization_id if len(found) > count else ""

@@ -1,0 +1,1 @@
+"""Values and rules of accounts: pure, synchronous, without I/O."""

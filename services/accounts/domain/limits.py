@@ -1,0 +1,10 @@
+"""Every maximum of accounts, in one place."""
+
+from __future__ import annotations
+
+ORGANIZATION_ID_BYTES_MAX = 64
+NAME_BYTES_MAX = 200
+REQUEST_ID_BYTES_MAX = 128
+KEYS_PER_ORGANIZATION_MAX = 1_000
+PAGE_ORGANIZATIONS_DEFAULT = 100
+PAGE_ORGANIZATIONS_MAX = 1_000

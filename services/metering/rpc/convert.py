@@ -1,0 +1,166 @@
+"""Usage events on the wire and in the domain."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kit.clock import from_unix_microseconds
+from kit.errors import InvalidField
+from kit.feed import Page, Position
+from services.metering.application.ports import Totals
+from services.metering.domain.acceptance import Outcome
+from services.metering.domain.events import LedgerEvent, Measurement, Meter, ProviderCall, Subject, UsageEvent
+from tollbook.errors.v1 import errors_pb2
+from tollbook.feed.v1 import feed_pb2
+from tollbook.metering.v1 import ledger_pb2, metering_pb2
+
+_NANOS_PER_MICROSECOND = 1_000
+
+
+def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str) -> UsageEvent:
+    """The event, for the organization that the call may act on."""
+    subject = message.subject
+    return UsageEvent(
+        id=message.id,
+        source=message.source,
+        subject=Subject(
+            organization_id=organization_id,
+            project_id=subject.project_id,
+            team_id=subject.team_id,
+            user_id=subject.user_id,
+            agent_id=subject.agent_id,
+            task_id=subject.task_id,
+            session_id=subject.session_id,
+        ),
+        event_time_ns=_nanoseconds(message.event_time) if message.HasField("event_time") else None,
+        measurements=tuple(
+            sorted((Measurement(each.meter, each.quantity) for each in message.measurements), key=_meter_of)
+        ),
+        provider_call=_call_from_pb(message.provider_call) if message.HasField("provider_call") else None,
+        reservation_id=message.reservation_id,
+        reservation_final=message.reservation_final,
+    )
+
+
+def _meter_of(measurement: Measurement) -> str:
+    return measurement.meter
+
+
+def _nanoseconds(timestamp: Timestamp) -> int:
+    # A timestamp outside protobuf's own range is not an error here: the time window refuses it, event by event.
+    return timestamp.seconds * 1_000_000_000 + timestamp.nanos
+
+
+def _call_from_pb(message: metering_pb2.ProviderCall) -> ProviderCall:
+    latency = message.latency
+    return ProviderCall(
+        provider=message.provider,
+        model=message.model,
+        operation=message.operation,
+        tokens_input_uncached=message.tokens_input_uncached,
+        tokens_cache_read=message.tokens_cache_read,
+        tokens_cache_write=message.tokens_cache_write,
+        tokens_output=message.tokens_output,
+        tokens_reasoning=message.tokens_reasoning,
+        latency_ns=latency.seconds * 1_000_000_000 + latency.nanos if message.HasField("latency") else None,
+        outcome=message.outcome,
+        error_code=message.error_code,
+    )
+
+
+def event_to_pb(event: UsageEvent) -> metering_pb2.UsageEvent:
+    """The event as it was sent, with its organization filled in."""
+    subject, call = event.subject, event.provider_call
+    message = metering_pb2.UsageEvent(
+        id=event.id,
+        source=event.source,
+        subject=metering_pb2.Subject(
+            organization_id=subject.organization_id,
+            project_id=subject.project_id,
+            team_id=subject.team_id,
+            user_id=subject.user_id,
+            agent_id=subject.agent_id,
+            task_id=subject.task_id,
+            session_id=subject.session_id,
+        ),
+        measurements=[
+            metering_pb2.Measurement(meter=each.meter, quantity=each.quantity) for each in event.measurements
+        ],
+        reservation_id=event.reservation_id,
+        reservation_final=event.reservation_final,
+    )
+    message.event_time.FromNanoseconds(event.event_time_ns or 0)
+    if call is not None:
+        message.provider_call.CopyFrom(
+            metering_pb2.ProviderCall(
+                provider=call.provider,
+                model=call.model,
+                operation=call.operation,
+                tokens_input_uncached=call.tokens_input_uncached,
+                tokens_cache_read=call.tokens_cache_read,
+                tokens_cache_write=call.tokens_cache_write,
+                tokens_output=call.tokens_output,
+                tokens_reasoning=call.tokens_reasoning,
+                outcome=metering_pb2.Outcome.ValueType(call.outcome),
+                error_code=call.error_code,
+            )
+        )
+        if call.latency_ns is not None:
+            message.provider_call.latency.FromNanoseconds(call.latency_ns)
+    return message
+
+
+def outcome_to_pb(index: int, outcome: Outcome) -> metering_pb2.EventResult:
+    """The result of the event at `index`."""
+    result = metering_pb2.EventResult(
+        index=index,
+        status=metering_pb2.EventStatus.Value(f"EVENT_STATUS_{outcome.status.value}"),
+        sequence=outcome.sequence,
+    )
+    if outcome.refusal is not None:
+        result.reason = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{outcome.refusal.reason}")
+        result.message = outcome.refusal.message
+    return result
+
+
+def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
+    """An edge of an interval. Raises InvalidField when it is finer than a microsecond: events are kept to the
+    nanosecond but ordered in intervals by the microsecond, so a finer edge could not be answered exactly.
+    """
+    if timestamp.nanos % _NANOS_PER_MICROSECOND:
+        raise InvalidField(field=field, problem="finer than a microsecond")
+    try:
+        return from_unix_microseconds(timestamp.ToMicroseconds())
+    except (OverflowError, ValueError):
+        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None
+
+
+def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
+    """One row per meter, by name."""
+    return [metering_pb2.UsageRow(meter=meter, quantity=quantity) for meter, quantity in totals.quantities.items()]
+
+
+def meter_to_pb(meter: Meter) -> metering_pb2.Meter:
+    """The meter."""
+    return metering_pb2.Meter(
+        name=meter.name,
+        base_unit=meter.base_unit,
+        display_unit=meter.display_unit,
+        base_units_per_display_unit=meter.base_units_per_display_unit,
+    )
+
+
+def position_to_pb(position: Position) -> feed_pb2.Position:
+    """The position."""
+    return feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
+
+
+def page_to_pb(page: Page[LedgerEvent]) -> ledger_pb2.ReadLedgerResponse:
+    """A page of the ledger."""
+    response = ledger_pb2.ReadLedgerResponse(position=position_to_pb(page.position))
+    for entry in page.entries:
+        message = response.events.add(sequence=entry.sequence, event=event_to_pb(entry.event))
+        message.receive_time.FromMicroseconds(entry.receive_time_us)
+    return response

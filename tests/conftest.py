@@ -1,0 +1,50 @@
+"""What tests of every kind share: real stores, one of each per run, and roles as in production."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from kit.postgres.embedded import EmbeddedPostgres
+from kit.postgres.migrate import migrate
+from kit.redis.embedded import EmbeddedRedis
+from kit.testing.stores import temporary_postgres, temporary_redis
+
+ROLE_KINDS = ("tenant", "writer", "fleet")
+
+RoleUrls = dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL for the whole run; tests keep apart by organization ids of their own."""
+    with temporary_postgres(not_durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """A Redis for the whole run; tests keep apart by organization ids of their own."""
+    with temporary_redis(not_durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: EmbeddedPostgres) -> Callable[[str], RoleUrls]:
+    """Brings a service's schema up once and answers the URL of each of its roles, by kind."""
+    done: dict[str, RoleUrls] = {}
+
+    def urls(service: str) -> RoleUrls:
+        if service not in done:
+            passwords = {kind: f"{kind}-password-of-tests" for kind in ROLE_KINDS}
+            migrate(postgres.url, service, passwords)
+            place = urlsplit(postgres.url)
+            done[service] = {
+                kind: f"postgresql://tollbook_{service}_{kind}:{password}@{place.hostname}:{place.port}{place.path}"
+                for kind, password in passwords.items()
+            }
+        return done[service]
+
+    return urls

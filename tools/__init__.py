@@ -1,0 +1,1 @@
+"""Programs for building and developing Tollbook; no service imports them."""
