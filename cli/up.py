@@ -92,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> None:
         "stripe": outside.stripe_api_key,
     }
     run_suite(
-        state_dir=arguments.state.absolute(),
+        state_dir=arguments.state.resolve(),
         ports=ports,
         names=(
             *("gateway", *SERVICES),

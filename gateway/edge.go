@@ -53,16 +53,18 @@ func edge(next http.Handler, measures *measures, log *slog.Logger) http.Handler 
 		w.Header().Set("Cache-Control", "no-store")
 		answer := &observedAnswer{ResponseWriter: w}
 		defer func() {
-			cause := recover()
-			if cause != nil && answer.written == 0 {
+			cause, begun := recover(), answer.written != 0
+			if cause != nil && !begun {
 				handleError(r.Context(), nil, nil, answer, r, status.Error(codes.Internal, "panic"))
 			}
 			took := time.Since(started)
 			measures.observe(r.Method, current.route, answer.status(), took)
 			logRequest(log, r, current, answer.status(), took)
-			if cause != nil {
-				log.Error("panic", "request_id", current.requestID, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
-				// An answer that had begun cannot be taken back: this breaks it off, so that nobody takes it for whole.
+			if cause == nil {
+				return
+			}
+			log.Error("panic", "request_id", current.requestID, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			if begun { // cannot be taken back: it is broken off, so that nobody takes it for whole
 				panic(http.ErrAbortHandler)
 			}
 		}()

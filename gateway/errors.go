@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	errorsv1 "tollbook.dev/tollbook/gen/go/tollbook/errors/v1"
 )
@@ -28,8 +30,18 @@ func handleError(
 		writeTooLarge(w, r, limit)
 		return
 	}
-	refused := explained(r, status.Convert(err))
+	refused := explained(r, statusOf(err))
 	writeStatus(w, refused, runtime.HTTPStatusFromCode(refused.Code()))
+}
+
+// statusOf answers the status as it was sent. Where gRPC's library has put words of its own around it, status.Convert
+// would make them the message.
+func statusOf(err error) *status.Status {
+	var carrier interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &carrier) {
+		return carrier.GRPCStatus()
+	}
+	return status.Convert(err)
 }
 
 // handleRoutingError answers a request that no route takes.
@@ -105,10 +117,9 @@ func refusal(r *http.Request, code codes.Code, reason errorsv1.ErrorReason, mess
 
 // writeStatus writes {code, message, details}, grpc-gateway's form of an error.
 func writeStatus(w http.ResponseWriter, refused *status.Status, httpStatus int) {
-	body, err := answerJSON.Marshal(refused.Proto())
-	if err != nil { // a detail of a type that this binary does not know
-		body, err = answerJSON.Marshal(status.New(refused.Code(), refused.Message()).Proto())
-	}
+	told := refused.Proto()
+	told.Details = slices.DeleteFunc(told.GetDetails(), cannotBeTold)
+	body, err := answerJSON.Marshal(told)
 	if err != nil { // a message that is not UTF-8
 		body = []byte(`{"code":13,"message":"A defect of ours: an error that cannot be told.","details":[]}`)
 		httpStatus = http.StatusInternalServerError
@@ -120,6 +131,12 @@ func writeStatus(w http.ResponseWriter, refused *status.Status, httpStatus int) 
 		w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 	}
 	writeJSON(w, httpStatus, body)
+}
+
+// cannotBeTold says that a detail is of a type that this binary does not know, which JSON has no form for.
+func cannotBeTold(detail *anypb.Any) bool {
+	_, err := detail.UnmarshalNew()
+	return err != nil
 }
 
 // retrySeconds is RetryInfo's delay in whole seconds, rounded up: coming back too early helps nobody.

@@ -28,6 +28,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The first signal drains; from then on signals are the system's again, so a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
+	adoptGRPCLogs(configureLogs(os.Stderr, slog.LevelError))
 	os.Exit(run(ctx, os.Getenv, os.Stderr))
 }
 

@@ -87,6 +87,9 @@ func (j strictJSON) NewDecoder(body io.Reader) runtime.Decoder {
 		if len(bytes.TrimSpace(whole)) == 0 {
 			return io.EOF // which grpc-gateway takes for an empty request
 		}
+		if message, ok := target.(proto.Message); ok {
+			return protojson.Unmarshal(whole, message)
+		}
 		return j.Unmarshal(whole, target)
 	})
 }

@@ -44,11 +44,14 @@ func configureLogs(out io.Writer, level slog.Level) *slog.Logger {
 			}
 		},
 	})
-	log := slog.New(handler).With("service", "gateway")
-	// gRPC's library would write lines of its own form. Below an error it says nothing that the request's line does not.
+	return slog.New(handler).With("service", "gateway")
+}
+
+// adoptGRPCLogs turns the lines that gRPC's library writes into ours. Below an error it says nothing that a request's line
+// does not. The library allows this once, before anything else uses it.
+func adoptGRPCLogs(log *slog.Logger) {
 	grpcErrors := slog.NewLogLogger(log.Handler(), slog.LevelError).Writer()
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, grpcErrors))
-	return log
 }
 
 // configureTracing exports spans over OTLP in the background, to where the OTEL_ variables say. It answers how to send

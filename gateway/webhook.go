@@ -31,7 +31,7 @@ func (s stripeWebhooks) receive(w http.ResponseWriter, r *http.Request, _ map[st
 		return
 	}
 	if err := s.handOn(r.Context(), payload, r.Header.Get("Stripe-Signature")); err != nil {
-		refused := explained(r, status.Convert(err))
+		refused := explained(r, statusOf(err))
 		writeStatus(w, refused, webhookStatus(refused.Code()))
 		return
 	}

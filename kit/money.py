@@ -61,7 +61,10 @@ class Money:
 
     @classmethod
     def parse(cls, text: str, currency_code: str) -> Money:
-        """Reads `"54.00"`. Raises ValueError when it is no decimal or has more decimals than the currency."""
+        """An amount from text such as `"54.00"`.
+
+        Raises ValueError when it is no decimal or has more decimals than the currency.
+        """
         exact = Fraction(parse_decimal(text)) * 10 ** currency_exponent(currency_code)
         if exact.denominator != 1:
             msg = f"{text!r} has more decimals than {currency_code}"
@@ -70,10 +73,10 @@ class Money:
 
 
 def parse_decimal(text: str) -> Decimal:
-    """A plain decimal such as `"0.05"`: ASCII digits, a point, at most 12 decimals. Raises ValueError otherwise."""
+    """A plain decimal such as `"0.05"`: ASCII digits, a point; at most 18 and 12 of them. Raises ValueError."""
     whole, point, decimals = text.removeprefix("-").partition(".")
     plain = whole.isascii() and whole.isdigit() and (not point or (decimals.isascii() and decimals.isdigit()))
-    if not plain or len(whole) > 15 or len(decimals) > 12:  # noqa: PLR2004 - documented above
+    if not plain or len(whole) > 18 or len(decimals) > 12:  # noqa: PLR2004 - documented above
         msg = f"{text!r} is not a decimal"
         raise ValueError(msg)
     return Decimal(text)

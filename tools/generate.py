@@ -61,13 +61,14 @@ def generate_python(out: Path) -> None:
 
 
 def generate_go_and_openapi(out: Path) -> None:
-    """Writes go/ and openapi/ as buf.gen.yaml says, then gives the merged document its name."""
+    """Writes go/ and openapi/ as buf.gen.yaml says, then tidies the merged document."""
     print("generate: Go and OpenAPI (the first time, this compiles the plugins: a minute or so)", flush=True)
     run(str(SCRIPTS / "buf"), "generate", "protos", "--template", "buf.gen.yaml", "--output", str(out))
     document = out / "openapi" / "tollbook.swagger.json"
     api = json.loads(document.read_text())
-    # The plugin names a merged document after whichever proto came first.
-    api["info"] = {"title": "Tollbook", "version": "v1"}
+    # The plugin also lists the services that have no path, and writes < and > as escapes.
+    used = {tag for path in api["paths"].values() for operation in path.values() for tag in operation["tags"]}
+    api["tags"] = [tag for tag in api["tags"] if tag["name"] in used]
     document.write_text(json.dumps(api, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from functools import partial
 
 from kit.clock import SystemClock
 from kit.grpc.identity import Authenticator
@@ -15,7 +14,6 @@ from services.accounts.application.organizations import CreateOrganization, Read
 from services.accounts.config import AccountsSettings
 from services.accounts.rpc.accounts_servicer import AccountsServicer
 from services.accounts.rpc.identity_servicer import IdentityServicer
-from tollbook.accounts.v1 import accounts_pb2_grpc, identity_pb2_grpc
 
 
 async def bootstrap(settings: AccountsSettings, resources: AsyncExitStack) -> Application:
@@ -39,14 +37,7 @@ async def bootstrap(settings: AccountsSettings, resources: AsyncExitStack) -> Ap
 
     return Application(
         authenticator=Authenticator(identity, settings.service_key_hashes),
-        servicers={
-            "tollbook.accounts.v1.AccountsService": partial(
-                accounts_pb2_grpc.add_AccountsServiceServicer_to_server, accounts
-            ),
-            "tollbook.accounts.v1.IdentityFeedService": partial(
-                identity_pb2_grpc.add_IdentityFeedServiceServicer_to_server, identity
-            ),
-        },
+        servicers=[accounts, identity],
         prepare=prepare,
         ready=[tenant.ping, fleet.ping],
     )

@@ -22,7 +22,6 @@ from services.metering.config import MeteringSettings
 from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
 from services.metering.workers.partitions import keep_partitions
-from tollbook.metering.v1 import ledger_pb2_grpc, metering_pb2_grpc
 
 
 async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Application:
@@ -57,12 +56,7 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers={
-            "tollbook.metering.v1.MeteringService": partial(
-                metering_pb2_grpc.add_MeteringServiceServicer_to_server, metering
-            ),
-            "tollbook.metering.v1.LedgerService": partial(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, ledger),
-        },
+        servicers=[metering, ledger],
         workers={"partitions": partial(keep_partitions, heads)},
         prepare=prepare,
         ready=[database.ping for database in databases.values()],

@@ -59,9 +59,7 @@ class Ledger:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-async def ledger(
-    request: pytest.FixtureRequest, migrated: Callable[[str], dict[str, str]]
-) -> AsyncIterator[Ledger]:
+async def ledger(request: pytest.FixtureRequest, migrated: Callable[[str], dict[str, str]]) -> AsyncIterator[Ledger]:
     place = {"organization_id": f"org-{uuid4().hex}", "now": datetime.now(UTC)}
     if request.param == "memory":
         memory = MemoryLedger()
@@ -141,9 +139,7 @@ async def test_batches_of_shared_organizations_in_any_order_do_not_deadlock(ledg
         return [replace(event, subject=Subject(organization_id=organization_id)) for organization_id in order]
 
     orders = [organizations, organizations[::-1], organizations[3:] + organizations[:3]] * 5
-    answers = await asyncio.gather(
-        *(ledger.append(*batch(f"b{number}", order)) for number, order in enumerate(orders))
-    )
+    answers = await asyncio.gather(*(ledger.append(*batch(f"b{number}", order)) for number, order in enumerate(orders)))
     assert all(outcome.status is Status.ACCEPTED for answer in answers for outcome in answer)
 
 

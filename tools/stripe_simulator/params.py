@@ -31,6 +31,14 @@ class Params:
         """Whether it was sent and not read yet, empty or not."""
         return name in self._tree
 
+    def names(self) -> list[str]:
+        """What was sent and not read yet."""
+        return list(self._tree)
+
+    def is_text(self, name: str) -> bool:
+        """Whether it was sent as a plain value, and not read yet."""
+        return isinstance(self._tree.get(name), str)
+
     def name(self, name: str) -> str:
         """The parameter's full name, as error answers spell it."""
         return f"{self._path}[{name}]" if self._path else name
@@ -58,9 +66,7 @@ class Params:
         if value is None:
             return None
         if not _INTEGER.fullmatch(value):
-            raise parameter_invalid(
-                self.name(name), f"Invalid integer: {value}", code="parameter_invalid_integer"
-            )
+            raise parameter_invalid(self.name(name), f"Invalid integer: {value}", code="parameter_invalid_integer")
         return int(value)
 
     def decimal(self, name: str) -> Decimal | None:
@@ -139,7 +145,7 @@ class Params:
         if group is None:
             return current
         merged = dict(current)
-        for key in list(group._tree):
+        for key in group.names():
             value = group.text(key) or ""
             if len(key) > _METADATA_KEY_LENGTH_MAX or len(value) > _METADATA_VALUE_LENGTH_MAX:
                 message = (
@@ -152,13 +158,11 @@ class Params:
             else:
                 merged.pop(key, None)
         if len(merged) > _METADATA_KEYS_MAX:
-            raise parameter_invalid(
-                self.name(name), f"Metadata has up to {_METADATA_KEYS_MAX} keys."
-            )
+            raise parameter_invalid(self.name(name), f"Metadata has up to {_METADATA_KEYS_MAX} keys.")
         return merged
 
     def finish(self) -> None:
-        """Refuses the first parameter that nobody read, here or in a group. Called before the first effect."""
+        """Refuses the first parameter that nobody read, here or in a group; what the call did is rolled back."""
         for name in self._tree:
             raise parameter_unknown(self.name(name))
         for group in self._groups:

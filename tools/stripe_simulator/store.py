@@ -140,9 +140,7 @@ class Store:
 
     def replace(self, body: StripeObject) -> None:
         """Stores the object's new state; its place in lists stays."""
-        self._connection.execute(
-            "UPDATE objects SET body = ? WHERE id = ?", (json.dumps(body), body["id"])
-        )
+        self._connection.execute("UPDATE objects SET body = ? WHERE id = ?", (json.dumps(body), body["id"]))
 
     def set_owner(self, identifier: str, owner: str | None) -> None:
         """Puts the object into another owner's lists."""
@@ -168,9 +166,7 @@ class Store:
         row = self._connection.execute("SELECT position FROM objects WHERE id = ?", (identifier,)).fetchone()
         return None if row is None else int(row[0])
 
-    def newest_first(
-        self, kind: str, *, owner: str | None = None, before: int | None = None
-    ) -> Iterator[StripeObject]:
+    def newest_first(self, kind: str, *, owner: str | None = None, before: int | None = None) -> Iterator[StripeObject]:
         """The objects of a kind (of one owner), from a position on backwards, without deleted ones."""
         rows = self._connection.execute(
             "SELECT body FROM objects WHERE kind = :kind AND position < :before AND deleted = 0"
@@ -225,8 +221,7 @@ class Store:
     def add_delivery(self, event_id: str, *, due_at: float) -> None:
         """Puts an event on its way to the receiver."""
         self._connection.execute(
-            "INSERT INTO deliveries (event_id, state, attempt_count, due_at, outcome)"
-            " VALUES (?, 'pending', 0, ?, '')",
+            "INSERT INTO deliveries (event_id, state, attempt_count, due_at, outcome) VALUES (?, 'pending', 0, ?, '')",
             (event_id, due_at),
         )
 
@@ -262,6 +257,4 @@ def _parsed(body: str) -> StripeObject:
 
 def _delivery(row: tuple[Any, ...]) -> Delivery:
     event_id, state, attempt_count, due_at, outcome = row
-    return Delivery(
-        event_id=event_id, state=state, attempt_count=attempt_count, due_at=due_at, outcome=outcome
-    )
+    return Delivery(event_id=event_id, state=state, attempt_count=attempt_count, due_at=due_at, outcome=outcome)

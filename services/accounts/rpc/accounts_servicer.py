@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import ClassVar
+
+import grpc
 
 from kit.errors import InvalidField
 from kit.grpc.access import TENANT_SCOPES
@@ -18,6 +21,8 @@ from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 class AccountsServicer(accounts_pb2_grpc.AccountsServiceServicer):
     """Organizations and their keys."""
 
+    service_name: ClassVar[str] = "tollbook.accounts.v1.AccountsService"
+
     def __init__(
         self,
         *,
@@ -28,6 +33,10 @@ class AccountsServicer(accounts_pb2_grpc.AccountsServiceServicer):
         self._create_organization = create_organization
         self._organizations = organizations
         self._keys = keys
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds it to a server."""
+        accounts_pb2_grpc.add_AccountsServiceServicer_to_server(self, server)
 
     async def CreateOrganization(
         self, request: accounts_pb2.CreateOrganizationRequest, context: ServicerContext

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hmac
+from typing import ClassVar
+
+import grpc
 
 from kit.errors import InvalidField
 from kit.grpc.call import Principal
@@ -18,9 +21,15 @@ _SHA256_BYTES = 32
 class IdentityServicer(identity_pb2_grpc.IdentityFeedServiceServicer):
     """Looks keys up, also for the accounts service itself (as a kit.grpc.identity.KeyDirectory)."""
 
+    service_name: ClassVar[str] = "tollbook.accounts.v1.IdentityFeedService"
+
     def __init__(self, *, keys: ManageApiKeys, admin_key_sha256: bytes) -> None:
         self._keys = keys
         self._admin_key_sha256 = admin_key_sha256
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds it to a server."""
+        identity_pb2_grpc.add_IdentityFeedServiceServicer_to_server(self, server)
 
     async def VerifyApiKey(
         self, request: identity_pb2.VerifyApiKeyRequest, context: ServicerContext

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import ClassVar
+
+import grpc
 
 from kit.errors import InvalidField
 from kit.feed import Position, watch_by_polling
@@ -17,9 +20,15 @@ from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     """Hands the ledger over."""
 
+    service_name: ClassVar[str] = "tollbook.metering.v1.LedgerService"
+
     def __init__(self, *, heads: LedgerHeads, reader: LedgerReader) -> None:
         self._heads = heads
         self._reader = reader
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds it to a server."""
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(self, server)
 
     async def WatchHeads(
         self, request: ledger_pb2.WatchHeadsRequest, context: ServicerContext

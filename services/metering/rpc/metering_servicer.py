@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import grpc
+
 from kit.errors import InvalidField, OrganizationRequired
 from kit.grpc.call import CallerKind, OrganizationExists, current_principal, organization_of
 from kit.grpc.context import ServicerContext
@@ -26,6 +30,8 @@ _RESERVED_SOURCES = frozenset({"analytics", "quota"})
 class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     """Records and totals usage."""
 
+    service_name: ClassVar[str] = "tollbook.metering.v1.MeteringService"
+
     def __init__(
         self,
         *,
@@ -38,6 +44,10 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         self._query_usage = query_usage
         self._meters = meters
         self._exists = exists
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds it to a server."""
+        metering_pb2_grpc.add_MeteringServiceServicer_to_server(self, server)
 
     async def RecordUsage(
         self, request: metering_pb2.RecordUsageRequest, context: ServicerContext

@@ -1,0 +1,1 @@
+"""Analytics: prices of model providers, cost and savings."""

@@ -1,0 +1,1 @@
+"""What analytics can be asked to do."""

@@ -1,0 +1,1 @@
+"""Billing: plans, subscriptions, entitlements, invoices, and their collection by Stripe."""

@@ -1,0 +1,59 @@
+"""Collect invoices: hands finalized invoices to the collector. Closing a period never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from kit.clock import Clock
+from kit.errors import Refused
+from services.billing.application.ports import Books, CollectionList, Collector, DueInvoice
+from services.billing.domain import limits
+from services.billing.domain.errors import CollectionRefused
+from services.billing.domain.retries import retry_pause
+
+log = structlog.get_logger()
+
+
+class CollectInvoices:
+    """Works the list of uncollected invoices off."""
+
+    def __init__(self, due: CollectionList, books: Books, collector: Collector, clock: Clock) -> None:
+        self._due = due
+        self._books = books
+        self._collector = collector
+        self._clock = clock
+
+    async def __call__(self) -> int:
+        """Hands over what is due and can be claimed; answers how many it claimed. What fails is due again after a
+        pause; what the collector refuses is parked with the reason.
+        """
+        claimed = await self._due.claim(now=self._clock.now(), count=limits.CLAIMED_AT_ONCE)
+        await asyncio.gather(*(self._collect(due) for due in claimed))
+        return len(claimed)
+
+    async def _collect(self, due: DueInvoice) -> None:
+        try:
+            async with asyncio.timeout(limits.CLAIM_WORK.total_seconds()):
+                await self._hand_over(due)
+        except CollectionRefused as refusal:
+            log.error("invoice_parked", invoice_id=due.invoice_id, reason=str(refusal))
+            await self._due.park(due, reason=str(refusal)[: limits.ERROR_TEXT_MAX])
+        except (Refused, TimeoutError) as error:
+            log.warning("invoice_retries", invoice_id=due.invoice_id, attempt=due.attempt_count, error=str(error))
+            at = self._clock.now() + retry_pause(due.attempt_count)
+            await self._due.retry(due, at=at, error=str(error)[: limits.ERROR_TEXT_MAX])
+
+    async def _hand_over(self, due: DueInvoice) -> None:
+        async with self._books.read(due.organization_id) as reader:
+            invoice = await reader.invoice(due.invoice_id)
+            customer_id = await reader.stripe_customer_id()
+        if not customer_id:
+            customer_id = await self._collector.ensure_customer(due.organization_id)
+            async with self._books.open(due.organization_id) as book:
+                await book.set_stripe_customer(customer_id)
+        collected = await self._collector.collect(invoice, customer_id)
+        async with self._books.open(due.organization_id) as book:
+            await book.set_collected(due.invoice_id, collected.stripe_invoice_id)
+        log.info("invoice_collected", invoice_id=due.invoice_id, stripe_id=collected.stripe_invoice_id)

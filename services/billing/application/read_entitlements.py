@@ -1,0 +1,66 @@
+"""Read entitlements: what an organization may use, for the services that follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kit.clock import Clock
+from kit.feed import Position
+from services.billing.application.ports import Books, EntitlementEntry, EntitlementPage, Plans
+from services.billing.application.subscription_in_force import SubscriptionInForce
+from services.billing.domain.periods import period_at
+from services.billing.domain.subscriptions import Entitlement
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlements:
+    """Oldest first, and the position after them."""
+
+    entitlements: tuple[Entitlement, ...]
+    position: Position
+
+
+class ReadEntitlements:
+    """Hands the entitlements of an organization over."""
+
+    def __init__(
+        self, books: Books, plans: Plans, subscription_in_force: SubscriptionInForce, clock: Clock
+    ) -> None:
+        self._books = books
+        self._plans = plans
+        self._subscription_in_force = subscription_in_force
+        self._clock = clock
+
+    async def __call__(self, organization_id: str, after: Position | None) -> Entitlements:
+        """Those after a position up to the head; with None only the one in force, and the head.
+
+        Periods are those that hold this instant: time alone changes a period and no version. Raises LogRewound,
+        OrganizationNotFound, InvalidState before the first catalog is applied, and DependencyUnavailable.
+        """
+        await self._subscription_in_force(organization_id)
+        async with self._books.read(organization_id) as book:
+            if after is not None:
+                page = await book.entitlements(after)
+            else:
+                subscription = await book.subscription_in_force()
+                entries = () if subscription is None else (
+                    EntitlementEntry(
+                        version=subscription.entitlement_version,
+                        plan_id=subscription.plan_id,
+                        plan_version=subscription.plan_version,
+                        status=subscription.status,
+                        anchor=subscription.anchor,
+                    ),
+                )
+                page = EntitlementPage(entries, await book.head())
+        entitlements = [await self._entitlement(organization_id, entry) for entry in page.entries]
+        return Entitlements(tuple(entitlements), page.position)
+
+    async def _entitlement(self, organization_id: str, entry: EntitlementEntry) -> Entitlement:
+        return Entitlement(
+            organization_id=organization_id,
+            version=entry.version,
+            plan=await self._plans.version(entry.plan_id, entry.plan_version),
+            status=entry.status,
+            period=period_at(entry.anchor, self._clock.now()),
+        )

@@ -1,0 +1,31 @@
+"""What billing reads from its environment."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from kit.grpc.server import ServerSettings
+
+
+class BillingSettings(ServerSettings):
+    """Besides what every server needs: the store, the peers, and Stripe under the names that Stripe gives them."""
+
+    postgres_tenant_url: str
+    """Role that reads and writes one organization's books."""
+    postgres_fleet_url: str
+    """Role that keeps the catalog and reads the narrow lists that span organizations."""
+    metering_address: str
+    """Who knows meters and usage."""
+    accounts_address: str
+    """Who knows keys and organizations."""
+    stripe_api_key: str = Field(validation_alias="STRIPE_API_KEY", min_length=1)
+    """Our key at Stripe."""
+    stripe_api_base: str = Field("", validation_alias="STRIPE_API_BASE")
+    """Where Stripe's API answers instead of at Stripe, for the stand-in; empty: at Stripe."""
+    stripe_webhook_secret: str = Field("", validation_alias="STRIPE_WEBHOOK_SECRET")
+    """The webhook's signing secrets, separated by commas while one replaces another; empty: the webhook is off."""
+
+    @property
+    def stripe_webhook_secrets(self) -> tuple[str, ...]:
+        """Each secret of the list."""
+        return tuple(secret for part in self.stripe_webhook_secret.split(",") if (secret := part.strip()))

@@ -1,0 +1,1 @@
+"""Values and rules of money: pure, synchronous, without I/O."""

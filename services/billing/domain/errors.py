@@ -1,0 +1,32 @@
+"""What billing refuses."""
+
+from __future__ import annotations
+
+from kit.errors import Kind, Refused
+
+
+class InvalidCatalog(Refused):
+    """Plan {plan_id!r}: {field}: {problem}"""  # noqa: D400, D415 - the docstring is the message
+
+    reason = "INVALID_CATALOG"
+
+
+class SignatureInvalid(Refused):
+    """The webhook's signature does not fit: {problem}."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "SIGNATURE_INVALID"
+
+
+class WebhookDisabled(Refused):
+    """The webhook is off: no STRIPE_WEBHOOK_SECRET is configured."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "WEBHOOK_DISABLED"
+
+
+class CollectionRefused(Exception):
+    """The collector will not take the invoice as it stands, and trying again would not change that.
+
+    Its message is the reason that a person reads on the parked invoice.
+    """

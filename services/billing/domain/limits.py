@@ -1,0 +1,38 @@
+"""Every maximum of billing, in one place."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+REQUEST_ID_BYTES_MAX = 128
+PLANS_MAX = 100
+PLAN_METERS_MAX = 64
+PLAN_FEATURES_MAX = 100
+DISPLAY_NAME_BYTES_MAX = 200
+PRICE_MAX = Decimal(1_000_000_000)
+"""In the currency's major unit; far above any price, far below what an amount can hold."""
+QUANTITY_MAX = 2**53 - 1
+"""The largest integer that every party on the way (Lua and JavaScript too) holds exactly."""
+GRACE_PERCENT_MAX = 100
+START_BACK = timedelta(days=35)
+"""As far as usage events are accepted back: an earlier start could not be metered."""
+PAGE_INVOICES_MAX = 100
+PAGE_INVOICES = 20
+
+SIGNATURE_TOLERANCE = timedelta(minutes=5)
+"""How far a webhook's timestamp may be from our clock, before or after; what Stripe recommends."""
+WEBHOOK_PAYLOAD_BYTES_MAX = 1024 * 1024
+SIGNATURE_BYTES_MAX = 4096
+"""A header with a signature for each of a few secrets has a few hundred."""
+
+CLAIM_LEASE = timedelta(minutes=2)
+"""How long a worker that claimed a piece of work has it to itself; after that it counts as dead."""
+CLAIM_WORK = timedelta(seconds=90)
+"""How long it works on one piece; shorter than the lease, so that no two work on the same."""
+CLAIMED_AT_ONCE = 10
+RETRY_FIRST = timedelta(seconds=1)
+RETRY_MAX = timedelta(hours=1)
+"""Well within the day for which Stripe remembers an idempotency key."""
+ERROR_TEXT_MAX = 500
+"""What is kept of an error's words."""

@@ -1,0 +1,15 @@
+"""How long to wait before work that failed is tried again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from services.billing.domain import limits
+
+_DOUBLINGS_MAX = 12
+"""A second doubled so often is more than the longest pause."""
+
+
+def retry_pause(attempt_count: int) -> timedelta:
+    """A second after the first attempt, twice as long after each further one, up to an hour; it never gives up."""
+    return min(limits.RETRY_FIRST * 2 ** min(max(attempt_count - 1, 0), _DOUBLINGS_MAX), limits.RETRY_MAX)

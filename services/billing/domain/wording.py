@@ -1,0 +1,49 @@
+"""What the lines of an invoice say, for the person who pays it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+
+from kit.money import currency_exponent, format_decimal, round_half_away
+from services.billing.domain.catalog import Meter, Plan, PlanMeter
+from services.billing.domain.periods import Period
+
+# A millisecond in minutes shows as 0.000017: enough to tell it from nothing. The line itself keeps the exact count.
+_SHOWN_DECIMALS = 6
+_SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
+
+
+def base_fee_text(plan: Plan, period: Period) -> str:
+    """`Starter plan, 20 Nov 2026 to 20 Dec 2026`."""
+    return f"{plan.display_name} plan, {_date(period.start)} to {_date(period.end)}"
+
+
+def overage_text(plan_meter: PlanMeter, meter: Meter, units: Fraction, currency_code: str) -> str:
+    """`Agent minutes beyond 1 000 included: 12.345 at $0.05 per minute`. It says the unit once and beside the price,
+    so that no unit needs a plural.
+    """
+    name = meter.name.replace("_", " ").capitalize()
+    included = Fraction(plan_meter.included_quantity, meter.base_units_per_display_unit)
+    beyond = f" beyond {_quantity(included)} included" if included else ""
+    price = _price(plan_meter.overage_unit_price or Decimal(0), currency_code)
+    return f"{name}{beyond}: {_quantity(units)} at {price} per {meter.display_unit}"
+
+
+def _date(moment: datetime) -> str:
+    return f"{moment.day} {moment:%b %Y}"
+
+
+def _quantity(units: Fraction) -> str:
+    shown = Decimal(round_half_away(units * 10**_SHOWN_DECIMALS)).scaleb(-_SHOWN_DECIMALS)
+    whole, point, decimals = format_decimal(shown).partition(".")
+    return f"{int(whole):,}".replace(",", " ") + point + decimals
+
+
+def _price(price: Decimal, currency_code: str) -> str:
+    whole, _, decimals = format_decimal(price).partition(".")
+    decimals = decimals.ljust(currency_exponent(currency_code), "0")
+    number = f"{whole}.{decimals}" if decimals else whole
+    symbol = _SYMBOLS.get(currency_code)
+    return f"{symbol}{number}" if symbol else f"{number} {currency_code}"

@@ -1,0 +1,1 @@
+"""Quota: limits, live counters and reservations; the record of nothing."""

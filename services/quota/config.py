@@ -1,0 +1,26 @@
+"""What quota reads from its environment."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from kit.grpc.server import ServerSettings
+
+
+class QuotaSettings(ServerSettings):
+    """Besides what every server needs: the store and the peers. There is no Postgres here: limits come from billing,
+    counters from metering.
+    """
+
+    redis_url: str
+    """Where counters and reservations live."""
+    metering_address: str
+    """Who keeps the ledger that counters follow, and the catalog of meters."""
+    billing_address: str
+    """Who says what each organization is entitled to."""
+    accounts_address: str
+    """Who knows keys and organizations."""
+    redis_check_milliseconds: int = Field(default=20, ge=1, le=1_000)
+    """How long a check waits for one Redis command, or for a connection to send it on. Above it: UNAVAILABLE."""
+    redis_upkeep_milliseconds: int = Field(default=1_000, ge=1, le=60_000)
+    """The same for what runs beside the calls: following, rebuilding, expiry."""

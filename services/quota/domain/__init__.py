@@ -1,0 +1,1 @@
+"""Limits, decisions and reservations: pure, synchronous, without I/O."""

@@ -1,0 +1,129 @@
+"""What is asked of quota before work is done."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from enum import Enum
+
+from kit.errors import InvalidField, LimitExceeded
+from services.quota.domain.errors import InvalidQuantity
+from services.quota.domain.limits import ORGANIZATION, Counter, Limit
+from services.quota.domain.maxima import CONSUMPTIONS_MAX, QUANTITY_MAX, RESERVE_US_MAX, RESERVE_US_MIN
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+_DIGEST_BYTES = 16
+
+
+class Mode(Enum):
+    """What a check does besides answering."""
+
+    DECIDE = "DECIDE"
+    RESERVE = "RESERVE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Who wants to use: the organization and, as far as known, the part of it; empty means not known."""
+
+    organization_id: str
+    project_id: str = ""
+    team_id: str = ""
+    user_id: str = ""
+    agent_id: str = ""
+    task_id: str = ""
+    session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumption:
+    """One meter and how much of it, in its base unit. None is a gate: allowed while anything is left."""
+
+    meter: str
+    quantity: int | None
+
+    @property
+    def counter(self) -> Counter:
+        """What it is counted under."""
+        return Counter(ORGANIZATION, self.meter)
+
+    @property
+    def needed(self) -> int:
+        """What must be left of a limit. A gate needs one base unit and holds none."""
+        return 1 if self.quantity is None else self.quantity
+
+    @property
+    def holdable(self) -> int:
+        """What a reservation holds of it."""
+        return self.quantity or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A question, and with RESERVE an order, about several meters at once."""
+
+    request_id: str
+    """The reservation's id, with RESERVE."""
+    subject: Subject
+    consumptions: tuple[Consumption, ...]
+    """By meter."""
+    mode: Mode
+    reserve_us: int
+    """How long a reservation holds, in microseconds; 0 with DECIDE."""
+
+    @property
+    def organization_id(self) -> str:
+        """Whose limits are asked about."""
+        return self.subject.organization_id
+
+
+def validate(check: Check) -> None:
+    """Raises InvalidField, LimitExceeded or InvalidQuantity unless the check is sound. Meters are looked up later."""
+    if check.request_id and not _REQUEST_ID.fullmatch(check.request_id):
+        raise InvalidField(field="request_id", problem="1 to 128 letters, digits or `_ - . :`")
+    if check.mode is Mode.RESERVE:
+        if not check.request_id:
+            raise InvalidField(field="request_id", problem="required with CHECK_MODE_RESERVE")
+        if not RESERVE_US_MIN <= check.reserve_us <= RESERVE_US_MAX:
+            raise InvalidField(field="reserve_duration", problem="not in 1 second to 24 hours")
+    for name in ("project_id", "team_id", "user_id", "agent_id", "task_id", "session_id"):
+        value = getattr(check.subject, name)
+        if value and not _SUBJECT_ID.fullmatch(value):
+            raise InvalidField(field=f"subject.{name}", problem="1 to 128 letters, digits or `_ - . : @`")
+    _validate_consumptions(check.consumptions)
+
+
+def _validate_consumptions(consumptions: tuple[Consumption, ...]) -> None:
+    if not consumptions:
+        raise InvalidField(field="consumptions", problem="at least one is needed")
+    if len(consumptions) > CONSUMPTIONS_MAX:
+        raise LimitExceeded(what="consumptions", actual=len(consumptions), maximum=CONSUMPTIONS_MAX)
+    seen: set[str] = set()
+    for consumption in consumptions:
+        if consumption.meter in seen:
+            raise InvalidField(field="consumptions", problem=f"meter {consumption.meter[:128]!r} appears twice")
+        seen.add(consumption.meter)
+        if consumption.quantity is not None and not 0 <= consumption.quantity <= QUANTITY_MAX:
+            raise InvalidQuantity(quantity=consumption.quantity, meter=consumption.meter[:128])
+
+
+def matching(limits: Iterable[Limit], check: Check) -> tuple[Limit, ...]:
+    """The limits that apply to the check, because it consumes their meter, in the order they are reported."""
+    meters = {consumption.meter for consumption in check.consumptions}
+    return tuple(sorted((limit for limit in limits if limit.counter.meter in meters), key=lambda each: each.order))
+
+
+def content_digest(check: Check) -> str:
+    """128 bits of everything but the request_id, by which a retry is known from a request_id used twice."""
+    fields: list[str | int | None] = [*astuple(check.subject), check.mode.value, check.reserve_us]
+    for consumption in check.consumptions:
+        fields += (consumption.meter, consumption.quantity)
+    encoded = bytearray()
+    for value in fields:
+        # Length-prefixed, so that no two different checks share their bytes.
+        kind, data = (b"n", b"") if value is None else (b"s" if isinstance(value, str) else b"i", str(value).encode())
+        encoded += kind + len(data).to_bytes(4, "big") + data
+    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).hexdigest()

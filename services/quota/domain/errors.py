@@ -1,0 +1,17 @@
+"""What quota refuses."""
+
+from __future__ import annotations
+
+from kit.errors import Refused
+
+
+class UnknownMeter(Refused):
+    """There is no meter {meter!r}; ListMeters names them."""
+
+    reason = "UNKNOWN_METER"
+
+
+class InvalidQuantity(Refused):
+    """consumptions: quantity {quantity} of {meter!r} is not in 0 to 2^53 - 1."""  # noqa: D403 - a field's name
+
+    reason = "INVALID_QUANTITY"

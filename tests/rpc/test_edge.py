@@ -1,0 +1,292 @@
+"""What every call meets at the edge of a service, on metering with its shipped fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2
+
+from kit.clock import SystemClock
+from kit.errors import DependencyUnavailable
+from kit.grpc import interceptor
+from kit.grpc.access import TENANT_SCOPES
+from kit.grpc.call import CallerKind, Principal
+from kit.grpc.errors import reason_of
+from kit.grpc.identity import Authenticator
+from kit.grpc.server import Application
+from kit.testing.servers import KnownKeys, serving
+from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
+from services.metering.application.query_usage import QueryUsage
+from services.metering.application.record_usage import RecordUsage
+from services.metering.domain.acceptance import Outcome
+from services.metering.domain.events import Meter, UsageEvent
+from services.metering.rpc.ledger_servicer import LedgerServicer
+from services.metering.rpc.metering_servicer import MeteringServicer
+from tollbook.access.v1 import access_pb2
+from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2, metering_pb2_grpc
+
+METERS = [
+    Meter(name=name, base_unit="unit", display_unit="unit", base_units_per_display_unit=1)
+    for name in ("agent_minutes", "api_calls")
+]
+KEYS = {
+    "tb_live_acme": Principal(CallerKind.TENANT, "key-1", "acme", TENANT_SCOPES),
+    "tb_live_read": Principal(CallerKind.TENANT, "key-2", "acme", frozenset({access_pb2.SCOPE_USAGE_READ})),
+    "tb_admin_1": Principal(CallerKind.ADMIN, "admin"),
+}
+QUOTA_KEY = "tb_service_quota"
+
+
+class TroubledLedger(MemoryLedger):
+    """A ledger that hangs, breaks or is away when told to."""
+
+    trouble: Exception | None = None
+    hangs = False
+
+    async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
+        if self.trouble is not None:
+            raise self.trouble
+        if self.hangs:
+            await asyncio.Event().wait()
+        return await super().append(events, now=now)
+
+
+@pytest.fixture
+def ledger() -> TroubledLedger:
+    return TroubledLedger()
+
+
+@pytest.fixture
+def keys() -> KnownKeys:
+    return KnownKeys(KEYS)
+
+
+@pytest.fixture
+def application(ledger: TroubledLedger, keys: KnownKeys) -> Application:
+    catalog = MemoryMeterCatalog(*METERS)
+
+    async def exists(organization_id: str) -> bool:
+        return organization_id in ("acme", "other")
+
+    async def prepare() -> None:
+        return None
+
+    metering = MeteringServicer(
+        record_usage=RecordUsage(ledger, catalog, SystemClock()),
+        query_usage=QueryUsage(ledger, catalog),
+        meters=catalog,
+        exists=exists,
+    )
+    return Application(
+        authenticator=Authenticator(keys, {"quota": hashlib.sha256(QUOTA_KEY.encode()).hexdigest()}),
+        servicers=[metering, LedgerServicer(heads=ledger, reader=ledger)],
+        prepare=prepare,
+    )
+
+
+@pytest.fixture
+async def channel(application: Application) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(application) as channel:
+        yield channel
+
+
+def key(secret: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {secret}"),)
+
+
+def event(
+    event_id: str = "1", organization_id: str = "", quantity: int = 1, meter: str = "api_calls"
+) -> metering_pb2.UsageEvent:
+    message = metering_pb2.UsageEvent(
+        id=event_id,
+        source="tests",
+        subject=metering_pb2.Subject(organization_id=organization_id),
+        measurements=[metering_pb2.Measurement(meter=meter, quantity=quantity)],
+    )
+    message.event_time.GetCurrentTime()
+    return message
+
+
+async def record(
+    channel: grpc.aio.Channel, secret: str | None, *events: metering_pb2.UsageEvent
+) -> metering_pb2.RecordUsageResponse:
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    metadata = key(secret) if secret else ()
+    return await stub.RecordUsage(metering_pb2.RecordUsageRequest(events=events or [event()]), metadata=metadata)
+
+
+async def query(channel: grpc.aio.Channel, secret: str, organization_id: str = "") -> dict[str, int]:
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    request = metering_pb2.QueryUsageRequest(organization_id=organization_id)
+    return {row.meter: row.quantity for row in (await stub.QueryUsage(request, metadata=key(secret))).rows}
+
+
+async def refusal(call: object) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    return caught.value.code(), reason_of(caught.value)
+
+
+async def test_a_call_without_a_key_is_told_how_to_send_one(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="authorization: Bearer") as caught:
+        await record(channel, None)
+    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_MISSING")
+
+
+@pytest.mark.parametrize("secret", ["tb_live_wrong", "tb_service_wrong", "tb_admin_wrong"])
+async def test_a_wrong_key_is_refused(channel: grpc.aio.Channel, secret: str) -> None:
+    assert await refusal(record(channel, secret)) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID")
+
+
+async def test_a_key_without_the_scope_is_refused_and_nothing_is_recorded(channel: grpc.aio.Channel) -> None:
+    assert await refusal(record(channel, "tb_live_read")) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    assert await query(channel, "tb_live_read") == {}
+
+
+async def test_another_tenants_id_is_refused_and_nothing_is_recorded(channel: grpc.aio.Channel) -> None:
+    refused = (grpc.StatusCode.PERMISSION_DENIED, "ORGANIZATION_MISMATCH")
+    assert await refusal(record(channel, "tb_live_acme", event("1"), event("2", "other"))) == refused
+    assert await refusal(query(channel, "tb_live_acme", "other")) == refused
+    assert await query(channel, "tb_admin_1", "acme") == {}
+
+
+async def test_the_admin_must_name_an_organization_that_exists(channel: grpc.aio.Channel) -> None:
+    assert (await refusal(query(channel, "tb_admin_1")))[1] == "ORGANIZATION_REQUIRED"
+    assert (await refusal(query(channel, "tb_admin_1", "nobody")))[1] == "ORGANIZATION_NOT_FOUND"
+
+
+async def test_one_service_may_not_call_what_is_not_meant_for_it(channel: grpc.aio.Channel) -> None:
+    stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+    request = ledger_pb2.SnapshotUsageRequest(organization_id="acme")
+    assert (await refusal(stub.SnapshotUsage(request, metadata=key("tb_live_acme"))))[1] == "SCOPE_MISSING"
+    assert (await refusal(stub.SnapshotUsage(request, metadata=key(QUOTA_KEY))))[1] == "INVALID_FIELD"
+    assert (await refusal(query(channel, QUOTA_KEY, "acme")))[1] == "SCOPE_MISSING"
+
+
+async def test_bad_events_are_refused_one_by_one_and_the_rest_stands(channel: grpc.aio.Channel) -> None:
+    answer = await record(
+        channel,
+        "tb_live_acme",
+        event("good", quantity=5),
+        event("negative", quantity=-1),
+        event("huge", quantity=2**53),
+        event("unknown", meter="nonsense"),
+        metering_pb2.UsageEvent(id="timeless", source="tests"),
+        event("also good", quantity=6),
+    )
+    statuses = [metering_pb2.EventStatus.Name(result.status).removeprefix("EVENT_STATUS_") for result in answer.results]
+    assert statuses == ["ACCEPTED", "REJECTED", "REJECTED", "REJECTED", "REJECTED", "ACCEPTED"]
+    assert [result.index for result in answer.results] == list(range(6))
+    assert [result.sequence for result in answer.results] == [1, 0, 0, 0, 0, 2]
+    assert await query(channel, "tb_live_acme") == {"api_calls": 11}
+
+
+async def test_a_tenant_cannot_speak_in_the_name_of_a_service(channel: grpc.aio.Channel) -> None:
+    spoofed = event()
+    spoofed.source = "analytics"
+    answer = await record(channel, "tb_live_acme", spoofed, event("own"))
+    assert [result.status for result in answer.results] == [
+        metering_pb2.EVENT_STATUS_REJECTED,
+        metering_pb2.EVENT_STATUS_ACCEPTED,
+    ]
+
+
+async def test_the_request_id_of_the_caller_comes_back(channel: grpc.aio.Channel) -> None:
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    call = stub.ListMeters(
+        metering_pb2.ListMetersRequest(), metadata=(*key("tb_live_acme"), ("x-request-id", "my-request"))
+    )
+    await call
+    assert ("x-request-id", "my-request") in list(await call.trailing_metadata() or ())
+
+
+async def test_a_defect_is_answered_without_telling_its_inside(
+    channel: grpc.aio.Channel, ledger: TroubledLedger
+) -> None:
+    ledger.trouble = RuntimeError("password=secret")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await record(channel, "tb_live_acme")
+    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_store_that_is_away_is_unavailable_and_the_retry_counts_once(
+    channel: grpc.aio.Channel, ledger: TroubledLedger
+) -> None:
+    ledger.trouble = DependencyUnavailable(dependency="Postgres")
+    refused = (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+    assert await refusal(record(channel, "tb_live_acme")) == refused
+    ledger.trouble = None
+    message = event()
+    await record(channel, "tb_live_acme", message)
+    await record(channel, "tb_live_acme", message)
+    assert await query(channel, "tb_live_acme") == {"api_calls": 1}
+
+
+async def test_a_call_without_a_deadline_still_ends(
+    channel: grpc.aio.Channel, ledger: TroubledLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "UNARY_DEADLINE_SECONDS_MAX", 0.05)
+    ledger.hangs = True
+    refused = (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    assert await refusal(record(channel, "tb_live_acme")) == refused
+
+
+async def test_a_service_that_is_not_ready_says_so_but_answers_reflection(application: Application) -> None:
+    async with serving(application, is_open=False) as channel:
+        refused = (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+        assert await refusal(record(channel, "tb_live_acme")) == refused
+        assert "tollbook.metering.v1.MeteringService" in await reflected(channel, "v1alpha")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_both_versions_of_reflection_tell_the_services(channel: grpc.aio.Channel, version: str) -> None:
+    names = await reflected(channel, version)
+    assert {"tollbook.metering.v1.MeteringService", "tollbook.metering.v1.LedgerService"} <= set(names)
+
+
+async def reflected(channel: grpc.aio.Channel, version: str) -> list[str]:
+    call = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    answer = await call.read()
+    assert isinstance(answer, reflection_pb2.ServerReflectionResponse)
+    return [service.name for service in answer.list_services_response.service]
+
+
+async def test_a_revoked_key_is_refused_within_a_second(channel: grpc.aio.Channel, keys: KnownKeys) -> None:
+    await query(channel, "tb_live_read")
+    del keys.principals["tb_live_read"]
+    loop = asyncio.get_running_loop()
+    revoked = loop.time()
+    while True:
+        try:
+            await query(channel, "tb_live_read")
+        except grpc.aio.AioRpcError as error:
+            assert reason_of(error) == "CREDENTIAL_INVALID"  # noqa: PT017 - ends a loop of calls that still pass
+            break
+        assert loop.time() - revoked < 1
+
+
+async def test_many_calls_with_one_key_ask_accounts_once(channel: grpc.aio.Channel, keys: KnownKeys) -> None:
+    await asyncio.gather(*(query(channel, "tb_live_acme") for _ in range(50)))
+    assert keys.look_ups == 1
+
+
+async def test_a_client_that_gives_up_ends_its_call(channel: grpc.aio.Channel, ledger: TroubledLedger) -> None:
+    ledger.hangs = True
+    call = asyncio.create_task(record(channel, "tb_live_acme"))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    ledger.hangs = False
+    await record(channel, "tb_live_acme", event("after"))
+    assert await query(channel, "tb_live_acme") == {"api_calls": 1}

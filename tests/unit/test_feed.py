@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from kit.errors import DependencyUnavailable, LogRewound
+from kit.feed import START, Follower, Head, Page, Position, watch_by_polling
+
+
+class Log:
+    """A log of integers per key, with a connection that can break."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, list[tuple[int, str]]] = {}
+        self.moved = asyncio.Event()
+        self.breaks = 0
+
+    def append(self, key: str, *values: int) -> None:
+        log = self.entries.setdefault(key, [])
+        log.extend((value, f"c{len(log) + offset}") for offset, value in enumerate(values))
+        self.moved.set()
+
+    def head(self, key: str) -> Position:
+        log = self.entries[key]
+        return Position(len(log), log[-1][1])
+
+    async def watch(self) -> AsyncIterator[Sequence[Head]]:
+        while True:
+            self.moved.clear()
+            yield [Head(key, self.head(key)) for key in self.entries]
+            if self.breaks:
+                self.breaks -= 1
+                raise DependencyUnavailable(dependency="the log")
+            await self.moved.wait()
+
+    async def read(self, key: str, after: Position) -> AsyncIterator[Page[int]]:
+        log = self.entries[key]
+        if after.sequence and (after.sequence > len(log) or log[after.sequence - 1][1] != after.commit_id):
+            raise LogRewound(sequence=after.sequence)
+        for start in range(after.sequence, len(log), 2):
+            page = log[start : start + 2]
+            yield Page(tuple(value for value, _ in page), Position(start + len(page), page[-1][1]))
+
+
+class Sums:
+    """Sums per key with their position, as a store would keep them: both or none."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, tuple[Position, int]] = {}
+        self.rebuilt: list[str] = []
+        self.failures = 0
+        self.changed = asyncio.Condition()
+
+    async def position(self, key: str) -> Position | None:
+        return self.state[key][0] if key in self.state else None
+
+    async def apply(self, key: str, after: Position, page: Page[int]) -> bool:
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise DependencyUnavailable(dependency="the store")
+        position, total = self.state[key]
+        if position != after:
+            return False
+        self.state[key] = (page.position, total + sum(page.entries))
+        async with self.changed:
+            self.changed.notify_all()
+        return True
+
+    async def rebuild(self, key: str) -> None:
+        self.rebuilt.append(key)
+        self.state[key] = (START, 0)
+
+    async def reaches(self, key: str, total: int) -> None:
+        async with asyncio.timeout(5), self.changed:
+            await self.changed.wait_for(lambda: key in self.state and self.state[key][1] == total)
+
+
+async def running(*followers: Follower[int]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(follower.run()) for follower in followers]
+
+
+async def stop(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_follower_applies_what_is_there_and_what_comes() -> None:
+    log, sums = Log(), Sums()
+    log.append("a", 1, 2, 3)
+    tasks = await running(Follower("tests", log, sums))
+    await sums.reaches("a", 6)
+    log.append("a", 10)
+    log.append("b", 5)
+    await sums.reaches("a", 16)
+    await sums.reaches("b", 5)
+    await stop(tasks)
+
+
+async def test_two_followers_of_one_store_apply_everything_once() -> None:
+    log, sums = Log(), Sums()
+    log.append("a", *range(1, 101))
+    tasks = await running(Follower("one", log, sums), Follower("two", log, sums))
+    await sums.reaches("a", 5050)
+    log.append("a", 1)
+    await sums.reaches("a", 5051)
+    await stop(tasks)
+
+
+async def test_a_broken_feed_and_a_failing_store_lose_nothing() -> None:
+    log, sums = Log(), Sums()
+    log.breaks, sums.failures = 3, 2
+    log.append("a", 1, 2, 3)
+    tasks = await running(Follower("tests", log, sums))
+    await sums.reaches("a", 6)
+    log.append("a", 4)
+    await sums.reaches("a", 10)
+    await stop(tasks)
+
+
+async def test_a_follower_of_a_rewound_log_rebuilds() -> None:
+    log, sums = Log(), Sums()
+    log.append("a", 1, 2, 3)
+    tasks = await running(Follower("tests", log, sums))
+    await sums.reaches("a", 6)
+    log.entries["a"] = [(7, "other")]
+    log.moved.set()
+    await sums.reaches("a", 7)
+    assert sums.rebuilt == ["a", "a"]
+    await stop(tasks)
+
+
+async def test_watching_by_polling_tells_every_head_once_and_then_what_moved() -> None:
+    heads = {"a": Position(1, "x"), "b": Position(1, "y")}
+
+    async def read() -> Sequence[Head]:
+        return [Head(key, position) for key, position in heads.items()]
+
+    watch = watch_by_polling(read)
+    assert {head.key for head in await anext(watch)} == {"a", "b"}
+    heads["b"] = Position(2, "z")
+    assert await anext(watch) == [Head("b", Position(2, "z"))]
+    await watch.aclose()  # type: ignore[attr-defined]

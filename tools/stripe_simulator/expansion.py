@@ -1,0 +1,35 @@
+"""Stripe's `expand`: an answer with the object in place of its id."""
+
+from collections.abc import Iterable
+
+from tools.stripe_simulator.errors import StripeError
+from tools.stripe_simulator.store import Store, StripeObject
+
+# Stripe's limit, at https://docs.stripe.com/api/expanding_objects.
+_DEPTH_MAX = 4
+
+
+def expand(store: Store, body: StripeObject, paths: Iterable[str]) -> StripeObject:
+    """Replaces ids along each path, such as `customer` or, in a list, `data.customer`."""
+    for path in paths:
+        parts = path.split(".")
+        if len(parts) > _DEPTH_MAX:
+            raise _cannot(path)
+        _expand(store, body, parts, path)
+    return body
+
+
+def _expand(store: Store, body: StripeObject, parts: list[str], path: str) -> None:
+    name, rest = parts[0], parts[1:]
+    if name not in body:
+        raise _cannot(path)
+    if isinstance(body[name], str):
+        body[name] = store.get(body[name]) or body[name]
+    children = body[name] if isinstance(body[name], list) else [body[name]]
+    for child in children:
+        if rest and isinstance(child, dict):
+            _expand(store, child, rest, path)
+
+
+def _cannot(path: str) -> StripeError:
+    return StripeError(f"This property cannot be expanded ({path}).", param="expand", saved=False)
