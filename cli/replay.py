@@ -15,9 +15,10 @@ from typing import Any
 import uvloop
 
 from cli.endpoints import Endpoints, SuiteNotUp, read_endpoints
-from cli.replaying.customer import new_customer, new_run_id
+from cli.replaying.customer import new_customer
 from cli.replaying.drive import drive
 from cli.replaying.errors import ReplayFailed
+from cli.replaying.naming import new_run_id
 from cli.replaying.report import Outcome, disagreements, in_words, report
 from cli.replaying.settlement import settle
 from cli.replaying.workload import ORGANIZATIONS, PLANS, Task, tasks_of

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.replaying.naming import new_run_id, organization_id_of
 from cli.suite.announcement import announcement, customers_commands
 from cli.suite.console import Console
 from cli.suite.errors import Refused
@@ -150,11 +151,12 @@ def _blueprint(
         seconds = time.monotonic() - started_at
         print(announcement(addresses, state_dir=state_dir, seconds=seconds), flush=True)
         if arguments.replay is not None:
-            found = await replay(arguments.replay.absolute(), state_dir, working_folder=CHECKOUT)
+            run_id = new_run_id()
+            found = await replay(arguments.replay.absolute(), state_dir, run_id=run_id, working_folder=CHECKOUT)
             print(replay_in_words(found), flush=True)
-            key = await customers_key(found, gateway_url=site.gateway_url, admin_key=secrets.admin_key)
-            if key is not None:
-                print(customers_commands(key, gateway_url=site.gateway_url), flush=True)
+            customer = organization_id_of(run_id, "A")
+            key = await customers_key(customer, gateway_url=site.gateway_url, admin_key=secrets.admin_key)
+            print(customers_commands(key, gateway_url=site.gateway_url), flush=True)
 
     stores = []
     if outside.postgres_url is None:

@@ -76,10 +76,10 @@ func edge(next http.Handler, measures *measures, log *slog.Logger) http.Handler 
 func logRequest(log *slog.Logger, r *http.Request, current *exchange, httpStatus int, took time.Duration) {
 	level := slog.LevelInfo
 	switch {
+	case isProbe(current.route):
+		level = slog.LevelDebug // several a second, and all the same; a change of readiness has a line of its own
 	case httpStatus >= http.StatusInternalServerError:
 		level = slog.LevelWarn
-	case current.route == livenessPath || current.route == readinessPath:
-		level = slog.LevelDebug // several a second, and all the same
 	}
 	attributes := []slog.Attr{
 		slog.String("method", knownMethod(r.Method)),

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"tollbook.dev/tollbook"
 	billingv1 "tollbook.dev/tollbook/gen/go/tollbook/billing/v1"
@@ -106,7 +107,7 @@ func TestAPanicIsAnsweredAsADefectAndLogged(t *testing.T) {
 	logs := &lockedBuffer{}
 	log := configureLogs(logs, slog.LevelInfo)
 	handler := edge(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oh") }),
-		newMeasures(newReadiness(nil, nil)), log)
+		newMeasures(newReadiness(nil, slog.New(slog.DiscardHandler), time.Now)), log)
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	got := (&suite{url: server.URL}).call(t, "GET", "/", "")
@@ -122,7 +123,7 @@ func TestAnAnswerThatPanicsHalfWayIsBrokenOff(t *testing.T) {
 		_, _ = io.WriteString(w, "half an ans")
 		_ = http.NewResponseController(w).Flush()
 		panic("oh")
-	}), newMeasures(newReadiness(nil, nil)), configureLogs(io.Discard, slog.LevelInfo))
+	}), newMeasures(newReadiness(nil, slog.New(slog.DiscardHandler), time.Now)), configureLogs(io.Discard, slog.LevelInfo))
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	response, err := server.Client().Get(server.URL)

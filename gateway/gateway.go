@@ -30,7 +30,7 @@ func newGateway(settings settings, log *slog.Logger) (*gateway, error) {
 		}
 		built.connections[service.name] = connection
 	}
-	built.readiness = newReadiness(built.connections, time.Now)
+	built.readiness = newReadiness(built.connections, log, time.Now)
 	mux, err := newMux(context.Background(), built.connections, built.readiness)
 	if err != nil {
 		built.close()

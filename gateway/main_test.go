@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // environment names addresses where nothing listens, and ports that were free a moment ago.
@@ -93,7 +95,7 @@ func TestARequestInFlightIsAnsweredBeforeTheProcessEnds(t *testing.T) {
 		listeners[i] = listener
 	}
 	logs := &lockedBuffer{}
-	built := &gateway{handler: slow, metricsHandler: slow, readiness: newReadiness(nil, nil)}
+	built := &gateway{handler: slow, metricsHandler: slow, readiness: newReadiness(nil, slog.New(slog.DiscardHandler), time.Now)}
 	ended := make(chan int, 1)
 	go func() { ended <- serve(ctx, configureLogs(logs, 0), built, listeners[0], listeners[1]) }()
 

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -19,9 +21,12 @@ const (
 	probeRememberedFor = 500 * time.Millisecond // any number of probers cost the services two calls a second
 )
 
+func isProbe(path string) bool { return path == livenessPath || path == readinessPath }
+
 // readiness knows which services take calls, by their own health service.
 type readiness struct {
 	services map[string]grpc_health_v1.HealthClient
+	log      *slog.Logger
 	now      func() time.Time
 
 	mutex    sync.Mutex // held while probing, so that those who come at once share one probe
@@ -36,12 +41,14 @@ type readinessAnswer struct {
 	NotReady map[string]string `json:"notReady"`
 }
 
-func newReadiness(connections map[string]*grpc.ClientConn, now func() time.Time) *readiness {
+func newReadiness(
+	connections map[string]*grpc.ClientConn, log *slog.Logger, now func() time.Time,
+) *readiness {
 	clients := map[string]grpc_health_v1.HealthClient{}
 	for name, connection := range connections {
 		clients[name] = grpc_health_v1.NewHealthClient(connection)
 	}
-	return &readiness{services: clients, now: now}
+	return &readiness{services: clients, log: log, now: now}
 }
 
 // drain makes the gateway not ready, for good.
@@ -59,10 +66,21 @@ func (r *readiness) check() map[string]string {
 		return map[string]string{"gateway": "DRAINING"}
 	}
 	if now := r.now(); r.notReady == nil || now.Sub(r.probedAt) >= probeRememberedFor {
-		r.notReady = r.probe()
-		r.probedAt = now
+		before := r.notReady
+		r.notReady, r.probedAt = r.probe(), now
+		if before == nil || !maps.Equal(before, r.notReady) {
+			r.logChange()
+		}
 	}
 	return r.notReady
+}
+
+func (r *readiness) logChange() {
+	if len(r.notReady) == 0 {
+		r.log.Info("ready")
+		return
+	}
+	r.log.Warn("not_ready", "why", r.notReady)
 }
 
 func (r *readiness) probe() map[string]string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,11 @@ func TestReadyOnlyWhenEveryServiceServes(t *testing.T) {
 	got = s.call(t, "GET", "/readyz", "")
 	expect(t, "status", got.status, http.StatusServiceUnavailable)
 	expect(t, "body", string(got.body), `{"ready":false,"notReady":{"accounts":"UNREACHABLE","quota":"NOT_SERVING"}}`)
+	for _, line := range []string{
+		`"event":"ready"`, `"event":"not_ready","service":"gateway","why":{"accounts":"UNREACHABLE","quota":"NOT_SERVING"}`,
+	} {
+		expect(t, line, strings.Count(s.logs.String(), line), 1)
+	}
 	expect(t, "the process is alive all the same", s.call(t, "GET", "/healthz", "").status, http.StatusOK)
 }
 

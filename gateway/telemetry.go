@@ -80,11 +80,13 @@ func configureTracing(ctx context.Context, enabled bool) (func(), error) {
 	}, nil
 }
 
-// traced begins a span for every request. The caller's own trace is linked to and not continued: whoever calls from
-// outside must not choose our trace ids.
+// traced begins a span for every request but probes. The caller's own trace is linked to and not continued: whoever calls
+// from outside must not choose our trace ids.
 func traced(next http.Handler, enabled bool) http.Handler {
 	if !enabled {
 		return next
 	}
-	return otelhttp.NewHandler(next, "request", otelhttp.WithPublicEndpointFn(func(*http.Request) bool { return true }))
+	return otelhttp.NewHandler(next, "request",
+		otelhttp.WithPublicEndpointFn(func(*http.Request) bool { return true }),
+		otelhttp.WithFilter(func(r *http.Request) bool { return !isProbe(r.URL.Path) }))
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -58,7 +59,9 @@ func connect(address string, tracing bool) (*grpc.ClientConn, error) {
 		grpc.WithStreamInterceptor(streamUpstream),
 	}
 	if tracing {
-		options = append(options, grpc.WithStatsHandler(otelgrpc.NewClientHandler()))
+		// Probes are no part of any request.
+		noProbes := otelgrpc.WithFilter(filters.Not(filters.HealthCheck()))
+		options = append(options, grpc.WithStatsHandler(otelgrpc.NewClientHandler(noProbes)))
 	}
 	connection, err := grpc.NewClient(address, options...)
 	if err != nil {

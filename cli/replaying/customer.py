@@ -12,9 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.endpoints import Endpoints
 from cli.replaying.errors import ReplayFailed
+from cli.replaying.naming import organization_id_of
 from cli.replaying.workload import PLANS
 from cli.rpc import PATIENCE_SECONDS, Connections, call, connections
-from kit.ids import new_uuid
 from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 from tollbook.billing.v1 import billing_pb2, billing_pb2_grpc
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -41,18 +41,6 @@ class Customer:
     """Channels with the operator's key."""
     own: Connections = field(repr=False)
     """Channels with the organization's key."""
-
-
-def new_run_id() -> str:
-    """A new id of a run; runs sort by their beginning."""
-    # Of a UUIDv7, its 48 bits of time and 32 of its random ones.
-    digits = new_uuid().hex
-    return digits[:12] + digits[-8:]
-
-
-def organization_id_of(run_id: str, name: str) -> str:
-    """The organization that stands for A, B or C in a run."""
-    return f"replay-{run_id}-{name.lower()}"
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from cli.replaying.settlement import Settled
 from kit.money import format_decimal, round_half_away
 from tollbook.billing.v1 import billing_pb2
 
-# Three amounts of at most 15 + 12 digits add up exactly within it.
+# Three amounts of at most 18 + 12 digits add up exactly within it.
 _EXACT_DIGITS = 60
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 
 from cli.seed_files.strict_yaml import Entry, FileRefused, read_yaml
@@ -41,13 +42,14 @@ class Quantity:
 
     def in_base_units(self, base_units_per_display_unit: int) -> int:
         """Exactly so many base units. Raises CatalogError for a fraction of one, or too many."""
-        scaled = self.display_units * base_units_per_display_unit
-        if scaled != scaled.to_integral_value():
+        # A product of decimals would be rounded to the context's digits.
+        scaled = Fraction(self.display_units) * base_units_per_display_unit
+        if scaled.denominator != 1:
             problem = f"{self.display_units} is not a whole number of the meter's base unit"
             raise CatalogError(str(self.entry.refused(problem)))
         if scaled > _QUANTITY_MAX:
             raise CatalogError(str(self.entry.refused(f"{self.display_units} is more than 2^53 - 1 base units")))
-        return int(scaled)
+        return scaled.numerator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,13 +19,16 @@ from kit.process import tethered
 _KEY_SECONDS_MAX = 10.0
 
 
-async def replay(trace: Path, state_dir: Path, *, working_folder: Path) -> dict[str, Any]:
+async def replay(trace: Path, state_dir: Path, *, run_id: str, working_folder: Path) -> dict[str, Any]:
     """Drive the trace through the running suite; the object that `tollbook replay --json` prints.
 
     What it says meanwhile goes to our standard error. Raises StartFailed when it fails; ends it when
     cancelled.
     """
-    command = (sys.executable, "-m", "cli", "replay", "--trace", str(trace), "--state", str(state_dir), "--json")
+    command = (
+        *(sys.executable, "-m", "cli", "replay"),
+        *("--trace", str(trace), "--state", str(state_dir), "--run-id", run_id, "--json"),
+    )
     process = await asyncio.create_subprocess_exec(
         *tethered(command),
         cwd=working_folder,
@@ -58,14 +61,11 @@ def replay_in_words(found: Mapping[str, Any]) -> str:
     return cast("Callable[[Mapping[str, Any]], str]", in_words)(found)
 
 
-async def customers_key(found: Mapping[str, Any], *, gateway_url: str, admin_key: str) -> str | None:
-    """Make a key for one of the organizations that a replay names; None where it names none."""
-    organizations = found.get("organizations")
-    if not isinstance(organizations, dict) or not organizations:
-        return None
+async def customers_key(organization_id: str, *, gateway_url: str, admin_key: str) -> str:
+    """Make a key for an organization, over REST as a customer's own tool would use it."""
     request = {
         "requestId": str(uuid.uuid4()),
-        "apiKey": {"organizationId": next(iter(organizations.values())), "displayName": "to try the suite"},
+        "apiKey": {"organizationId": organization_id, "displayName": "to try the suite"},
     }
     async with httpx.AsyncClient(trust_env=False, timeout=_KEY_SECONDS_MAX) as client:
         answer = await client.post(

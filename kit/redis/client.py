@@ -31,7 +31,7 @@ def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 class Script:

@@ -1,4 +1,4 @@
-"""python -m services.billing"""
+"""Runs with `python -m services.billing`."""
 
 from __future__ import annotations
 

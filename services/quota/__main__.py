@@ -1,4 +1,4 @@
-"""python -m services.quota"""
+"""Runs with `python -m services.quota`."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Expected:
     """The numbers of one replay."""
 
     numbers: dict[str, Any]
-    """As the replay prints them, an invoice as its total and the amounts of its lines that are not zero."""
+    """As the replay prints them, an invoice as its total and the amounts of its lines."""
     in_grace: dict[str, int]
     """How many tasks were allowed only because of the grace band."""
     allowed_after_a_denial: dict[str, int]
@@ -100,7 +100,7 @@ def comparable(found: dict[str, Any]) -> dict[str, Any]:
     invoices = {
         name: {
             "total": invoice["total"],
-            "amounts": [line["amount"] for line in invoice["lines"] if Fraction(line["amount"]) != 0],
+            "amounts": [line["amount"] for line in invoice["lines"]],
         }
         for name, invoice in found["invoices"].items()
     }
@@ -130,7 +130,7 @@ def _invoice(terms: Terms, used_ms: int) -> dict[str, Any]:
     beyond_ms = max(used_ms - terms.included_ms, 0)
     # Half away from zero; nothing here is negative.
     overage_cents = int(Fraction(beyond_ms * _OVERAGE_CENTS_PER_MINUTE, _MS_PER_MINUTE) + Fraction(1, 2))
-    lines = [cents for cents in (terms.monthly_cents, overage_cents) if cents]
+    lines = [terms.monthly_cents, overage_cents]
     return {"total": _dollars(sum(lines)), "amounts": [_dollars(cents) for cents in lines]}
 
 

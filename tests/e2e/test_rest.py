@@ -97,10 +97,28 @@ def test_denied_check_is_http_429_with_the_promised_message_and_holds_nothing(re
     assert (int(state.get("used", 0)), int(state.get("held", 0))) == (0, 0)
 
 
-def test_denied_check_says_when_to_come_back(rest: httpx.Client) -> None:
+def test_denied_check_that_fits_into_the_next_period_says_when_that_begins(rest: httpx.Client) -> None:
+    event = {
+        "id": "nearly-all",
+        "source": "e2e",
+        "eventTime": datetime.now(UTC).isoformat(),
+        "measurements": [{"meter": "agent_minutes", "quantity": str(_FREE_LIMIT_MS - 1)}],
+    }
+    _json(rest.post("/api/v1/usage", json={"events": [event]}))
+    wait_for(
+        lambda: int(_agent_minutes(rest)["used"]) == _FREE_LIMIT_MS - 1,
+        seconds=_FOLLOWED_SECONDS_MAX,
+        what="the recorded usage on the counter",
+    )
+    answer = rest.post("/api/v1/quota:check", json=_check(2))
+    assert answer.status_code == 429, answer.text
+    assert 0 < int(answer.headers["retry-after"]) <= 31 * 86_400
+
+
+def test_denied_check_that_never_fits_names_no_time_to_come_back(rest: httpx.Client) -> None:
     answer = rest.post("/api/v1/quota:check", json=_check(_FREE_LIMIT_MS + 1))
-    # The counter starts anew with the next period.
-    assert 0 < int(answer.headers["retry-after"]) <= 32 * 86_400
+    assert answer.status_code == 429, answer.text
+    assert "retry-after" not in answer.headers
 
 
 def test_cost_summary_has_the_shape_the_dashboard_was_promised(rest: httpx.Client, tenant: Tenant) -> None:

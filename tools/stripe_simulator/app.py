@@ -193,24 +193,31 @@ def make_app(
     sender = None
     if webhook_url is not None:
         sender = WebhookSender(store, clock, faults, url=webhook_url, secret=webhook_secret)
+    sending: set[asyncio.Task[None]] = set()
     api = Api(store=store, clock=clock, faults=faults, api_key=api_key, sender=sender)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        sending = None if sender is None else asyncio.create_task(sender.run())
+        if sender is not None:
+            sending.add(asyncio.create_task(sender.run()))
         try:
             yield
         finally:
-            if sending is not None:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
             store.close()
+
+    async def healthz(_: Request) -> Response:
+        if any(task.done() for task in sending):
+            return JSONResponse({"status": "webhooks are not delivered any more"}, 503)
+        return JSONResponse({"status": "ok"})
 
     return Starlette(
         routes=[
             *(Route(operation.path, api.endpoint(operation), methods=[operation.method]) for operation in OPERATIONS),
             *controls.routes(store=store, faults=faults, sender=sender, require_key=api.require_key),
-            Route("/healthz", _healthz),
+            Route("/healthz", healthz),
         ],
         exception_handlers={
             HTTPException: _refuse,
@@ -219,10 +226,6 @@ def make_app(
         },
         lifespan=lifespan,
     )
-
-
-async def _healthz(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -131,11 +131,10 @@ def customer_details(customer: StripeObject) -> StripeObject:
 
 def next_number(call: Call, customer: StripeObject) -> str:
     """The next of Stripe's own numbers for the customer that no invoice has. Does not store the customer."""
-    taken = {invoice["number"] for invoice in call.store.newest_first("invoice", owner=customer["id"])}
     while True:
         number = f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}"
         customer["next_invoice_sequence"] += 1
-        if number not in taken:
+        if call.store.named("invoice", number) is None:
             return number
 
 

@@ -92,9 +92,18 @@ class WebhookSender:
     def _start(self, delivery: Delivery) -> None:
         attempt = asyncio.create_task(self._attempt(delivery))
         self._in_flight[delivery.event_id] = attempt
-        attempt.add_done_callback(lambda _: self._ended(delivery.event_id))
+        attempt.add_done_callback(lambda ended: self._ended(delivery.event_id, ended))
 
-    def _ended(self, event_id: str) -> None:
+    def _ended(self, event_id: str, attempt: asyncio.Task[None]) -> None:
+        defect = None if attempt.cancelled() else attempt.exception()
+        if defect is None:
+            self._free(event_id)
+            return
+        # Neither delivered nor noted as failed, such as with a full disk: not again at once, for ever.
+        _log.error("webhook_attempt_failed", event_id=event_id, exc_info=defect)
+        asyncio.get_running_loop().call_later(_DELAY_SECONDS_MAX, self._free, event_id)
+
+    def _free(self, event_id: str) -> None:
         del self._in_flight[event_id]
         self.wake()
 

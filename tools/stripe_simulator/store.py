@@ -23,11 +23,13 @@ CREATE TABLE objects (
     id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL,
     owner TEXT,                                  -- what lists are narrowed by: a customer, a product, an invoice
+    name TEXT,                                   -- an invoice's number, a price's lookup key
     deleted INTEGER NOT NULL DEFAULT 0,
     body TEXT NOT NULL
 );
 CREATE INDEX objects_by_kind ON objects (kind, position);
 CREATE INDEX objects_by_owner ON objects (owner, kind, position);
+CREATE UNIQUE INDEX objects_by_name ON objects (kind, name);
 CREATE TABLE idempotent_answers (
     key TEXT PRIMARY KEY,
     endpoint TEXT NOT NULL,
@@ -48,7 +50,25 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_due ON deliveries (state, due_at);
 """
 
+_NEWEST_FIRST = """
+SELECT body FROM objects WHERE kind = :kind AND position < :bound AND deleted = 0 ORDER BY position DESC
+"""
+_NEWEST_FIRST_OF_OWNER = """
+SELECT body FROM objects WHERE owner = :owner AND kind = :kind AND position < :bound AND deleted = 0
+ORDER BY position DESC
+"""
+_OLDEST_FIRST = """
+SELECT body FROM objects WHERE kind = :kind AND position > :bound AND deleted = 0 ORDER BY position
+"""
+_OLDEST_FIRST_OF_OWNER = """
+SELECT body FROM objects WHERE owner = :owner AND kind = :kind AND position > :bound AND deleted = 0
+ORDER BY position
+"""
+
 _POSITION_MAX = 2**63 - 1
+
+# What no two objects of a kind share, besides the id.
+_NAME_FIELDS = {"invoice": "number", "price": "lookup_key"}
 
 
 class StateUnusable(Exception):
@@ -134,13 +154,15 @@ class Store:
     def insert(self, body: StripeObject, *, owner: str | None) -> None:
         """Stores a new object under its `id`, of the kind that its `object` names."""
         self._connection.execute(
-            "INSERT INTO objects (id, kind, owner, body) VALUES (?, ?, ?, ?)",
-            (body["id"], body["object"], owner, json.dumps(body)),
+            "INSERT INTO objects (id, kind, owner, name, body) VALUES (?, ?, ?, ?, ?)",
+            (body["id"], body["object"], owner, _name(body), json.dumps(body)),
         )
 
     def replace(self, body: StripeObject) -> None:
         """Stores the object's new state; its place in lists stays."""
-        self._connection.execute("UPDATE objects SET body = ? WHERE id = ?", (json.dumps(body), body["id"]))
+        self._connection.execute(
+            "UPDATE objects SET name = ?, body = ? WHERE id = ?", (_name(body), json.dumps(body), body["id"])
+        )
 
     def set_owner(self, identifier: str, owner: str | None) -> None:
         """Puts the object into another owner's lists."""
@@ -166,22 +188,22 @@ class Store:
         row = self._connection.execute("SELECT position FROM objects WHERE id = ?", (identifier,)).fetchone()
         return None if row is None else int(row[0])
 
+    def named(self, kind: str, name: str) -> StripeObject | None:
+        """The object of that kind with this invoice number, or with this lookup key."""
+        row = self._connection.execute("SELECT body FROM objects WHERE kind = ? AND name = ?", (kind, name)).fetchone()
+        return None if row is None else _parsed(row[0])
+
     def newest_first(self, kind: str, *, owner: str | None = None, before: int | None = None) -> Iterator[StripeObject]:
         """The objects of a kind (of one owner), from a position on backwards, without deleted ones."""
-        rows = self._connection.execute(
-            "SELECT body FROM objects WHERE kind = :kind AND position < :before AND deleted = 0"
-            " AND (:owner IS NULL OR owner = :owner) ORDER BY position DESC",
-            {"kind": kind, "owner": owner, "before": _POSITION_MAX if before is None else before},
-        )
+        statement = _NEWEST_FIRST if owner is None else _NEWEST_FIRST_OF_OWNER
+        bound = _POSITION_MAX if before is None else before
+        rows = self._connection.execute(statement, {"kind": kind, "owner": owner, "bound": bound})
         return (_parsed(body) for (body,) in rows)
 
     def oldest_first(self, kind: str, *, owner: str | None = None, after: int = 0) -> Iterator[StripeObject]:
         """The objects of a kind (of one owner), from a position on forwards, without deleted ones."""
-        rows = self._connection.execute(
-            "SELECT body FROM objects WHERE kind = :kind AND position > :after AND deleted = 0"
-            " AND (:owner IS NULL OR owner = :owner) ORDER BY position",
-            {"kind": kind, "owner": owner, "after": after},
-        )
+        statement = _OLDEST_FIRST if owner is None else _OLDEST_FIRST_OF_OWNER
+        rows = self._connection.execute(statement, {"kind": kind, "owner": owner, "bound": after})
         return (_parsed(body) for (body,) in rows)
 
     # ---- idempotent answers
@@ -248,6 +270,11 @@ class Store:
             (count_max,),
         )
         return [_delivery(row) for row in rows]
+
+
+def _name(body: StripeObject) -> str | None:
+    field = _NAME_FIELDS.get(body["object"])
+    return None if field is None else body[field]
 
 
 def _parsed(body: str) -> StripeObject:

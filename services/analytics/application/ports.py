@@ -81,9 +81,7 @@ class CostRerater(Protocol):
         """Calls since an event time with costs from an earlier table than that, in sequence, at most `count`."""
         ...
 
-    async def replace_costs(
-        self, organization_id: str, calls: Sequence[RatedCall], *, price_version: int
-    ) -> bool:
+    async def replace_costs(self, organization_id: str, calls: Sequence[RatedCall], *, price_version: int) -> bool:
         """Writes new costs of calls that are kept, in one transaction. False, and nothing is written, when
         price_version is not the newest any more.
         """

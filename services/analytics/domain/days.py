@@ -28,17 +28,12 @@ def interval_of_days(start_date: str, end_date: str, *, zone: tzinfo, now: datet
     has 23 or 25 hours; the intervals of consecutive days tile. Raises InvalidField and LimitExceeded.
     """
     end = _date_from_text("end_date", end_date) if end_date else now.astimezone(zone).date()
-    if start_date:
-        start = _date_from_text("start_date", start_date)
-    else:
-        start = _shifted("end_date", end, -_DAYS_BEFORE_END)
+    start = _date_from_text("start_date", start_date) if start_date else _shifted("end_date", end, -_DAYS_BEFORE_END)
     if end < start:
         raise InvalidField(field="end_date", problem=f"{end} is before start_date {start}")
     days = (end - start).days + 1
     if days > limits.SUMMARY_DAYS_MAX:
-        raise LimitExceeded(
-            what="days from start_date to end_date", actual=days, maximum=limits.SUMMARY_DAYS_MAX
-        )
+        raise LimitExceeded(what="days from start_date to end_date", actual=days, maximum=limits.SUMMARY_DAYS_MAX)
     return Interval(
         _first_instant("start_date", start, zone),
         _first_instant("end_date", _shifted("end_date", end, 1), zone),

@@ -178,18 +178,14 @@ class _Shelf:
         return Quote(own, is_fallback=asked != moment)
 
     def _in_force(self, provider: str, model: str, moment: datetime) -> Rates | None:
-        return _latest(self._series.get((provider, model)), moment) or _latest(
-            self._series.get((provider, "")), moment
-        )
+        return _latest(self._series.get((provider, model)), moment) or _latest(self._series.get((provider, "")), moment)
 
     def _costliest_at(self, moment: datetime) -> Rates:
         # Between two starts nothing changes, so each stretch is worked out once.
         stretch = bisect_right(self._starts, moment)
         costliest = self._costliest.get(stretch)
         if costliest is None:
-            in_force = [
-                rates for series in self._series.values() if (rates := _latest(series, moment)) is not None
-            ]
+            in_force = [rates for series in self._series.values() if (rates := _latest(series, moment)) is not None]
             costliest = self._costliest[stretch] = Rates(
                 input=max(rates.input for rates in in_force),
                 cache_read=max(rates.cache_read for rates in in_force),

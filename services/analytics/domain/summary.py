@@ -49,9 +49,7 @@ class CostSummary:
         return round_half_away(share * _HUNDREDTHS_OF_A_PERCENT)
 
 
-def summarize(
-    providers: Sequence[ProviderTotal], *, baseline_provider: str, applied_sequence: int
-) -> CostSummary:
+def summarize(providers: Sequence[ProviderTotal], *, baseline_provider: str, applied_sequence: int) -> CostSummary:
     """Adds up and orders the totals of providers."""
     return CostSummary(
         actual_femto_usd=sum(total.cost_femto_usd for total in providers),

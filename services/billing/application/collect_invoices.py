@@ -38,22 +38,25 @@ class CollectInvoices:
             async with asyncio.timeout(limits.CLAIM_WORK.total_seconds()):
                 await self._hand_over(due)
         except CollectionRefused as refusal:
-            log.error("invoice_parked", invoice_id=due.invoice_id, reason=str(refusal))
-            await self._due.park(due, reason=str(refusal)[: limits.ERROR_TEXT_MAX])
+            await self._park(due, str(refusal))
         except (Refused, TimeoutError) as error:
             log.warning("invoice_retries", invoice_id=due.invoice_id, attempt=due.attempt_count, error=str(error))
             at = self._clock.now() + retry_pause(due.attempt_count)
             await self._due.retry(due, at=at, error=str(error)[: limits.ERROR_TEXT_MAX])
+
+    async def _park(self, due: DueInvoice, reason: str) -> None:
+        log.error("invoice_parked", invoice_id=due.invoice_id, reason=reason)
+        await self._due.park(due, reason=reason[: limits.ERROR_TEXT_MAX])
 
     async def _hand_over(self, due: DueInvoice) -> None:
         async with self._books.read(due.organization_id) as reader:
             invoice = await reader.invoice(due.invoice_id)
             customer_id = await reader.stripe_customer_id()
         if not customer_id:
-            customer_id = await self._collector.ensure_customer(due.organization_id)
+            customer_id = await self._collector.ensure_customer(due.organization_id, attempt_count=due.attempt_count)
             async with self._books.open(due.organization_id) as book:
                 await book.set_stripe_customer(customer_id)
-        collected = await self._collector.collect(invoice, customer_id)
+        collected = await self._collector.collect(invoice, customer_id, attempt_count=due.attempt_count)
         async with self._books.open(due.organization_id) as book:
             await book.set_collected(due.invoice_id, collected.stripe_invoice_id)
         log.info("invoice_collected", invoice_id=due.invoice_id, stripe_id=collected.stripe_invoice_id)

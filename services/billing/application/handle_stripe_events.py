@@ -82,5 +82,3 @@ class HandleStripeEvents:
     async def _note(self, due: DueEvent, outcome: str) -> None:
         await self._inbox.set_handled(due, now=self._clock.now(), outcome=outcome)
         log.info("stripe_event_handled", event_id=due.event_id, outcome=outcome)
-
-

@@ -133,7 +133,7 @@ class BookReader(Protocol):
 
 class Book(BookReader, Protocol):
     """One organization's books, open for writing: everything or nothing of it is kept, and nobody else writes in them
-    meanwhile. What is written is in the change log beside it.
+    meanwhile. A change of the subscription or of an invoice's state is an entry of the change log beside it.
     """
 
     async def begin_subscription(self, subscription: Subscription, *, actor: str, request_id: str) -> Subscription:
@@ -200,14 +200,15 @@ class CollectedInvoice:
 
 class Collector(Protocol):
     """Collects what is invoiced: Stripe. Doing anything again, also after a crash or an unknown outcome, has one
-    effect. Every call raises DependencyUnavailable when trying again later may help, and CollectionRefused when not.
+    effect. `attempt_count` is 1 at the first try. Every call raises DependencyUnavailable when trying again later may
+    help, and CollectionRefused when not.
     """
 
-    async def ensure_customer(self, organization_id: str) -> str:
+    async def ensure_customer(self, organization_id: str, *, attempt_count: int) -> str:
         """The organization's customer there, made if it is not."""
         ...
 
-    async def collect(self, invoice: Invoice, stripe_customer_id: str) -> CollectedInvoice:
+    async def collect(self, invoice: Invoice, stripe_customer_id: str, *, attempt_count: int) -> CollectedInvoice:
         """Hands over an invoice with our number and our lines, to be collected. It is finalized there only when the
         total is ours to the unit; otherwise it stays a draft and CollectionRefused says what differs.
         """

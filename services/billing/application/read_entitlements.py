@@ -23,9 +23,7 @@ class Entitlements:
 class ReadEntitlements:
     """Hands the entitlements of an organization over."""
 
-    def __init__(
-        self, books: Books, plans: Plans, subscription_in_force: SubscriptionInForce, clock: Clock
-    ) -> None:
+    def __init__(self, books: Books, plans: Plans, subscription_in_force: SubscriptionInForce, clock: Clock) -> None:
         self._books = books
         self._plans = plans
         self._subscription_in_force = subscription_in_force
@@ -43,14 +41,18 @@ class ReadEntitlements:
                 page = await book.entitlements(after)
             else:
                 subscription = await book.subscription_in_force()
-                entries = () if subscription is None else (
-                    EntitlementEntry(
-                        version=subscription.entitlement_version,
-                        plan_id=subscription.plan_id,
-                        plan_version=subscription.plan_version,
-                        status=subscription.status,
-                        anchor=subscription.anchor,
-                    ),
+                entries = (
+                    ()
+                    if subscription is None
+                    else (
+                        EntitlementEntry(
+                            version=subscription.entitlement_version,
+                            plan_id=subscription.plan_id,
+                            plan_version=subscription.plan_version,
+                            status=subscription.status,
+                            anchor=subscription.anchor,
+                        ),
+                    )
                 )
                 page = EntitlementPage(entries, await book.head())
         entitlements = [await self._entitlement(organization_id, entry) for entry in page.entries]

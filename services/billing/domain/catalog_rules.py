@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from kit.money import Money, UnknownCurrency, currency_exponent, parse_decimal
+from kit.money import Money, UnknownCurrency, parse_decimal
 from services.billing.domain import limits
 from services.billing.domain.catalog import FREE_PLAN, LimitKind, Plan, PlanMeter
 from services.billing.domain.errors import InvalidCatalog
@@ -68,79 +68,82 @@ def _require_free_of_charge(plan: Plan) -> None:
 
 
 def _read_plan(text: PlanText, known_meters: Container[str]) -> Plan:
-    def refuse(field: str, problem: str) -> InvalidCatalog:
-        return InvalidCatalog(plan_id=text.plan_id[:64], field=field, problem=problem)
-
-    if not _NAME.fullmatch(text.plan_id):
-        raise refuse("plan_id", "1 to 64 lower-case letters, digits or `_`")
-    name = text.display_name
-    if not name or len(name.encode()) > limits.DISPLAY_NAME_BYTES_MAX or not name.isprintable():
-        raise refuse("display_name", f"1 to {limits.DISPLAY_NAME_BYTES_MAX} bytes of printable text")
-    try:
-        currency_exponent(text.currency_code)
-    except UnknownCurrency:
-        raise refuse("currency_code", f"{text.currency_code[:8]!r} is not a currency that can be billed") from None
-    try:
-        monthly_price = Money.parse(text.monthly_price, text.currency_code)
-        in_range = 0 <= parse_decimal(text.monthly_price) <= limits.PRICE_MAX
-    except ValueError as error:
-        raise refuse("monthly_price", str(error)) from None
-    if not in_range:
-        raise refuse("monthly_price", f"not in 0 to {limits.PRICE_MAX}")
-    if len(text.meters) > limits.PLAN_METERS_MAX:
-        raise refuse("meters", f"more than {limits.PLAN_METERS_MAX}")
+    plan_id, name = text.plan_id, text.display_name
+    _require(bool(_NAME.fullmatch(plan_id)), plan_id[:64], "plan_id", "1 to 64 lower-case letters, digits or `_`")
+    named = 0 < len(name.encode()) <= limits.DISPLAY_NAME_BYTES_MAX and name.isprintable()
+    _require(named, plan_id, "display_name", f"1 to {limits.DISPLAY_NAME_BYTES_MAX} bytes of printable text")
+    _require(len(text.meters) <= limits.PLAN_METERS_MAX, plan_id, "meters", f"more than {limits.PLAN_METERS_MAX}")
+    _require(
+        len(text.features) <= limits.PLAN_FEATURES_MAX, plan_id, "features", f"more than {limits.PLAN_FEATURES_MAX}"
+    )
+    for feature in text.features:
+        problem = f"{feature[:64]!r} is not 1 to 64 lower-case letters, digits or `_`"
+        _require(bool(_NAME.fullmatch(feature)), plan_id, "features", problem)
     meters: dict[str, PlanMeter] = {}
     for each in text.meters:
-        if each.meter in meters:
-            raise refuse(f"meters[{each.meter}]", "appears twice")
-        meters[each.meter] = _read_meter(text.plan_id, each, known_meters)
-    if len(text.features) > limits.PLAN_FEATURES_MAX:
-        raise refuse("features", f"more than {limits.PLAN_FEATURES_MAX}")
-    for feature in text.features:
-        if not _NAME.fullmatch(feature):
-            raise refuse("features", f"{feature[:64]!r} is not 1 to 64 lower-case letters, digits or `_`")
+        _require(each.meter not in meters, plan_id, f"meters[{each.meter}]", "appears twice")
+        meters[each.meter] = _read_meter(plan_id, each, known_meters)
     return Plan(
-        plan_id=text.plan_id,
+        plan_id=plan_id,
         version=0,
         display_name=name,
-        monthly_price=monthly_price,
+        monthly_price=_read_monthly_price(text),
         meters=tuple(meters[meter] for meter in sorted(meters)),
         features=dict(sorted(text.features.items())),
     )
 
 
-def _read_meter(plan_id: str, text: PlanMeterText, known_meters: Container[str]) -> PlanMeter:
-    def refuse(field: str, problem: str) -> InvalidCatalog:
-        return InvalidCatalog(plan_id=plan_id, field=f"meters[{text.meter[:64]}].{field}", problem=problem)
+def _read_monthly_price(text: PlanText) -> Money:
+    try:
+        price = Money.parse(text.monthly_price, text.currency_code)
+    except UnknownCurrency:
+        problem = f"{text.currency_code[:8]!r} is not a currency that can be billed"
+        raise InvalidCatalog(plan_id=text.plan_id, field="currency_code", problem=problem) from None
+    except ValueError as error:
+        raise InvalidCatalog(plan_id=text.plan_id, field="monthly_price", problem=str(error)) from None
+    in_range = 0 <= parse_decimal(text.monthly_price) <= limits.PRICE_MAX
+    _require(in_range, text.plan_id, "monthly_price", f"not in 0 to {limits.PRICE_MAX}")
+    return price
 
-    if text.meter not in known_meters:
-        raise refuse("meter", "is not a meter")
+
+def _read_meter(plan_id: str, text: PlanMeterText, known_meters: Container[str]) -> PlanMeter:
+    def require(sound: bool, field: str, problem: str) -> None:  # noqa: FBT001 - the condition itself, not a flag
+        _require(sound, plan_id, f"meters[{text.meter[:64]}].{field}", problem)
+
+    limit = text.limit_quantity
+    require(text.meter in known_meters, "meter", "is not a meter")
     if text.limit_kind is None:
-        raise refuse("limit_kind", "must say how the limit counts")
-    if text.limit_quantity is not None and not 0 <= text.limit_quantity <= limits.QUANTITY_MAX:
-        raise refuse("limit_quantity", "not in 0 to 2^53 - 1")
-    if not 0 <= text.grace_percent <= limits.GRACE_PERCENT_MAX:
-        raise refuse("grace_percent", f"not in 0 to {limits.GRACE_PERCENT_MAX}")
-    if not 0 <= text.included_quantity <= limits.QUANTITY_MAX:
-        raise refuse("included_quantity", "not in 0 to 2^53 - 1")
-    # What is held at once is not used up, so there is nothing of it to include or to charge.
-    if text.limit_kind is LimitKind.CONCURRENCY and text.included_quantity:
-        raise refuse("included_quantity", "must be 0 with a concurrency limit")
-    if text.limit_kind is LimitKind.CONCURRENCY and text.overage_unit_price:
-        raise refuse("overage_unit_price", "must be empty with a concurrency limit")
-    overage_unit_price: Decimal | None = None
-    if text.overage_unit_price:
-        try:
-            overage_unit_price = parse_decimal(text.overage_unit_price)
-        except ValueError as error:
-            raise refuse("overage_unit_price", str(error)) from None
-        if not 0 <= overage_unit_price <= limits.PRICE_MAX:
-            raise refuse("overage_unit_price", f"not in 0 to {limits.PRICE_MAX}")
+        raise InvalidCatalog(plan_id=plan_id, field=f"meters[{text.meter}].limit_kind", problem="must be said")
+    require(limit is None or 0 <= limit <= limits.QUANTITY_MAX, "limit_quantity", "not in 0 to 2^53 - 1")
+    in_range = 0 <= text.grace_percent <= limits.GRACE_PERCENT_MAX
+    require(in_range, "grace_percent", f"not in 0 to {limits.GRACE_PERCENT_MAX}")
+    require(0 <= text.included_quantity <= limits.QUANTITY_MAX, "included_quantity", "not in 0 to 2^53 - 1")
+    if text.limit_kind is LimitKind.CONCURRENCY:
+        # What is held at once is not used up, so there is nothing of it to include or to charge.
+        require(not text.included_quantity, "included_quantity", "must be 0 with a concurrency limit")
+        require(not text.overage_unit_price, "overage_unit_price", "must be empty with a concurrency limit")
     return PlanMeter(
         meter=text.meter,
         limit_kind=text.limit_kind,
         limit_quantity=text.limit_quantity,
         grace_percent=text.grace_percent,
         included_quantity=text.included_quantity,
-        overage_unit_price=overage_unit_price,
+        overage_unit_price=_read_overage_price(plan_id, text),
     )
+
+
+def _read_overage_price(plan_id: str, text: PlanMeterText) -> Decimal | None:
+    if not text.overage_unit_price:
+        return None
+    field = f"meters[{text.meter}].overage_unit_price"
+    try:
+        price = parse_decimal(text.overage_unit_price)
+    except ValueError as error:
+        raise InvalidCatalog(plan_id=plan_id, field=field, problem=str(error)) from None
+    _require(0 <= price <= limits.PRICE_MAX, plan_id, field, f"not in 0 to {limits.PRICE_MAX}")
+    return price
+
+
+def _require(sound: bool, plan_id: str, field: str, problem: str) -> None:  # noqa: FBT001 - the condition itself
+    if not sound:
+        raise InvalidCatalog(plan_id=plan_id, field=field, problem=problem)

@@ -12,4 +12,5 @@ _DOUBLINGS_MAX = 12
 
 def retry_pause(attempt_count: int) -> timedelta:
     """A second after the first attempt, twice as long after each further one, up to an hour; it never gives up."""
-    return min(limits.RETRY_FIRST * 2 ** min(max(attempt_count - 1, 0), _DOUBLINGS_MAX), limits.RETRY_MAX)
+    doublings = min(max(attempt_count - 1, 0), _DOUBLINGS_MAX)
+    return min(limits.RETRY_FIRST * (1 << doublings), limits.RETRY_MAX)

@@ -74,19 +74,19 @@ def decide(
     A quantity q is allowed while used + held + q is at most the hard limit, and is in the grace band when that sum is
     above the limit. A gate is decided as a quantity of 1 and holds nothing. Concurrency limits count no usage.
     """
-    consumptions = {consumption.counter: consumption for consumption in check.consumptions}
+    consumptions = {consumption.meter: consumption for consumption in check.consumptions}
     states = [
-        _state(limit, usage.get(limit.counter, Usage()), consumptions[limit.counter])
+        _state(limit, usage.get(limit.counter, Usage()), consumptions[limit.counter.meter])
         for limit in matching(limits, check)
     ]
     denying = [state for state in states if state.outcome is Outcome.DENIED]
     if standing is not Standing.ACTIVE:
         return Decision(Outcome.DENIED, _STANDING_REASONS[standing], _denying_first(states))
     if denying:
-        reset_helps = all(_reset_helps(state, consumptions[state.limit.counter]) for state in denying)
+        reset_helps = all(_reset_helps(state, consumptions[state.limit.counter.meter]) for state in denying)
         return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], _denying_first(states), reset_helps)
     if check.mode is Mode.RESERVE:
-        states = [_holding(state, consumptions[state.limit.counter]) for state in states]
+        states = [_holding(state, consumptions[state.limit.counter.meter]) for state in states]
     in_grace = any(state.outcome is Outcome.ALLOWED_IN_GRACE for state in states)
     return Decision(Outcome.ALLOWED_IN_GRACE if in_grace else Outcome.ALLOWED, None, tuple(states))
 

@@ -12,6 +12,6 @@ class UnknownMeter(Refused):
 
 
 class InvalidQuantity(Refused):
-    """consumptions: quantity {quantity} of {meter!r} is not in 0 to 2^53 - 1."""  # noqa: D403 - a field's name
+    """consumptions: quantity {quantity} of {meter!r} is not in 0 to 2^53 - 1."""
 
     reason = "INVALID_QUANTITY"

@@ -335,9 +335,9 @@ def _check_number(call: Call, invoice: StripeObject) -> None:
     number = invoice["number"]
     if number is None:
         return
-    for other in call.store.newest_first("invoice"):
-        if other["number"] == number and other["id"] != invoice["id"]:
-            raise not_possible(f"The number {number} is already used by {other['id']}.", param="number")
+    other = call.store.named("invoice", number)
+    if other is not None and other["id"] != invoice["id"]:
+        raise not_possible(f"The number {number} is already used by {other['id']}.", param="number")
 
 
 OPERATIONS = (

@@ -155,13 +155,14 @@ def _recurring(params: Params | None) -> StripeObject | None:
 def _claim_lookup_key(call: Call, lookup_key: str | None, *, transfer: bool) -> None:
     if lookup_key is None:
         return
-    holders = [body for body in call.store.newest_first("price") if body["lookup_key"] == lookup_key]
-    for holder in holders:
-        if not transfer:
-            message = f"A price (`{holder['id']}`) already uses that lookup key."
-            raise not_possible(message, code="resource_already_exists", param="lookup_key")
-        holder["lookup_key"] = None
-        call.change(holder)
+    holder = call.store.named("price", lookup_key)
+    if holder is None:
+        return
+    if not transfer:
+        message = f"A price (`{holder['id']}`) already uses that lookup key."
+        raise not_possible(message, code="resource_already_exists", param="lookup_key")
+    holder["lookup_key"] = None
+    call.change(holder)
 
 
 OPERATIONS = (

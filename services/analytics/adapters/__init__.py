@@ -1,0 +1,1 @@
+"""Where prices and costs are kept, and whom analytics asks."""

@@ -1,0 +1,80 @@
+"""The usage ledger as a feed, read from metering's LedgerService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kit.clock import from_unix_microseconds
+from kit.feed import Head, Page, Position
+from kit.grpc.errors import refusal_from_call
+from services.analytics.domain.calls import LedgerEntry, ProviderCall
+from tollbook.feed.v1 import feed_pb2
+from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2
+
+_DEPENDENCY = "metering"
+_MICROSECONDS_PER_SECOND = 1_000_000
+_NANOS_PER_MICROSECOND = 1_000
+
+
+class LedgerFeed:
+    """kit.feed.Feed over the ledger, by organization."""
+
+    def __init__(self, metering: grpc.aio.Channel) -> None:
+        self._stub = ledger_pb2_grpc.LedgerServiceStub(metering)
+
+    async def watch(self) -> AsyncIterator[Sequence[Head]]:
+        """As Feed. Raises DependencyUnavailable when the connection breaks."""
+        try:
+            async for response in self._stub.WatchHeads(ledger_pb2.WatchHeadsRequest()):
+                yield [Head(head.organization_id, _position_from_pb(head.position)) for head in response.heads]
+        except grpc.aio.AioRpcError as error:
+            raise refusal_from_call(error, _DEPENDENCY) from error
+
+    async def read(self, key: str, after: Position) -> AsyncIterator[Page[LedgerEntry]]:
+        """As Feed. Raises DependencyUnavailable when the connection breaks."""
+        request = ledger_pb2.ReadLedgerRequest(
+            organization_id=key,
+            after=feed_pb2.Position(sequence=after.sequence, commit_id=after.commit_id),
+        )
+        try:
+            async for response in self._stub.ReadLedger(request):
+                entries = tuple(_entry_from_pb(event) for event in response.events)
+                yield Page(entries, _position_from_pb(response.position))
+        except grpc.aio.AioRpcError as error:
+            raise refusal_from_call(error, _DEPENDENCY) from error
+
+
+def _position_from_pb(message: feed_pb2.Position) -> Position:
+    return Position(message.sequence, message.commit_id)
+
+
+def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> LedgerEntry:
+    event = message.event
+    return LedgerEntry(message.sequence, _call_from_pb(event) if event.HasField("provider_call") else None)
+
+
+def _call_from_pb(event: metering_pb2.UsageEvent) -> ProviderCall:
+    call, subject = event.provider_call, event.subject
+    return ProviderCall(
+        event_time=from_unix_microseconds(_microseconds(event.event_time)),
+        provider=call.provider,
+        model=call.model,
+        project_id=subject.project_id,
+        team_id=subject.team_id,
+        user_id=subject.user_id,
+        agent_id=subject.agent_id,
+        task_id=subject.task_id,
+        tokens_input_uncached=call.tokens_input_uncached,
+        tokens_cache_read=call.tokens_cache_read,
+        tokens_cache_write=call.tokens_cache_write,
+        tokens_output=call.tokens_output,
+        tokens_reasoning=call.tokens_reasoning,
+    )
+
+
+def _microseconds(timestamp: Timestamp) -> int:
+    # Cut and not rounded: a call just before midnight stays before it.
+    return timestamp.seconds * _MICROSECONDS_PER_SECOND + timestamp.nanos // _NANOS_PER_MICROSECOND

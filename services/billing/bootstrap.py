@@ -1,0 +1,83 @@
+"""Puts billing together: the only file that names concrete adapters."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+
+from kit.clock import SystemClock
+from kit.grpc.client import connect
+from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
+from kit.grpc.server import Application
+from kit.postgres.database import Database
+from services.billing.adapters.postgres_books import PostgresBooks, PostgresEntitlementHeads
+from services.billing.adapters.postgres_catalog import PostgresPlans
+from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
+from services.billing.adapters.remote_accounts import AccountsOrganizations
+from services.billing.adapters.remote_metering import MeteringUsage
+from services.billing.adapters.stripe_collector import StripeCollector
+from services.billing.application.apply_catalog import ApplyCatalog
+from services.billing.application.close_billing_period import CloseBillingPeriod
+from services.billing.application.collect_invoices import CollectInvoices
+from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.handle_stripe_events import HandleStripeEvents
+from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.rate_period import RatePeriod
+from services.billing.application.read_entitlements import ReadEntitlements
+from services.billing.application.store_stripe_event import StoreStripeEvent
+from services.billing.application.subscription_in_force import SubscriptionInForce
+from services.billing.config import BillingSettings
+from services.billing.rpc.billing_servicer import BillingServicer
+from services.billing.rpc.catalog_servicer import CatalogServicer
+from services.billing.rpc.entitlement_servicer import EntitlementServicer
+from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
+from services.billing.workers.working_off import work_off
+
+
+async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> Application:
+    """The service, with everything it opened handed to `resources`."""
+    tenant, fleet = Database(settings.postgres_tenant_url), Database(settings.postgres_fleet_url)
+    for database in (tenant, fleet):
+        resources.push_async_callback(database.close)
+    accounts = await resources.enter_async_context(connect(settings.accounts_address, settings.service_key))
+    metering = await resources.enter_async_context(connect(settings.metering_address, settings.service_key))
+    collector = StripeCollector(settings.stripe_api_key, settings.stripe_api_base)
+    resources.push_async_callback(collector.close)
+
+    clock = SystemClock()
+    books, plans, usage = PostgresBooks(tenant), PostgresPlans(tenant, fleet), MeteringUsage(metering)
+    inbox = PostgresStripeInbox(fleet)
+    organizations = RemoteOrganizations(accounts)
+    in_force = SubscriptionInForce(books, plans, AccountsOrganizations(organizations), clock)
+    rate_period = RatePeriod(usage, plans)
+
+    catalog = CatalogServicer(plans=plans, apply_catalog=ApplyCatalog(plans, usage))
+    billing = BillingServicer(
+        books=books,
+        subscription_in_force=in_force,
+        create_subscription=CreateSubscription(books, plans, in_force, clock),
+        preview_invoice=PreviewInvoice(in_force, rate_period),
+        close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
+        exists=organizations.exists,
+    )
+    entitlements = EntitlementServicer(
+        heads=PostgresEntitlementHeads(fleet), read_entitlements=ReadEntitlements(books, plans, in_force, clock)
+    )
+    webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
+
+    async def prepare() -> None:
+        for database in (tenant, fleet):
+            await database.assert_safe_role()
+
+    return Application(
+        authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
+        servicers=[catalog, billing, entitlements, webhook],
+        workers={
+            "collect_invoices": partial(
+                work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, clock)
+            ),
+            "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, collector, clock)),
+        },
+        prepare=prepare,
+        ready=[tenant.ping, fleet.ping],
+    )

@@ -1,0 +1,191 @@
+"""Plans, subscriptions, entitlements and invoices on the wire and in the domain."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kit.clock import from_unix_microseconds, unix_microseconds
+from kit.errors import InvalidField, LimitExceeded
+from kit.feed import Position
+from kit.money import format_decimal
+from services.billing.application.subscription_in_force import Standing
+from services.billing.domain import limits
+from services.billing.domain.catalog import LimitKind, Plan, PlanMeter
+from services.billing.domain.catalog_rules import PlanMeterText, PlanText
+from services.billing.domain.invoices import Invoice, InvoiceKey, Line
+from services.billing.domain.subscriptions import Entitlement
+from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2
+from tollbook.feed.v1 import feed_pb2
+
+_NANOS_PER_MICROSECOND = 1_000
+
+_LIMIT_KINDS = {
+    catalog_pb2.PLAN_LIMIT_KIND_PERIOD: LimitKind.PERIOD,
+    catalog_pb2.PLAN_LIMIT_KIND_CONCURRENCY: LimitKind.CONCURRENCY,
+}
+
+
+def plan_text_from_pb(message: catalog_pb2.Plan) -> PlanText:
+    """The plan as written; its version is ours to set and is not read."""
+    return PlanText(
+        plan_id=message.plan_id,
+        display_name=message.display_name,
+        monthly_price=message.monthly_price,
+        currency_code=message.currency_code,
+        meters=tuple(
+            PlanMeterText(
+                meter=each.meter,
+                limit_kind=_LIMIT_KINDS.get(each.limit_kind),
+                limit_quantity=each.limit_quantity if each.HasField("limit_quantity") else None,
+                grace_percent=each.grace_percent,
+                included_quantity=each.included_quantity,
+                overage_unit_price=each.overage_unit_price,
+            )
+            for each in message.meters
+        ),
+        features=dict(message.features),
+    )
+
+
+def plan_to_pb(plan: Plan) -> catalog_pb2.Plan:
+    """The plan."""
+    return catalog_pb2.Plan(
+        plan_id=plan.plan_id,
+        version=plan.version,
+        display_name=plan.display_name,
+        monthly_price=str(plan.monthly_price),
+        currency_code=plan.monthly_price.currency_code,
+        meters=[_plan_meter_to_pb(each) for each in plan.meters],
+        features=plan.features,
+    )
+
+
+def _plan_meter_to_pb(each: PlanMeter) -> catalog_pb2.PlanMeter:
+    return catalog_pb2.PlanMeter(
+        meter=each.meter,
+        limit_kind=catalog_pb2.PlanLimitKind.Value(f"PLAN_LIMIT_KIND_{each.limit_kind.value}"),
+        limit_quantity=each.limit_quantity,
+        grace_percent=each.grace_percent,
+        included_quantity=each.included_quantity,
+        overage_unit_price="" if each.overage_unit_price is None else format_decimal(each.overage_unit_price),
+    )
+
+
+def subscription_to_pb(standing: Standing) -> billing_pb2.Subscription:
+    """The subscription with its current period."""
+    subscription, period = standing.subscription, standing.period
+    return billing_pb2.Subscription(
+        subscription_id=subscription.subscription_id,
+        organization_id=subscription.organization_id,
+        plan_id=subscription.plan_id,
+        plan_version=subscription.plan_version,
+        status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{subscription.status.value}"),
+        start_time=_timestamp(subscription.anchor),
+        period_start_time=_timestamp(period.start),
+        period_end_time=_timestamp(period.end),
+        stripe_customer_id=subscription.stripe_customer_id,
+    )
+
+
+def entitlement_to_pb(entitlement: Entitlement) -> entitlements_pb2.Entitlement:
+    """The entitlement."""
+    return entitlements_pb2.Entitlement(
+        organization_id=entitlement.organization_id,
+        version=entitlement.version,
+        plan_id=entitlement.plan.plan_id,
+        status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{entitlement.status.value}"),
+        period_start_time=_timestamp(entitlement.period.start),
+        period_end_time=_timestamp(entitlement.period.end),
+        meters=[_plan_meter_to_pb(each) for each in entitlement.plan.meters],
+        features=entitlement.plan.features,
+    )
+
+
+def invoice_to_pb(invoice: Invoice) -> billing_pb2.Invoice:
+    """The invoice, or the preview of one."""
+    return billing_pb2.Invoice(
+        invoice_id=invoice.invoice_id,
+        organization_id=invoice.organization_id,
+        number=invoice.number,
+        state=billing_pb2.InvoiceState.Value(f"INVOICE_STATE_{invoice.state.value}"),
+        currency_code=invoice.total.currency_code,
+        total=str(invoice.total),
+        lines=[_line_to_pb(line) for line in invoice.lines],
+        period_start_time=_timestamp(invoice.period.start),
+        period_end_time=_timestamp(invoice.period.end),
+        closed_through_sequence=invoice.closed_through_sequence,
+        plan_id=invoice.plan_id,
+        plan_version=invoice.plan_version,
+        finalize_time=None if invoice.finalize_time is None else _timestamp(invoice.finalize_time),
+        stripe_invoice_id=invoice.stripe_invoice_id,
+    )
+
+
+def _line_to_pb(line: Line) -> billing_pb2.InvoiceLine:
+    return billing_pb2.InvoiceLine(
+        kind=billing_pb2.InvoiceLineKind.Value(f"INVOICE_LINE_KIND_{line.kind.value}"),
+        description=line.description,
+        amount=str(line.amount),
+        meter=line.meter,
+        used_quantity=line.used_quantity,
+        included_quantity=line.included_quantity,
+        charged_quantity=line.charged_quantity,
+        unit_price="" if line.unit_price is None else format_decimal(line.unit_price),
+        start_time=_timestamp(line.period.start),
+        end_time=_timestamp(line.period.end),
+    )
+
+
+def position_from_pb(message: feed_pb2.Position) -> Position:
+    """The position."""
+    return Position(message.sequence, message.commit_id)
+
+
+def position_to_pb(position: Position) -> feed_pb2.Position:
+    """The position."""
+    return feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
+
+
+def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
+    """A moment. Raises InvalidField when it is finer than a microsecond, which could not be kept."""
+    if timestamp.nanos % _NANOS_PER_MICROSECOND:
+        raise InvalidField(field=field, problem="finer than a microsecond")
+    try:
+        return from_unix_microseconds(timestamp.ToMicroseconds())
+    except (OverflowError, ValueError):
+        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None
+
+
+def page_size_from_pb(page_size: int) -> int:
+    """How many invoices a page may have; 0 means the default. Raises LimitExceeded and InvalidField."""
+    if page_size < 0:
+        raise InvalidField(field="page_size", problem="negative")
+    if page_size > limits.PAGE_INVOICES_MAX:
+        raise LimitExceeded(what="page_size", actual=page_size, maximum=limits.PAGE_INVOICES_MAX)
+    return page_size or limits.PAGE_INVOICES
+
+
+def page_token_to_pb(key: InvoiceKey) -> str:
+    """The token of the page after the invoice: opaque to callers."""
+    return base64.urlsafe_b64encode(f"{unix_microseconds(key.finalize_time)}:{key.invoice_id}".encode()).decode()
+
+
+def page_token_from_pb(token: str) -> InvoiceKey | None:
+    """The invoice that the page comes after; None for the first page. Raises InvalidField."""
+    if not token:
+        return None
+    try:
+        microseconds, _, invoice_id = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
+        return InvoiceKey(from_unix_microseconds(int(microseconds)), invoice_id)
+    except (binascii.Error, ValueError, OverflowError):
+        raise InvalidField(field="page_token", problem="not one that ListInvoices gave") from None
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromMicroseconds(unix_microseconds(moment))
+    return timestamp

@@ -1,0 +1,51 @@
+"""The keys and fields of an organization. Their bytes are pinned by a test: a change of them is a loss of the store."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from kit.errors import InvalidField
+from services.quota.domain.entitlements import Period
+from services.quota.domain.limits import Counter
+
+# No braces, or an organization could choose its slot; no colons, or two could share a key.
+_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+class OrganizationKeys:
+    """The keys of one organization. The braces make Redis Cluster hash the organization alone."""
+
+    __slots__ = ("_prefix", "entitlement", "expiries", "held", "state")
+
+    def __init__(self, organization_id: str) -> None:
+        if not _ORGANIZATION_ID.fullmatch(organization_id):
+            raise InvalidField(field="organization_id", problem="1 to 64 lower-case letters, digits, `_` or `-`")
+        self._prefix = f"quota:{{{organization_id}}}"
+        self.entitlement = f"{self._prefix}:entitlement"
+        self.state = f"{self._prefix}:state"
+        self.held = f"{self._prefix}:held"
+        self.expiries = f"{self._prefix}:expiries"
+
+    def used(self, period: Period) -> str:
+        """What was used in a period."""
+        return f"{self._prefix}:used:{period.start_us}"
+
+    def reservation(self, reservation_id: str) -> str:
+        """One reservation."""
+        return f"{self._prefix}:reservation:{reservation_id}"
+
+
+@lru_cache(maxsize=10_000)
+def keys_of(organization_id: str) -> OrganizationKeys:
+    """The keys of an organization. Raises InvalidField for an id that is none."""
+    return OrganizationKeys(organization_id)
+
+
+@lru_cache(maxsize=10_000)
+def counter_field(counter: Counter) -> str:
+    """The field of a counter in `used`, `held` and (with `held|` before it) in a reservation.
+
+    Neither a kind nor an id contains a bar, so a meter may contain anything.
+    """
+    return f"{counter.scope.kind.value}|{counter.scope.id}|{counter.meter}"

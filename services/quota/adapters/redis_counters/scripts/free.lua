@@ -1,0 +1,66 @@
+-- Ends reservations whose time has passed, once the counters include all that was recorded before their end was seen.
+--
+-- KEYS  1 state   2 held   3 expiries   4.. one reservation each
+-- ARGV  1 sequence of the ledger's head now   2 how long an ended reservation is remembered, in milliseconds
+--       3.. the reservations' ids, in the order of their keys
+-- Answers {freed, waiting, now, next expiry or ''}.
+--
+-- Why so: usage recorded before the end but not applied yet would be counted by nobody if its hold were freed now.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local head = tonumber(ARGV[1])
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
+local epoch, applied = state[1], tonumber(state[2] or '0')
+local intact = epoch and redis.call('HGET', KEYS[2], 'epoch') == epoch
+
+local marks, draws, ends, gone, lost, waiting = {}, {}, {}, {}, false, 0
+for key = 4, #KEYS do
+  local id = ARGV[key - 1]
+  local record = {}
+  local flat = redis.call('HGETALL', KEYS[key])
+  for index = 1, #flat, 2 do
+    record[flat[index]] = flat[index + 1]
+  end
+  if not intact or record.epoch ~= epoch or record.ended then
+    gone[#gone + 1] = id
+    -- An open reservation whose record vanished: what it held is unknown, so the holds are no longer to be believed.
+    lost = lost or (intact and not record.epoch and redis.call('ZSCORE', KEYS[3], id))
+  elseif tonumber(record.expire_us) <= now then
+    local noted = tonumber(record.expired_at_head or ARGV[1])
+    if not record.expired_at_head then
+      marks[#marks + 1] = KEYS[key]
+    end
+    -- A head that was noted and is no longer reached belongs to a ledger that was rewound.
+    if applied >= math.min(noted, head) then
+      ends[#ends + 1] = {KEYS[key], id}
+      for name, remaining in pairs(record) do
+        if string.sub(name, 1, 5) == 'held|' and remaining ~= '0' then
+          draws[#draws + 1] = {KEYS[key], string.sub(name, 6), string.format('%.0f', -tonumber(remaining))}
+        end
+      end
+    else
+      waiting = waiting + 1
+    end
+  end
+end
+
+for _, key in ipairs(marks) do
+  redis.call('HSET', key, 'expired_at_head', ARGV[1])
+end
+for _, each in ipairs(draws) do
+  redis.call('HINCRBY', each[1], 'held|' .. each[2], each[3])
+  redis.call('HINCRBY', KEYS[2], each[2], each[3])
+end
+for _, each in ipairs(ends) do
+  redis.call('HSET', each[1], 'ended', '1')
+  redis.call('PEXPIRE', each[1], ARGV[2])
+  redis.call('ZREM', KEYS[3], each[2])
+end
+for _, id in ipairs(gone) do
+  redis.call('ZREM', KEYS[3], id)
+end
+if lost then
+  redis.call('HDEL', KEYS[2], 'epoch')
+end
+return {#ends, waiting, string.format('%.0f', now), redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or ''}

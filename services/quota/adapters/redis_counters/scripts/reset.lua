@@ -1,0 +1,50 @@
+-- Sets what was used in a period, as of a position of the ledger: after a loss, for a new period, after a rewound log.
+--
+-- KEYS  1 state   2 entitlement   3 used (of the period sent)   4 held   5 expiries
+-- ARGV  1 epoch ('': no state), 2 sequence, 3 commit id, 4 period start: what the state must be still
+--       5 entitlement version, 6 period start, 7 period end: what the entitlement must be, and the period set
+--       8 epoch to begin if what was held is lost   9 sequence, 10 commit id: the position set
+--      11 when keys of this organization may be dropped, in Unix milliseconds
+--      12.. field and quantity of each counter
+-- Answers 1, or 0 when the state or the entitlement is another: then nothing changed.
+--
+-- Why so: compare-and-set makes it happen once while many processes try. What is held survives a reset, since only Redis
+-- knows it; if it is gone, the new epoch makes every surviving reservation void, so that none frees what is not held.
+
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us')
+if state[1] then
+  for index = 1, 4 do
+    if state[index] ~= ARGV[index] then
+      return 0
+    end
+  end
+elseif ARGV[1] ~= '' then
+  return 0
+end
+local kept = redis.call('HMGET', KEYS[2], 'version', 'period_start_us', 'period_end_us')
+for index = 1, 3 do
+  if kept[index] ~= ARGV[index + 4] then
+    return 0
+  end
+end
+local epoch = state[1]
+local holds_lost = not epoch or redis.call('HGET', KEYS[4], 'epoch') ~= epoch
+if holds_lost then
+  epoch = ARGV[8]
+end
+
+if holds_lost then
+  redis.call('DEL', KEYS[4], KEYS[5])
+  redis.call('HSET', KEYS[4], 'epoch', epoch)
+end
+redis.call('DEL', KEYS[3])
+redis.call('HSET', KEYS[3], 'epoch', epoch)
+for at = 12, #ARGV, 2 do
+  redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
+end
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', ARGV[9], 'commit_id', ARGV[10],
+  'period_start_us', ARGV[6], 'period_end_us', ARGV[7])
+for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5]}) do
+  redis.call('PEXPIREAT', key, ARGV[11])
+end
+return 1

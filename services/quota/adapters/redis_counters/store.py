@@ -1,0 +1,283 @@
+"""The ports of counters, reservations and entitlements over Redis: arguments for the scripts, and their answers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from kit.errors import DependencyUnavailable, RequestIdReused
+from kit.feed import Position
+from kit.redis.client import Script
+from services.quota.adapters.redis_counters.documents import (
+    entitlement_from_document,
+    entitlement_to_document,
+    terms_from_document,
+    terms_to_document,
+)
+from services.quota.adapters.redis_counters.keys import counter_field, keys_of
+from services.quota.application.ports import (
+    Answer,
+    CountersMissing,
+    CounterState,
+    EntitlementOutdated,
+    Freed,
+    Instant,
+    Overrun,
+    Readings,
+    Reservation,
+)
+from services.quota.domain.checks import Check, Mode, content_digest, matching
+from services.quota.domain.decisions import Decision, decide
+from services.quota.domain.entitlements import Entitlement, Period, Standing
+from services.quota.domain.limits import Counter, Limit, Usage
+from services.quota.domain.maxima import COUNTER_MAX, SWEPT_AT_ONCE_MAX
+from services.quota.domain.usage import Tally
+
+_SCRIPTS = Path(__file__).with_name("scripts")
+_EPOCH_BYTES = 8
+
+KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
+"""Longer than the ledger accepts events back, so that nothing is dropped that could still change."""
+REMEMBERED_AFTER_END_MS = 3_600_000
+"""How long a retry of a reservation that ended gets its first answer."""
+
+Argument = str | int
+
+
+class RedisCounters:
+    """Counters, CounterUpkeep, Expiries and EntitlementShelf. Atomic by one script per method."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._check = Script(client, _SCRIPTS / "check.lua")
+        self._apply = Script(client, _SCRIPTS / "apply.lua")
+        self._reset = Script(client, _SCRIPTS / "reset.lua")
+        self._due = Script(client, _SCRIPTS / "due.lua")
+        self._free = Script(client, _SCRIPTS / "free.lua")
+        self._put_entitlement = Script(client, _SCRIPTS / "put_entitlement.lua")
+
+    async def check(self, check: Check, entitlement: Entitlement, *, period_confirmed: bool = False) -> Answer:
+        limits = matching(entitlement.limits, check)
+        counters = [consumption.counter for consumption in check.consumptions]
+        reserves = check.mode is Mode.RESERVE
+        answered = await self._ask(
+            entitlement,
+            period_confirmed=period_confirmed,
+            counters=[
+                (counter, "" if consumption.quantity is None else consumption.quantity)
+                for counter, consumption in zip(counters, check.consumptions, strict=True)
+            ],
+            limits=limits,
+            reserve_us=check.reserve_us if reserves else 0,
+            reservation_id=check.request_id,
+            digest=content_digest(check) if reserves else "",
+        )
+        if answered[0] == b"REUSED":
+            raise RequestIdReused(request_id=check.request_id)
+        _, outcome, numbers, terms, expire_us, *instant = answered
+        version, period, standing = entitlement.version, entitlement.period, entitlement.standing
+        if answered[0] == b"REPEATED":
+            version, period, limits = terms_from_document(terms)
+            standing = Standing.ACTIVE
+        decided_us, sequence, usage = _numbers(numbers, counters)
+        decision = decide(limits, usage, check, standing=standing)
+        if answered[0] == b"DECIDED":
+            _assert_twins(decision, outcome, check)
+        return Answer(
+            decision=decision,
+            reservation=Reservation(check.request_id, int(expire_us)) if expire_us else None,
+            entitlement_version=version,
+            period=period,
+            applied_sequence=sequence,
+            decided_us=decided_us,
+            instant=_instant(*instant),
+        )
+
+    async def read(
+        self, entitlement: Entitlement, counters: Sequence[Counter], *, period_confirmed: bool = False
+    ) -> Readings:
+        answered = await self._ask(
+            entitlement, period_confirmed=period_confirmed, counters=[(counter, "") for counter in counters]
+        )
+        _, _, numbers, _, _, *instant = answered
+        _, sequence, usage = _numbers(numbers, counters)
+        return Readings(usage, sequence, _instant(*instant))
+
+    async def _ask(
+        self,
+        entitlement: Entitlement,
+        *,
+        period_confirmed: bool,
+        counters: Sequence[tuple[Counter, Argument]],
+        limits: tuple[Limit, ...] = (),
+        reserve_us: int = 0,
+        reservation_id: str = "",
+        digest: str = "",
+    ) -> list[Any]:
+        keys = keys_of(entitlement.organization_id)
+        period = entitlement.period
+        names = [keys.entitlement, keys.state, keys.used(period), keys.held, keys.expiries]
+        if reserve_us:
+            names.append(keys.reservation(reservation_id))
+        args: list[Argument] = [
+            entitlement.version,
+            period.start_us,
+            period.end_us,
+            int(period_confirmed),
+            int(entitlement.standing is Standing.ACTIVE),
+            reserve_us,
+            reservation_id,
+            digest,
+            terms_to_document(entitlement.version, period, limits) if reserve_us else "",
+            _kept_until_ms(period),
+            len(counters),
+        ]
+        for counter, quantity in counters:
+            args += (counter_field(counter), quantity)
+        places = {counter: place for place, (counter, _) in enumerate(counters, start=1)}
+        args.append(len(limits))
+        for limit in limits:
+            value, hard = ("", "") if limit.value is None or limit.hard is None else (limit.value, limit.hard)
+            args += (places[limit.counter], limit.kind.value, value, hard)
+        answered: list[Any] = await self._check(keys=names, args=args)
+        if answered[0] == b"OUTDATED":
+            raise EntitlementOutdated
+        if answered[0] == b"MISSING":
+            raise CountersMissing
+        return answered
+
+    async def state(self, organization_id: str) -> CounterState | None:
+        fields = ["epoch", "sequence", "commit_id", "period_start_us", "period_end_us"]
+        with _answering():
+            values: list[Any] = await self._client.hmget(keys_of(organization_id).state, fields)
+        if values[0] is None:
+            return None
+        epoch, sequence, commit_id, start_us, end_us = (value.decode() for value in values)
+        return CounterState(epoch, Position(int(sequence), commit_id), Period(int(start_us), int(end_us)))
+
+    async def reset(
+        self,
+        entitlement: Entitlement,
+        *,
+        expected: CounterState | None,
+        position: Position,
+        used: Mapping[Counter, int],
+    ) -> bool:
+        keys = keys_of(entitlement.organization_id)
+        period = entitlement.period
+        args: list[Argument] = [
+            *(_state_arguments(expected) if expected else ("", "", "", "")),
+            entitlement.version,
+            period.start_us,
+            period.end_us,
+            secrets.token_hex(_EPOCH_BYTES),
+            position.sequence,
+            position.commit_id,
+            _kept_until_ms(period),
+        ]
+        for counter, quantity in used.items():
+            args += (counter_field(counter), min(quantity, COUNTER_MAX))
+        names = [keys.state, keys.entitlement, keys.used(period), keys.held, keys.expiries]
+        return bool(await self._reset(keys=names, args=args))
+
+    async def apply(
+        self, organization_id: str, page: Tally, *, expected: CounterState, position: Position
+    ) -> Overrun | None:
+        keys = keys_of(organization_id)
+        args: list[Argument] = [
+            *_state_arguments(expected),
+            position.sequence,
+            position.commit_id,
+            REMEMBERED_AFTER_END_MS,
+            *_counted(page.used),
+        ]
+        for reservation_id, draw in page.draws.items():
+            args += (reservation_id, int(draw.is_final), *_counted(draw.quantities))
+        names = [keys.state, keys.used(expected.period), keys.held, keys.expiries]
+        answered = await self._apply(keys=[*names, *map(keys.reservation, page.draws)], args=args)
+        match answered:
+            case [b"APPLIED", beyond_count, after_count]:
+                return Overrun(beyond_count, after_count)
+            case [b"MISSING"]:
+                raise CountersMissing
+            case _:
+                return None
+
+    async def due(self, organization_id: str) -> Sequence[str]:
+        ids = await self._due(keys=[keys_of(organization_id).expiries], args=[SWEPT_AT_ONCE_MAX])
+        return [str(each, "ascii") for each in ids]
+
+    async def free(self, organization_id: str, reservation_ids: Sequence[str], *, head_sequence: int) -> Freed:
+        keys = keys_of(organization_id)
+        freed_count, waiting_count, *instant = await self._free(
+            keys=[keys.state, keys.held, keys.expiries, *map(keys.reservation, reservation_ids)],
+            args=[head_sequence, REMEMBERED_AFTER_END_MS, *reservation_ids],
+        )
+        return Freed(freed_count, waiting_count, _instant(*instant))
+
+    async def entitlement(self, organization_id: str) -> Entitlement | None:
+        with _answering():
+            document = await self._client.hget(keys_of(organization_id).entitlement, "document")
+        return None if document is None else entitlement_from_document(document)
+
+    async def put(self, entitlement: Entitlement) -> Entitlement:
+        period = entitlement.period
+        document = await self._put_entitlement(
+            keys=[keys_of(entitlement.organization_id).entitlement],
+            args=[
+                entitlement.version,
+                period.start_us,
+                period.end_us,
+                entitlement_to_document(entitlement),
+                _kept_until_ms(period),
+            ],
+        )
+        return entitlement_from_document(document)
+
+
+def _assert_twins(decision: Decision, outcome: bytes, check: Check) -> None:
+    # What was held follows the script; an answer that said otherwise would be worse than none.
+    if decision.outcome.value.encode() != outcome:
+        raise AssertionError(f"check.lua says {outcome!r} and decide says {decision.outcome} of {check}")
+
+
+def _numbers(numbers: bytes, counters: Sequence[Counter]) -> tuple[int, int, dict[Counter, Usage]]:
+    decided_us, sequence, *counts = map(int, numbers.split(b","))
+    pairs = zip(counts[::2], counts[1::2], strict=True)
+    usage = {counter: Usage(used, held) for counter, (used, held) in zip(counters, pairs, strict=True)}
+    return decided_us, sequence, usage
+
+
+def _instant(now: bytes, next_expiry: bytes) -> Instant:
+    return Instant(int(now), int(next_expiry) if next_expiry else None)
+
+
+def _state_arguments(state: CounterState) -> tuple[Argument, ...]:
+    return (state.epoch, state.position.sequence, state.position.commit_id, state.period.start_us)
+
+
+def _counted(quantities: Mapping[Counter, int]) -> Iterator[Argument]:
+    yield len(quantities)
+    for counter, quantity in quantities.items():
+        yield counter_field(counter)
+        yield min(quantity, COUNTER_MAX)
+
+
+def _kept_until_ms(period: Period) -> int:
+    # From now, should billing name a period that is long over: keys must not vanish as they are written.
+    return max(period.end_us // 1_000, time.time_ns() // 1_000_000) + KEPT_AFTER_PERIOD_MS
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise DependencyUnavailable(dependency="Redis") from error

@@ -1,0 +1,1 @@
+"""What quota can be asked to do."""

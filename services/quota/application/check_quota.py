@@ -1,0 +1,52 @@
+"""Check a quota: may this be used, and with RESERVE, hold it."""
+
+from __future__ import annotations
+
+from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.free_expired import FreeExpired
+from services.quota.application.metrics import DECISIONS
+from services.quota.application.ports import Answer, Counters, MeterCatalog
+from services.quota.application.settle_counters import SettleCounters
+from services.quota.domain.checks import Check, validate
+from services.quota.domain.entitlements import Entitlement
+from services.quota.domain.errors import UnknownMeter
+
+
+class CheckQuota:
+    """Answers checks."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        meters: MeterCatalog,
+        settle: SettleCounters,
+        free_expired: FreeExpired,
+        agenda: ExpiryAgenda,
+    ) -> None:
+        self._counters = counters
+        self._meters = meters
+        self._settle = settle
+        self._free_expired = free_expired
+        self._agenda = agenda
+
+    async def __call__(self, check: Check) -> Answer:
+        """The answer; a denial is one. A hold whose time has passed denies nobody while metering can be reached.
+
+        Raises what `validate` raises, UnknownMeter, RequestIdReused, and DependencyUnavailable when nothing could be
+        decided; a reservation may have been made then, and the same check again gets its answer.
+        """
+        validate(check)
+        for meter in await self._meters.unknown([consumption.meter for consumption in check.consumptions]):
+            raise UnknownMeter(meter=meter[:128])
+
+        async def attempt(entitlement: Entitlement, period_confirmed: bool) -> Answer:  # noqa: FBT001 - called by Settle
+            return await self._counters.check(check, entitlement, period_confirmed=period_confirmed)
+
+        answer = await self._settle(check.organization_id, attempt)
+        expiry_is_due = answer.instant.expiry_is_due
+        if answer.decision.is_denied and expiry_is_due and await self._free_expired.in_time(check.organization_id):
+            answer = await self._settle(check.organization_id, attempt)
+        self._agenda.note(check.organization_id, answer.instant)
+        reason = answer.decision.reason
+        DECISIONS.labels(answer.decision.outcome.value, reason.value if reason else "").inc()
+        return answer

@@ -1,0 +1,12 @@
+"""What quota counts about itself."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+DECISIONS = Counter("tollbook_quota_decisions_total", "Checks that were decided.", ["decision", "reason"])
+REBUILDS = Counter("tollbook_quota_rebuilds_total", "Counters set anew from the ledger.", ["cause"])
+OVERRUNS = Counter(
+    "tollbook_quota_overruns_total", "Reservations that usage went beyond, or came after the end of.", ["kind"]
+)
+EXPIRED = Counter("tollbook_quota_expired_reservations_total", "Reservations that ended by time.")

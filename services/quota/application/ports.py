@@ -1,0 +1,215 @@
+"""What the use cases of quota need of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kit.feed import Feed, Position
+from services.quota.domain.checks import Check
+from services.quota.domain.decisions import Decision
+from services.quota.domain.entitlements import Entitlement, Period
+from services.quota.domain.limits import Counter, Usage
+from services.quota.domain.usage import Tally, UsageEntry
+
+
+class CountersMissing(Exception):
+    """Nothing usable is counted for this period: the store was lost in whole or part, or the period is a new one."""
+
+
+class EntitlementOutdated(Exception):
+    """The entitlement that was sent is not the one that the store keeps, or its period is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a check holds, and until when (Unix microseconds)."""
+
+    reservation_id: str
+    expire_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """When the store was asked, by the store's own clock, and when its next reservation of the organization ends."""
+
+    now_us: int
+    next_expiry_us: int | None
+
+    @property
+    def expiry_is_due(self) -> bool:
+        """Whether a reservation's time has passed and its hold is still counted."""
+        return self.next_expiry_us is not None and self.next_expiry_us <= self.now_us
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a check is answered."""
+
+    decision: Decision
+    reservation: Reservation | None
+    entitlement_version: int
+    period: Period
+    applied_sequence: int
+    decided_us: int
+    """When it was decided; for a repeated answer, when the first was."""
+    instant: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What counters say; those at 0 may be left out."""
+
+    usage: Mapping[Counter, Usage]
+    applied_sequence: int
+    instant: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class CounterState:
+    """What an organization's counters are: an incarnation, the position of the ledger they include, the period."""
+
+    epoch: str
+    position: Position
+    period: Period
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """How many reservations a page of usage went beyond, or came after the end of."""
+
+    beyond_count: int
+    after_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What became of reservations whose time had passed."""
+
+    freed_count: int
+    waiting_count: int
+    """Due, but the counters have not yet reached the head that was seen."""
+    instant: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Totals of a period, and the position of the ledger that they include."""
+
+    used: Mapping[Counter, int]
+    position: Position
+
+
+class Counters(Protocol):
+    """Decides and holds."""
+
+    async def check(self, check: Check, entitlement: Entitlement, *, period_confirmed: bool = False) -> Answer:
+        """Decides by `decide` and, with RESERVE, holds what is allowed, in one atomic step.
+
+        A hold belongs to its meter's counter whether or not a limit applies. A denied check changes nothing. The
+        request_id of a reservation that is open, or ended within the last hour, gets its first answer again, and
+        changes nothing; RequestIdReused when the content differs. Otherwise raises EntitlementOutdated when the
+        store keeps another entitlement or none, or its own clock is past the period (unless period_confirmed), and
+        CountersMissing when there are no counters of the entitlement's period. Raises DependencyUnavailable when the
+        store does not answer in time: the same check again finds out what happened.
+        """
+        ...
+
+    async def read(
+        self, entitlement: Entitlement, counters: Sequence[Counter], *, period_confirmed: bool = False
+    ) -> Readings:
+        """What the counters say, in one atomic step. Raises as `check`."""
+        ...
+
+
+class CounterUpkeep(Protocol):
+    """Keeps counters in step with the ledger."""
+
+    async def state(self, organization_id: str) -> CounterState | None:
+        """What is kept; None when nothing is."""
+        ...
+
+    async def reset(
+        self,
+        entitlement: Entitlement,
+        *,
+        expected: CounterState | None,
+        position: Position,
+        used: Mapping[Counter, int],
+    ) -> bool:
+        """Sets what was used in the entitlement's period, as of a position, in one atomic step.
+
+        Only if the state is still as expected and the entitlement is the one kept; else False, and nothing changes.
+        What open reservations hold stays, unless their state was lost: then a new epoch begins, in which nothing is
+        held and no earlier reservation is known.
+        """
+        ...
+
+    async def apply(
+        self, organization_id: str, page: Tally, *, expected: CounterState, position: Position
+    ) -> Overrun | None:
+        """Counts a page of the ledger and moves to its end, in one atomic step, if the state is as expected; else
+        None, and nothing changes. A reservation named is drawn down: held loses what used gains, at most what the
+        reservation still holds; a final draw frees the rest and ends it. Raises CountersMissing when a part of the
+        state was lost; nothing changes.
+        """
+        ...
+
+
+class Expiries(Protocol):
+    """Ends reservations whose time has passed."""
+
+    async def due(self, organization_id: str) -> Sequence[str]:
+        """The ids of open reservations whose time has passed by the store's clock, oldest first; a limited number."""
+        ...
+
+    async def free(self, organization_id: str, reservation_ids: Sequence[str], *, head_sequence: int) -> Freed:
+        """Ends those of the reservations that are due and open, in one atomic step.
+
+        The first call notes the ledger head on each. A hold is freed once the applied position has reached the head
+        noted, or the head given now when that is lower (the log was rewound); until then it waits.
+        """
+        ...
+
+
+class EntitlementShelf(Protocol):
+    """Keeps the entitlement that is in force, beside the counters."""
+
+    async def entitlement(self, organization_id: str) -> Entitlement | None:
+        """What is kept; None when nothing is."""
+        ...
+
+    async def put(self, entitlement: Entitlement) -> Entitlement:
+        """Keeps it if it supersedes what is kept. Answers what is kept afterwards. Atomic."""
+        ...
+
+
+class EntitlementSource(Protocol):
+    """Knows what each organization is entitled to now."""
+
+    async def in_force(self, organization_id: str) -> Entitlement:
+        """The entitlement with the period that is current. Raises DependencyUnavailable."""
+        ...
+
+
+class Ledger(Feed[UsageEntry], Protocol):
+    """The usage ledger of metering."""
+
+    async def snapshot(self, organization_id: str, period: Period) -> Snapshot:
+        """Totals of a period of event time as of the head, and that head, in one look. Raises DependencyUnavailable."""
+        ...
+
+    async def head(self, organization_id: str) -> Position:
+        """How far the ledger reaches now. Raises DependencyUnavailable."""
+        ...
+
+
+class MeterCatalog(Protocol):
+    """Knows the meters."""
+
+    async def unknown(self, names: Collection[str]) -> Collection[str]:
+        """Those of the names that are no meters, by a list that is a few seconds old at most while metering can be
+        reached, and the last one seen while it cannot. Raises DependencyUnavailable when none was ever seen.
+        """
+        ...

@@ -1,0 +1,172 @@
+"""Checks and quotas on the wire and in the domain."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+
+from kit.errors import InvalidField
+from services.quota.application.list_quotas import Quotas
+from services.quota.application.ports import Answer
+from services.quota.domain.checks import Check, Consumption, Mode, Subject
+from services.quota.domain.decisions import DenyReason, LimitState, Outcome
+from services.quota.domain.entitlements import Period
+from services.quota.domain.limits import LimitKind, Scope, ScopeKind
+from services.quota.domain.maxima import RESERVE_US_DEFAULT
+from tollbook.quota.v1 import quota_pb2
+
+_MICROSECONDS = 1_000_000
+_NANOSECONDS_PER_MICROSECOND = 1_000
+
+_MODES = {quota_pb2.CHECK_MODE_DECIDE: Mode.DECIDE, quota_pb2.CHECK_MODE_RESERVE: Mode.RESERVE}
+_DECISIONS = {
+    Outcome.ALLOWED: quota_pb2.DECISION_ALLOWED,
+    Outcome.ALLOWED_IN_GRACE: quota_pb2.DECISION_ALLOWED_IN_GRACE,
+    Outcome.DENIED: quota_pb2.DECISION_DENIED,
+}
+_REASONS = {
+    DenyReason.LIMIT_REACHED: quota_pb2.DENY_REASON_LIMIT_REACHED,
+    DenyReason.CONCURRENCY: quota_pb2.DENY_REASON_CONCURRENCY,
+    DenyReason.SUSPENDED: quota_pb2.DENY_REASON_SUSPENDED,
+    DenyReason.NO_PLAN: quota_pb2.DENY_REASON_NO_PLAN,
+}
+_MESSAGES = {
+    DenyReason.LIMIT_REACHED: "Plan limit reached. Upgrade to continue.",
+    DenyReason.CONCURRENCY: "As many are running at once as the plan allows. Wait for one to end, or upgrade.",
+    DenyReason.SUSPENDED: "The subscription is suspended. Settle what is due to continue.",
+    DenyReason.NO_PLAN: "There is no plan. Choose one to continue.",
+}
+# The edge turns these into HTTP 429. A standing is no matter of how much: it stays a 200 with its decision.
+_TOO_MUCH = frozenset({DenyReason.LIMIT_REACHED, DenyReason.CONCURRENCY})
+_KINDS = {LimitKind.PERIOD: quota_pb2.LIMIT_KIND_PERIOD, LimitKind.CONCURRENCY: quota_pb2.LIMIT_KIND_CONCURRENCY}
+_SCOPE_KINDS = {ScopeKind.ORGANIZATION: quota_pb2.LIMIT_SCOPE_KIND_ORGANIZATION}
+
+
+def check_from_pb(message: quota_pb2.CheckRequest, organization_id: str) -> Check:
+    """The check, for the organization that the call may act on. Raises InvalidField for an unknown mode."""
+    mode = _mode_from_pb(message)
+    reserve_us = 0
+    if mode is Mode.RESERVE:
+        reserve_us = RESERVE_US_DEFAULT
+        if message.HasField("reserve_duration"):
+            reserve_us = _duration_us(message.reserve_duration)
+    subject = message.subject
+    consumptions = [
+        Consumption(each.meter, each.quantity if each.HasField("quantity") else None) for each in message.consumptions
+    ]
+    return Check(
+        request_id=message.request_id,
+        subject=Subject(
+            organization_id=organization_id,
+            project_id=subject.project_id,
+            team_id=subject.team_id,
+            user_id=subject.user_id,
+            agent_id=subject.agent_id,
+            task_id=subject.task_id,
+            session_id=subject.session_id,
+        ),
+        consumptions=tuple(sorted(consumptions, key=lambda each: each.meter)),
+        mode=mode,
+        reserve_us=reserve_us,
+    )
+
+
+def _mode_from_pb(message: quota_pb2.CheckRequest) -> Mode:
+    if message.mode == quota_pb2.CHECK_MODE_UNSPECIFIED:
+        return Mode.RESERVE if message.HasField("reserve_duration") else Mode.DECIDE
+    mode = _MODES.get(message.mode)
+    if mode is None:
+        raise InvalidField(field="mode", problem=f"unknown value {message.mode}")
+    return mode
+
+
+def _duration_us(duration: Duration) -> int:
+    return duration.seconds * _MICROSECONDS + duration.nanos // _NANOSECONDS_PER_MICROSECOND
+
+
+def answer_to_pb(answer: Answer) -> quota_pb2.CheckResponse:
+    """The answer."""
+    decision = answer.decision
+    response = quota_pb2.CheckResponse(
+        decision=_DECISIONS[decision.outcome],
+        limits=[
+            _state_to_pb(
+                state,
+                period=answer.period,
+                applied_sequence=answer.applied_sequence,
+                entitlement_version=answer.entitlement_version,
+            )
+            for state in decision.states
+        ],
+    )
+    if decision.reason is not None:
+        response.deny_reason = _REASONS[decision.reason]
+        response.message = _MESSAGES[decision.reason]
+    if answer.reservation is not None:
+        response.reservation_id = answer.reservation.reservation_id
+        response.expire_time.FromMicroseconds(answer.reservation.expire_us)
+    retry_us = _retry_after_us(answer)
+    if retry_us is not None:
+        response.retry_after.FromMicroseconds(retry_us)
+    return response
+
+
+def denial_metadata(answer: Answer) -> tuple[tuple[str, str], ...]:
+    """What the edge needs to answer a denial in HTTP's own words; empty for every other answer."""
+    if answer.decision.reason not in _TOO_MUCH:
+        return ()
+    retry_us = _retry_after_us(answer)
+    if retry_us is None:
+        return (("x-http-code", "429"),)
+    # Rounded up: a second early would be denied again.
+    return (("x-http-code", "429"), ("retry-after", str(-(-retry_us // _MICROSECONDS))))
+
+
+def _retry_after_us(answer: Answer) -> int | None:
+    if not answer.decision.reset_helps:
+        return None
+    return max(0, answer.period.end_us - answer.decided_us)
+
+
+def quotas_to_pb(quotas: Quotas) -> quota_pb2.ListQuotasResponse:
+    """The limits with their counters."""
+    entitlement = quotas.entitlement
+    return quota_pb2.ListQuotasResponse(
+        limits=[
+            _state_to_pb(
+                state,
+                period=entitlement.period,
+                applied_sequence=quotas.applied_sequence,
+                entitlement_version=entitlement.version,
+            )
+            for state in quotas.states
+        ],
+        plan_id=entitlement.plan_id,
+    )
+
+
+def _state_to_pb(
+    state: LimitState, *, period: Period, applied_sequence: int, entitlement_version: int
+) -> quota_pb2.LimitState:
+    limit = state.limit
+    message = quota_pb2.LimitState(
+        limit_id=limit.limit_id,
+        scope=_scope_to_pb(limit.counter.scope),
+        meter=limit.counter.meter,
+        kind=_KINDS[limit.kind],
+        limit=limit.value,
+        hard_limit=limit.hard,
+        used=state.used,
+        held=state.held,
+        remaining=state.remaining,
+        applied_sequence=applied_sequence,
+        entitlement_version=entitlement_version,
+    )
+    if limit.kind is LimitKind.PERIOD:
+        message.reset_time.FromMicroseconds(period.end_us)
+    if state.outcome is not None:
+        message.decision = _DECISIONS[state.outcome]
+    return message
+
+
+def _scope_to_pb(scope: Scope) -> quota_pb2.LimitScope:
+    return quota_pb2.LimitScope(kind=_SCOPE_KINDS[scope.kind], id=scope.id or None)

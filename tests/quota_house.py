@@ -1,0 +1,73 @@
+"""Quota put together over any store, with its peers in memory: what bootstrap does, for tests of the use cases."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kit.feed import Follower
+from services.quota.adapters.memory import MemoryEntitlements, MemoryLedger, MemoryMeters
+from services.quota.application.check_quota import CheckQuota
+from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.find_entitlement import FindEntitlement
+from services.quota.application.follow_entitlements import EntitlementEffect
+from services.quota.application.follow_usage import UsageEffect
+from services.quota.application.free_expired import FreeExpired
+from services.quota.application.list_quotas import ListQuotas
+from services.quota.application.ports import (
+    Answer,
+    Counters,
+    CounterUpkeep,
+    EntitlementShelf,
+    Expiries,
+    Ledger,
+)
+from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.settle_counters import SettleCounters
+from services.quota.domain.decisions import LimitState
+from services.quota.domain.usage import UsageEntry
+from tests.quota_examples import AGENTS, CALLS, MINUTES, reserve_check
+
+
+class Store(Counters, CounterUpkeep, Expiries, EntitlementShelf, Protocol):
+    """All four ports over one store."""
+
+
+class House:
+    """One process of quota. Several over one store and the same peers are several replicas."""
+
+    def __init__(
+        self,
+        store: Store,
+        organization_id: str,
+        *,
+        ledger: Ledger | None = None,
+        source: MemoryEntitlements | None = None,
+    ) -> None:
+        self.organization_id = organization_id
+        self.recorded = MemoryLedger()
+        self.plans = source or MemoryEntitlements()
+        read_ledger = ledger or self.recorded
+        self.entitlements = FindEntitlement(store, self.plans)
+        self.rebuild = RebuildCounters(store, self.entitlements, read_ledger)
+        self.usage = Follower("ledger", read_ledger, UsageEffect(store, self.rebuild))
+        self.plan_changes = Follower("entitlements", self.plans, EntitlementEffect(store, self.entitlements))
+        self.agenda = ExpiryAgenda()
+        self.free_expired = FreeExpired(store, read_ledger, self.agenda, catch_up=self.usage.catch_up)
+        settle = SettleCounters(self.entitlements, self.rebuild)
+        meters = MemoryMeters(MINUTES, AGENTS, CALLS)
+        self.check = CheckQuota(store, meters, settle, self.free_expired, self.agenda)
+        self.list = ListQuotas(store, settle, self.free_expired, self.agenda)
+
+    def record(self, *entries: UsageEntry) -> None:
+        self.recorded.append(self.organization_id, *entries)
+
+    async def follow(self) -> None:
+        await self.usage.catch_up(self.organization_id)
+
+    async def reserve(self, request_id: str = "r1", *, reserve_us: int = 3_600_000_000, **quantities: int) -> Answer:
+        check = reserve_check(self.organization_id, quantities, request_id=request_id, reserve_us=reserve_us)
+        return await self.check(check)
+
+    async def quota(self, meter: str = MINUTES) -> LimitState:
+        quotas = await self.list(self.organization_id)
+        return next(state for state in quotas.states if state.limit.counter.meter == meter)

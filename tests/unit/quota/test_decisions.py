@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+
+from services.quota.domain.decisions import DenyReason, Outcome, decide
+from services.quota.domain.limits import LimitKind, Usage, plan_limit
+from services.quota.domain.maxima import COUNTER_MAX
+from tests.quota_examples import (
+    AGENTS,
+    CALLS,
+    MINUTES,
+    agents_limit,
+    counter,
+    decide_check,
+    minutes_limit,
+    reserve_check,
+)
+
+
+def test_without_a_matching_limit_everything_is_allowed() -> None:
+    decision = decide([minutes_limit(0)], {}, decide_check("o", {CALLS: 5}))
+    assert (decision.outcome, decision.states) == (Outcome.ALLOWED, ())
+
+
+def test_the_hard_limit_is_the_limit_and_its_grace_band_rounded_down() -> None:
+    assert minutes_limit(105, grace_percent=10).hard == 115
+    assert minutes_limit(9, grace_percent=10).hard == 9
+    assert minutes_limit(0, grace_percent=100).hard == 0
+    assert minutes_limit(None, grace_percent=10).hard is None
+    assert minutes_limit(COUNTER_MAX, grace_percent=10).hard == COUNTER_MAX
+
+
+def test_one_denying_limit_denies_all_and_comes_first() -> None:
+    limits = [minutes_limit(100), agents_limit(1)]
+    usage = {counter(AGENTS): Usage(0, 1)}
+    decision = decide(limits, usage, reserve_check("o", {MINUTES: 1, AGENTS: 1}))
+    assert (decision.outcome, decision.reason) == (Outcome.DENIED, DenyReason.CONCURRENCY)
+    assert [(state.limit.counter.meter, state.outcome) for state in decision.states] == [
+        (AGENTS, Outcome.DENIED),
+        (MINUTES, Outcome.ALLOWED),
+    ]
+    assert decision.states[1].held == 0
+
+
+def test_a_reached_period_limit_is_the_reason_before_a_reached_concurrency_limit() -> None:
+    limits = [agents_limit(0), minutes_limit(0)]
+    decision = decide(limits, {}, decide_check("o", {MINUTES: 1, AGENTS: 1}))
+    assert decision.reason is DenyReason.LIMIT_REACHED
+
+
+def test_an_unlimited_meter_is_allowed_and_says_what_is_counted() -> None:
+    decision = decide([minutes_limit(None)], {counter(MINUTES): Usage(7, 2)}, reserve_check("o", {MINUTES: 5}))
+    state = decision.states[0]
+    assert (decision.outcome, state.used, state.held, state.remaining) == (Outcome.ALLOWED, 7, 7, None)
+
+
+def test_a_limit_that_was_lowered_below_usage_leaves_nothing_and_never_less() -> None:
+    decision = decide([minutes_limit(10)], {counter(MINUTES): Usage(50, 5)}, decide_check("o", {MINUTES: 0}))
+    assert decision.outcome is Outcome.DENIED
+    assert decision.states[0].remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("used", "held", "quantity", "helps"),
+    [(100, 0, 10, True), (100, 91, 10, False), (0, 0, 101, False)],
+    ids=["room_after_reset", "holds_remain", "larger_than_the_limit"],
+)
+def test_waiting_for_the_reset_is_advised_only_when_it_can_help(
+    used: int, held: int, quantity: int, *, helps: bool
+) -> None:
+    decision = decide(
+        [minutes_limit(100)], {counter(MINUTES): Usage(used, held)}, decide_check("o", {MINUTES: quantity})
+    )
+    assert decision.outcome is Outcome.DENIED
+    assert decision.reset_helps is helps
+
+
+def test_waiting_is_not_advised_when_a_concurrency_limit_denies_too() -> None:
+    limits = [minutes_limit(100), agents_limit(0)]
+    decision = decide(limits, {counter(MINUTES): Usage(100, 0)}, decide_check("o", {MINUTES: 1, AGENTS: 1}))
+    assert not decision.reset_helps
+
+
+def test_two_limits_on_one_meter_are_both_decided() -> None:
+    limits = [plan_limit(MINUTES, LimitKind.CONCURRENCY, 5, 0), minutes_limit(100)]
+    decision = decide(limits, {counter(MINUTES): Usage(90, 0)}, decide_check("o", {MINUTES: 6}))
+    assert [(state.limit.kind, state.outcome) for state in decision.states] == [
+        (LimitKind.CONCURRENCY, Outcome.DENIED),
+        (LimitKind.PERIOD, Outcome.ALLOWED),
+    ]
