@@ -25,6 +25,7 @@ from services.quota.application.ports import (
     EntitlementOutdated,
     EntitlementShelf,
     Expiries,
+    InForce,
     Overrun,
 )
 from services.quota.domain.checks import Check
@@ -63,12 +64,12 @@ class Account:
 
     async def begin(self, *limits: Limit, used: Mapping[str, int] | None = None, position: Position = START) -> None:
         """Puts limits in force and sets what was used."""
-        self.entitled = await self.store.put(entitlement(self.organization_id, *limits))
+        self.entitled = await self.store.put(InForce(entitlement(self.organization_id, *limits), START))
         counts = {counter(meter): quantity for meter, quantity in (used or {}).items()}
         assert await self.store.reset(self.entitled, expected=None, position=position, used=counts)
 
     async def change(self, changed: Entitlement) -> None:
-        self.entitled = await self.store.put(changed)
+        self.entitled = await self.store.put(InForce(changed, START))
         assert self.entitled == changed
 
     async def check(self, check: Check) -> Answer:
@@ -412,7 +413,7 @@ async def test_a_check_by_another_entitlement_than_the_one_kept_is_refused(accou
 
 
 async def test_an_entitlement_without_counters_says_that_they_are_missing(account: Account) -> None:
-    account.entitled = await account.store.put(entitlement(account.organization_id, minutes_limit(5)))
+    account.entitled = await account.store.put(InForce(entitlement(account.organization_id, minutes_limit(5)), START))
     with pytest.raises(CountersMissing):
         await account.check(decide_check(account.organization_id, {MINUTES: 1}))
 
@@ -433,12 +434,20 @@ async def test_a_period_that_is_over_is_refused_unless_billing_confirms_it(accou
 async def test_a_lower_version_or_an_earlier_period_never_replaces_what_is_kept(account: Account) -> None:
     now = datetime.now(UTC)
     kept = entitlement(account.organization_id, minutes_limit(5), version=3, period=period_around(now))
-    assert await account.store.put(kept) == kept
+    assert await account.store.put(InForce(kept, START)) == kept
     earlier_period = replace(kept, period=period_around(now - timedelta(days=30)))
     for lesser in (replace(kept, version=2, plan_id="free"), earlier_period, replace(kept, plan_id="free")):
-        assert await account.store.put(lesser) == kept
+        assert await account.store.put(InForce(lesser, START)) == kept
     later_period = replace(kept, period=period_around(now + timedelta(days=30)))
-    assert await account.store.put(later_period) == later_period
+    assert await account.store.put(InForce(later_period, START)) == later_period
     higher = replace(kept, version=4)
-    assert await account.store.put(higher) == higher
+    assert await account.store.put(InForce(higher, START)) == higher
     assert await account.store.entitlement(account.organization_id) == higher
+
+
+async def test_how_far_the_log_of_billing_was_read_only_moves_on(account: Account) -> None:
+    assert await account.store.read_up_to(account.organization_id) is None
+    kept = entitlement(account.organization_id, minutes_limit(5), version=3)
+    for sequence, expected in ((4, 4), (7, 7), (5, 7)):
+        assert await account.store.put(InForce(kept, Position(sequence, f"c{sequence}"))) == kept
+        assert await account.store.read_up_to(account.organization_id) == Position(expected, f"c{expected}")

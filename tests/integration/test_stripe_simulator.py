@@ -165,9 +165,11 @@ class Simulator:
 @pytest.fixture
 def simulator(tmp_path: Path, receiver: Receiver) -> Iterator[Simulator]:
     process = Simulator(tmp_path, receiver.url)
-    process.start()
-    yield process
-    process.end()
+    try:
+        process.start()
+        yield process
+    finally:
+        process.end()
 
 
 def customer_with_card(client: stripe.StripeClient, card: str = "pm_card_visa") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.errors import Refused
@@ -26,7 +26,10 @@ HOURS = st.integers(-3, 3)
 Step = tuple[str, Any]
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("record"), st.lists(st.tuples(PROVIDERS, HOURS) | st.none(), min_size=1, max_size=5)),
+        st.tuples(
+            st.sampled_from(["record", "use"]),
+            st.lists(st.tuples(PROVIDERS, HOURS) | st.none(), min_size=1, max_size=5),
+        ),
         st.tuples(
             st.just("price"),
             st.tuples(st.sampled_from(["a", "b"]), st.none() | HOURS, st.integers(0, 9), st.booleans()),
@@ -48,10 +51,12 @@ class Suite:
     async def take(self, kind: str, detail: Any) -> None:
         try:
             match kind:
-                case "record":
+                case "record" | "use":
                     self.feed.record(
                         "acme", *(each and call(each[0], event_time=NOON + timedelta(hours=each[1])) for each in detail)
                     )
+                    if kind == "use":
+                        await self.follower.catch_up("acme")
                 case "price":
                     provider, hours, amount, makes_baseline = detail
                     start = None if hours is None else NOON + timedelta(hours=hours)
@@ -86,6 +91,7 @@ async def _run(taken: Sequence[Step]) -> None:
     assert await suite.costs.organizations_before(suite.prices.table.version) == []
 
 
+@settings(max_examples=400)
 @given(steps)
 def test_costs_end_at_what_ledger_and_prices_say(taken: list[Step]) -> None:
     asyncio.run(_run(taken))

@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.analytics.domain.calls import ProviderCall
@@ -15,7 +16,7 @@ from services.analytics.domain.prices import KeptPrice, Price, PriceTable
 from services.analytics.domain.pricing import price_call
 from services.analytics.domain.summary import ProviderTotal, summarize
 from services.analytics.rpc.convert import summary_to_pb, two_decimals
-from tests.unit.analytics.samples import NOON
+from tests.unit.analytics.samples import NOON, call
 
 TOKENS_MAX = 2**53 - 1
 PROVIDERS = ("openai_codex", "github_copilot", "google_code_assist")
@@ -27,6 +28,8 @@ amounts = st.decimals(
     [Decimal("0.002"), Decimal("0.0015"), Decimal("0.000000000001"), Decimal("9" * 18 + "." + "9" * 12)]
 )
 moments = st.integers(-5, 5).map(lambda hours: NOON + timedelta(hours=hours))
+# Mostly a moment: beside a price from the beginning nothing is earlier than every price.
+starts = st.integers(-5, 6).map(lambda hours: NOON + timedelta(hours=hours) if hours < 6 else None)
 tokens = st.integers(0, TOKENS_MAX) | st.sampled_from([0, 1, 999, TOKENS_MAX])
 names = st.sampled_from(PROVIDERS)
 models = st.sampled_from(MODELS)
@@ -34,7 +37,7 @@ prices = st.builds(
     Price,
     provider=names,
     model=models,
-    effective_time=st.none() | moments,
+    effective_time=starts,
     input_per_thousand=amounts,
     output_per_thousand=amounts,
     cache_read_per_thousand=st.none() | amounts,
@@ -163,14 +166,15 @@ def test_a_call_split_in_two_costs_the_same(first: ProviderCall, second: Provide
     assert price_call(whole, table).cost_femto_usd == sum(parts)
 
 
-@given(tables(), st.integers(0, 8), calls)
-def test_new_prices_leave_every_call_before_changed_since_as_it_was(
-    table: PriceTable, version: int, asked: ProviderCall
-) -> None:
-    since = table.changed_since(version)
-    if asked.event_time < since:
-        older = _as_of(table, version)
-        assert price_call(asked, older) == price_call(asked, table)
+@settings(max_examples=400)
+@given(tables(), st.data())
+def test_new_prices_leave_every_call_before_changed_since_as_it_was(table: PriceTable, data: st.DataObject) -> None:
+    version = data.draw(st.integers(0, table.version))
+    older, since = _as_of(table, version), table.changed_since(version)
+    for provider, model, hours in product((*PROVIDERS, "unheard_of"), (*MODELS, "unheard_of"), range(-6, 7)):
+        asked = call(provider, model, event_time=NOON + timedelta(hours=hours))
+        if asked.event_time < since:
+            assert price_call(asked, older) == price_call(asked, table)
 
 
 @given(st.integers(0, 10**40), st.integers(1, 10**40))

@@ -16,6 +16,7 @@ from kit.redis.client import connect_redis
 from kit.redis.embedded import EmbeddedRedis
 from services.quota.adapters.redis_counters.keys import counter_field, keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
+from services.quota.application.ports import InForce
 from services.quota.domain.checks import Check
 from services.quota.domain.decisions import decide
 from services.quota.domain.entitlements import Entitlement, Standing
@@ -68,7 +69,7 @@ class Twin:
 
     async def _begin(self, entitled: Entitlement, usage: dict[Counter, Usage]) -> None:
         store = RedisCounters(self.client)
-        await store.put(entitled)
+        await store.put(InForce(entitled, START))
         used = {each: seen.used for each, seen in usage.items()}
         assert await store.reset(entitled, expected=None, position=START, used=used)
         for each, seen in usage.items():

@@ -20,7 +20,7 @@ from kit.redis.client import connect_redis
 from kit.redis.embedded import EmbeddedRedis
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.adapters.redis_counters.store import RedisCounters
-from services.quota.application.ports import CounterState, Overrun
+from services.quota.application.ports import CounterState, InForce, Overrun
 from services.quota.domain.entitlements import Entitlement
 from services.quota.domain.limits import Usage
 from services.quota.domain.usage import tally
@@ -63,7 +63,7 @@ class Driver:
         self._repeat_last_page: Callable[[], Awaitable[Overrun | None]] | None = None
 
     async def begin(self) -> None:
-        await self._store.put(self._entitled)
+        await self._store.put(InForce(self._entitled, START))
         assert await self._store.reset(self._entitled, expected=None, position=START, used={})
 
     async def step(self, step: tuple[Any, ...]) -> object:
@@ -114,7 +114,8 @@ class Driver:
 
     async def change(self, version: int, value: int | None) -> object:
         limits = (minutes_limit(value, grace_percent=10), agents_limit(2))
-        self._entitled = await self._store.put(replace(self._entitled, version=version, limits=limits))
+        changed = replace(self._entitled, version=version, limits=limits)
+        self._entitled = await self._store.put(InForce(changed, START))
         return self._entitled
 
     async def _state(self) -> CounterState:

@@ -37,8 +37,8 @@ _FINAL = frozenset({"open", "paid", "uncollectible"})
 class StripeCollector:
     """Collector over Stripe's API."""
 
-    def __init__(self, api_key: str, api_base: str = "") -> None:
-        self._http = stripe.HTTPXClient(timeout=TIMEOUT_SECONDS)
+    def __init__(self, api_key: str, api_base: str = "", *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._http = stripe.HTTPXClient(timeout=timeout_seconds)
         client = stripe.StripeClient(
             api_key,
             base_addresses={"api": api_base} if api_base else {},

@@ -9,6 +9,7 @@ import grpc
 from kit.errors import DependencyUnavailable
 from kit.feed import Head, Page, Position
 from kit.grpc.errors import refusal_from_call
+from services.quota.application.ports import InForce
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import Limit, LimitKind, plan_limit
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
@@ -45,12 +46,12 @@ class RemoteEntitlements:
             call.cancel()
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[Entitlement]]:
-        """As Feed, but only the entitlement in force, if it is a later one: those between are history."""
-        entitlement = await self.in_force(key)
-        if entitlement.version > after.sequence:
-            yield Page((entitlement,), Position(entitlement.version, ""))
+        """As Feed, but only the entitlement in force: those between are history."""
+        found = await self.in_force(key)
+        if found.position.sequence > after.sequence:
+            yield Page((found.entitlement,), found.position)
 
-    async def in_force(self, organization_id: str) -> Entitlement:
+    async def in_force(self, organization_id: str) -> InForce:
         request = entitlements_pb2.ReadEntitlementsRequest(organization_id=organization_id)
         try:
             response = await self._stub.ReadEntitlements(request)
@@ -58,7 +59,8 @@ class RemoteEntitlements:
             raise refusal_from_call(error, "billing") from error
         if not response.entitlements:
             raise DependencyUnavailable(dependency=f"billing's entitlement of {organization_id}")
-        return entitlement_from_pb(response.entitlements[-1])
+        position = Position(response.position.sequence, response.position.commit_id)
+        return InForce(entitlement_from_pb(response.entitlements[-1]), position)
 
 
 def entitlement_from_pb(message: entitlements_pb2.Entitlement) -> Entitlement:

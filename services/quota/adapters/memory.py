@@ -16,6 +16,7 @@ from services.quota.application.ports import (
     CounterState,
     EntitlementOutdated,
     Freed,
+    InForce,
     Instant,
     Overrun,
     Readings,
@@ -45,6 +46,7 @@ class _Reservation:
 @dataclass(slots=True)
 class _Organization:
     entitlement: Entitlement | None = None
+    read_up_to: Position = START
     state: CounterState | None = None
     used: dict[Counter, int] = field(default_factory=dict)
     held: dict[Counter, int] = field(default_factory=lambda: defaultdict(int))
@@ -181,11 +183,18 @@ class MemoryCounters:
         """As EntitlementShelf."""
         return self._organizations[organization_id].entitlement
 
-    async def put(self, entitlement: Entitlement) -> Entitlement:
+    async def read_up_to(self, organization_id: str) -> Position | None:
         """As EntitlementShelf."""
-        organization = self._organizations[entitlement.organization_id]
-        if organization.entitlement is None or entitlement.supersedes(organization.entitlement):
-            organization.entitlement = entitlement
+        organization = self._organizations[organization_id]
+        return None if organization.entitlement is None else organization.read_up_to
+
+    async def put(self, found: InForce) -> Entitlement:
+        """As EntitlementShelf."""
+        organization = self._organizations[found.entitlement.organization_id]
+        if organization.entitlement is None or found.entitlement.supersedes(organization.entitlement):
+            organization.entitlement = found.entitlement
+        if found.position.sequence > organization.read_up_to.sequence:
+            organization.read_up_to = found.position
         return organization.entitlement
 
     def _first_answer(self, organization: _Organization, check: Check, now_us: int) -> Answer | None:
@@ -273,13 +282,15 @@ class MemoryEntitlements:
     """EntitlementSource, and kit.feed.Feed of entitlements, over what a test sets."""
 
     def __init__(self) -> None:
-        self._in_force: dict[str, Entitlement] = {}
+        self._in_force: dict[str, InForce] = {}
 
     def set(self, entitlement: Entitlement) -> None:
-        """Puts it in force."""
-        self._in_force[entitlement.organization_id] = entitlement
+        """Puts it in force, by one more entry of the log."""
+        before = self._in_force.get(entitlement.organization_id)
+        sequence = before.position.sequence + 1 if before else 1
+        self._in_force[entitlement.organization_id] = InForce(entitlement, Position(sequence, secrets.token_hex(8)))
 
-    async def in_force(self, organization_id: str) -> Entitlement:
+    async def in_force(self, organization_id: str) -> InForce:
         """As EntitlementSource; an organization that nothing was set for cannot be answered."""
         if organization_id not in self._in_force:
             raise DependencyUnavailable(dependency="billing")
@@ -287,13 +298,13 @@ class MemoryEntitlements:
 
     async def watch(self) -> AsyncIterator[Sequence[Head]]:
         """As Feed; ends after the heads of now."""
-        yield [Head(key, Position(each.version, "")) for key, each in self._in_force.items()]
+        yield [Head(key, each.position) for key, each in self._in_force.items()]
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[Entitlement]]:
         """As Feed."""
-        entitlement = self._in_force[key]
-        if entitlement.version > after.sequence:
-            yield Page((entitlement,), Position(entitlement.version, ""))
+        found = self._in_force[key]
+        if found.position.sequence > after.sequence:
+            yield Page((found.entitlement,), found.position)
 
 
 class MemoryMeters:

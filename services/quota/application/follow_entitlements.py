@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kit.feed import Page, Position
 from services.quota.application.find_entitlement import FindEntitlement
-from services.quota.application.ports import EntitlementShelf
+from services.quota.application.ports import EntitlementShelf, InForce
 from services.quota.domain.entitlements import Entitlement
 
 
@@ -18,14 +18,13 @@ class EntitlementEffect:
         self._entitlements = entitlements
 
     async def position(self, key: str) -> Position | None:
-        """As Effect. An entitlement's version is its position; who wrote it does not matter, only the latest counts."""
-        kept = await self._shelf.entitlement(key)
-        return None if kept is None else Position(kept.version, "")
+        """As Effect."""
+        return await self._shelf.read_up_to(key)
 
     async def apply(self, key: str, after: Position, page: Page[Entitlement]) -> bool:  # noqa: ARG002 - versions decide
         """As Effect: in force for every process when it returns."""
         for entitlement in page.entries:
-            self._entitlements.remember(await self._shelf.put(entitlement))
+            self._entitlements.remember(await self._shelf.put(InForce(entitlement, page.position)))
         return True
 
     async def rebuild(self, key: str) -> None:

@@ -173,6 +173,16 @@ class Expiries(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """An entitlement, and how far billing's log of the organization reached when it was read. The log has other entries
+    too, so this may be further than the entitlement's version.
+    """
+
+    entitlement: Entitlement
+    position: Position
+
+
 class EntitlementShelf(Protocol):
     """Keeps the entitlement that is in force, beside the counters."""
 
@@ -180,15 +190,21 @@ class EntitlementShelf(Protocol):
         """What is kept; None when nothing is."""
         ...
 
-    async def put(self, entitlement: Entitlement) -> Entitlement:
-        """Keeps it if it supersedes what is kept. Answers what is kept afterwards. Atomic."""
+    async def read_up_to(self, organization_id: str) -> Position | None:
+        """The furthest position of billing's log at which an entitlement was put; None when nothing is kept."""
+        ...
+
+    async def put(self, found: InForce) -> Entitlement:
+        """Keeps the entitlement if it supersedes what is kept, and the position if it is further. Answers what is kept
+        afterwards. Atomic.
+        """
         ...
 
 
 class EntitlementSource(Protocol):
     """Knows what each organization is entitled to now."""
 
-    async def in_force(self, organization_id: str) -> Entitlement:
+    async def in_force(self, organization_id: str) -> InForce:
         """The entitlement with the period that is current. Raises DependencyUnavailable."""
         ...
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import grpc
 
 from kit.grpc.call import OrganizationExists, organization_of
+from kit.grpc.context import ServicerContext
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.list_quotas import ListQuotas
 from services.quota.rpc.convert import answer_to_pb, check_from_pb, denial_metadata, quotas_to_pb
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
@@ -29,7 +28,7 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         """As kit.grpc.server.Servicer."""
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
 
-    async def Check(self, request: quota_pb2.CheckRequest, context: Context) -> quota_pb2.CheckResponse:
+    async def Check(self, request: quota_pb2.CheckRequest, context: ServicerContext) -> quota_pb2.CheckResponse:
         """See the proto. A denial for too much also says so in the initial metadata, for the REST edge."""
         organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
         answer = await self._check_quota(check_from_pb(request, organization_id))
@@ -38,7 +37,9 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
             await context.send_initial_metadata(metadata)
         return answer_to_pb(answer)
 
-    async def ListQuotas(self, request: quota_pb2.ListQuotasRequest, context: Context) -> quota_pb2.ListQuotasResponse:
+    async def ListQuotas(
+        self, request: quota_pb2.ListQuotasRequest, context: ServicerContext
+    ) -> quota_pb2.ListQuotasResponse:
         """See the proto."""
         organization_id = await organization_of(request.organization_id, exists=self._exists)
         return quotas_to_pb(await self._list_quotas(organization_id))

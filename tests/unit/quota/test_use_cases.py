@@ -300,3 +300,13 @@ async def test_many_who_want_the_same_at_once_cause_one_piece_of_work() -> None:
     assert outcomes[1:] == [7, 7, 7, 7]
     assert isinstance(outcomes[0], asyncio.CancelledError)
     assert len(begun) == 1
+
+
+async def test_an_entry_of_billings_log_that_changes_no_entitlement_is_passed(stage: Stage) -> None:
+    entitled = stage.plan()
+    await stage.house.list("acme")
+    stage.entitle(entitled)
+    await stage.house.plan_changes.catch_up("acme")
+    reached = await stage.store.read_up_to("acme")
+    assert reached is not None
+    assert (reached.sequence, (await stage.house.list("acme")).entitlement) == (2, entitled)

@@ -28,6 +28,7 @@ from services.quota.application.ports import (
     CounterState,
     EntitlementOutdated,
     Freed,
+    InForce,
     Instant,
     Overrun,
     Readings,
@@ -227,8 +228,15 @@ class RedisCounters:
             document = await self._client.hget(keys_of(organization_id).entitlement, "document")
         return None if document is None else entitlement_from_document(document)
 
-    async def put(self, entitlement: Entitlement) -> Entitlement:
-        period = entitlement.period
+    async def read_up_to(self, organization_id: str) -> Position | None:
+        with _answering():
+            values: list[Any] = await self._client.hmget(
+                keys_of(organization_id).entitlement, ["read_sequence", "read_commit_id"]
+            )
+        return None if values[0] is None else Position(int(values[0]), values[1].decode())
+
+    async def put(self, found: InForce) -> Entitlement:
+        entitlement, period = found.entitlement, found.entitlement.period
         document = await self._put_entitlement(
             keys=[keys_of(entitlement.organization_id).entitlement],
             args=[
@@ -237,6 +245,8 @@ class RedisCounters:
                 period.end_us,
                 entitlement_to_document(entitlement),
                 _kept_until_ms(period),
+                found.position.sequence,
+                found.position.commit_id,
             ],
         )
         return entitlement_from_document(document)

@@ -1,0 +1,432 @@
+"""Invoices on their way to Stripe and payments on their way back, with the Stripe simulator as a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from kit.clock import SystemClock
+from kit.errors import DependencyUnavailable
+from kit.ids import new_id
+from kit.postgres.embedded import EmbeddedPostgres
+from kit.process import ChildProcess
+from kit.testing.clock import FakeClock
+from kit.testing.stores import free_port
+from services.billing.adapters.postgres_books import PostgresBooks
+from services.billing.adapters.postgres_catalog import PostgresPlans
+from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
+from services.billing.adapters.stripe_collector import StripeCollector
+from services.billing.application.collect_invoices import CollectInvoices
+from services.billing.application.handle_stripe_events import HandleStripeEvents
+from services.billing.application.store_stripe_event import StoreStripeEvent
+from services.billing.domain.errors import CollectionRefused
+from services.billing.domain.invoices import Invoice, InvoiceState, total_of
+from services.billing.domain.periods import period_at
+from services.billing.domain.rating import rate
+from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
+from tests.integration.billing_database import BillingDatabase, billing_database
+from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER
+
+# Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+API_KEY, SECRET = "sk_test_billing", "whsec_billing"
+ACME = "acme"
+
+
+@dataclass
+class Simulator:
+    """The simulator, and plain calls to it."""
+
+    url: str
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer {API_KEY}"}
+        answer = httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, **options)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def invoices(self) -> list[Any]:
+        return list(self.call("GET", "/v1/invoices?limit=100")["data"])
+
+    def events(self) -> list[Any]:
+        """Oldest first."""
+        return list(self.call("GET", "/v1/events?limit=100")["data"])[::-1]
+
+    def inject(self, *calls: dict[str, Any]) -> None:
+        self.call("POST", "/_simulator/faults", json={"calls": calls})
+
+
+@pytest.fixture
+async def simulator(tmp_path: Path) -> AsyncIterator[Simulator]:
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "STRIPE_SIMULATOR_ADDRESS": f"127.0.0.1:{port}",
+        "STRIPE_SIMULATOR_STATE": str(tmp_path / "stripe"),
+        "STRIPE_SIMULATOR_API_KEY": API_KEY,
+    }
+    command = [sys.executable, "-m", "tools.stripe_simulator"]
+    process = ChildProcess(command, environment=environment, log_path=tmp_path / "stripe.log")
+    await process.start()
+    try:
+        transport = httpx.AsyncHTTPTransport(retries=8)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+            # Refused connections are tried again with growing pauses, some thirty seconds in all.
+            assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+        yield Simulator(f"http://127.0.0.1:{port}")
+    finally:
+        await process.stop(signal.SIGTERM, 5)
+
+
+@dataclass
+class Scene:
+    """Billing's workers over a database of their own."""
+
+    database: BillingDatabase
+    books: PostgresBooks
+    collector: StripeCollector
+    clock: FakeClock
+    collect: CollectInvoices
+    store: StoreStripeEvent
+    handle: HandleStripeEvents
+    sold: Subscription
+
+    async def finalize(self, *, months: int = 0) -> Invoice:
+        """An invoice of 54.00."""
+        period = period_at(self.sold.anchor, self.sold.anchor + timedelta(days=31 * months))
+        lines = rate(STARTER, period, {"agent_minutes": 1_100 * MINUTE}, METERS)
+        invoice = Invoice(
+            organization_id=ACME,
+            subscription_id=self.sold.subscription_id,
+            plan_id="starter",
+            plan_version=1,
+            state=InvoiceState.FINALIZED,
+            total=total_of(lines, "USD"),
+            lines=lines,
+            period=period,
+            closed_through_sequence=1,
+            invoice_id=new_id("inv"),
+            finalize_time=self.clock.now(),
+        )
+        async with self.books.open(ACME) as book:
+            return await book.finalize_invoice(invoice, actor="tests", request_id="r")
+
+    async def read(self, invoice: Invoice) -> Invoice:
+        async with self.books.read(ACME) as book:
+            return await book.invoice(invoice.invoice_id)
+
+    async def work_until_idle(self) -> int:
+        """Collects, moving the clock past every pause; answers how many attempts it took."""
+        attempts = 0
+        for _ in range(12):
+            attempts += await self.collect()
+            if not self.rows("SELECT 1 FROM billing.due_invoices WHERE parked_reason = ''"):
+                return attempts
+            self.clock.advance(timedelta(hours=1))
+        raise AssertionError(self.rows("SELECT * FROM billing.due_invoices"))
+
+    async def deliver(self, event: Any, *, secret: str = SECRET) -> None:
+        payload = json.dumps(event).encode()
+        timestamp = int(self.clock.now().timestamp())
+        digest = hmac.new(secret.encode(), f"{timestamp}.".encode() + payload, hashlib.sha256).hexdigest()
+        await self.store(payload, f"t={timestamp},v1={digest}")
+
+    async def handle_all(self) -> None:
+        while await self.handle():
+            pass
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database.owner_url) as owner:
+            return owner.execute(query.encode()).fetchall()
+
+
+@pytest.fixture
+async def scene(postgres: EmbeddedPostgres, simulator: Simulator) -> AsyncIterator[Scene]:
+    clock = FakeClock(SystemClock().now())
+    async with billing_database(postgres.url) as database:
+        books = PostgresBooks(database.tenant)
+        collector = StripeCollector(API_KEY, simulator.url, timeout_seconds=5)
+        await PostgresPlans(database.tenant, database.fleet).apply(PLANS, request_id="r", digest=b"", actor="tests")
+        sold = Subscription(
+            subscription_id=new_id("sub"),
+            organization_id=ACME,
+            plan_id="starter",
+            plan_version=1,
+            status=SubscriptionStatus.ACTIVE,
+            anchor=datetime(2026, 1, 31, tzinfo=UTC),
+        )
+        async with books.open(ACME) as book:
+            await book.begin_subscription(sold, actor="tests", request_id="")
+        inbox = PostgresStripeInbox(database.fleet)
+        yield Scene(
+            database,
+            books,
+            collector,
+            clock,
+            CollectInvoices(PostgresCollectionList(database.fleet), books, collector, clock),
+            StoreStripeEvent(inbox, [SECRET], clock),
+            HandleStripeEvents(inbox, books, collector, clock),
+            sold,
+        )
+        await collector.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_library_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Stripe's library waits half a second and more between its own retries; that it waits is not ours to test.
+    monkeypatch.setattr("stripe._http_client.HTTPClient.INITIAL_DELAY", 0.01)
+    monkeypatch.setattr("stripe._http_client.HTTPClient.MAX_DELAY", 0.02)
+    return iter([None])
+
+
+# --- to Stripe
+
+
+async def test_what_stripe_charges_is_the_invoice_to_the_unit(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    assert await scene.work_until_idle() == 1
+    (theirs,) = simulator.invoices()
+    assert (theirs["status"], theirs["number"], theirs["currency"]) == ("open", made.number, "usd")
+    assert theirs["total"] == theirs["amount_due"] == made.total.minor == 5400
+    lines = simulator.call("GET", f"/v1/invoices/{theirs['id']}/lines")["data"]
+    expected = sorted((line.amount.minor, line.description) for line in made.lines)
+    assert sorted((line["amount"], line["description"]) for line in lines) == expected
+    assert (await scene.read(made)).stripe_invoice_id == theirs["id"]
+    async with scene.books.read(ACME) as book:
+        assert await book.stripe_customer_id() == theirs["customer"]
+
+
+async def test_all_invoices_of_an_organization_go_to_one_customer(scene: Scene, simulator: Simulator) -> None:
+    for months in range(3):
+        await scene.finalize(months=months)
+    await scene.work_until_idle()
+    assert len(simulator.invoices()) == 3
+    assert len({theirs["customer"] for theirs in simulator.invoices()}) == 1
+    assert len(simulator.call("GET", "/v1/customers")["data"]) == 1
+
+
+async def test_a_draft_that_is_not_ours_to_the_unit_is_never_finalized(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    customer = await scene.collector.ensure_customer(ACME, attempt_count=1)
+    draft = simulator.call(
+        "POST",
+        "/v1/invoices",
+        data={"customer": customer, "number": made.number, "metadata[tollbook_invoice_id]": made.invoice_id},
+    )
+    simulator.call("POST", "/v1/invoiceitems", data={"invoice": draft["id"], "amount": 5401, "currency": "usd"})
+    with pytest.raises(CollectionRefused, match="5401"):
+        await scene.collector.collect(made, customer, attempt_count=2)
+    assert simulator.call("GET", f"/v1/invoices/{draft['id']}")["status"] == "draft"
+
+
+async def test_an_invoice_that_stripe_will_not_take_is_parked_with_the_reason(
+    scene: Scene, simulator: Simulator
+) -> None:
+    made = await scene.finalize()
+    other = simulator.call("POST", "/v1/customers")["id"]
+    simulator.call("POST", "/v1/invoices", data={"customer": other, "number": made.number})
+    assert await scene.collect() == 1
+    scene.clock.advance(timedelta(days=1))
+    assert await scene.collect() == 0
+    ((reason,),) = scene.rows("SELECT parked_reason FROM billing.due_invoices")
+    assert made.number in reason
+    assert (await scene.read(made)).stripe_invoice_id == ""
+
+
+CALLS = {
+    "customer": "/v1/customers",
+    "invoice": "/v1/invoices",
+    "lines": "/v1/invoices/*/add_lines",
+    "finalize": "/v1/invoices/*/finalize",
+}
+
+
+@pytest.mark.parametrize("kind", ["429", "409", "500", "500_saved"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_whatever_call_fails_one_invoice_is_collected_once(
+    scene: Scene, simulator: Simulator, call: str, kind: str
+) -> None:
+    made = await scene.finalize()
+    simulator.inject({"path": CALLS[call], "kind": kind, "count": 5})
+    await scene.work_until_idle()
+    (theirs,) = simulator.invoices()
+    assert (theirs["status"], theirs["total"], theirs["number"]) == ("open", 5400, made.number)
+    assert (await scene.read(made)).stripe_invoice_id == theirs["id"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_an_answer_that_is_lost_is_no_second_charge(scene: Scene, simulator: Simulator, call: str) -> None:
+    made = await scene.finalize()
+    hasty = StripeCollector(API_KEY, simulator.url, timeout_seconds=0.5)
+    due = PostgresCollectionList(scene.database.fleet)
+    scene.collect = CollectInvoices(due, scene.books, hasty, scene.clock)
+    simulator.inject({"path": CALLS[call], "kind": "timeout_after_success", "count": 1, "seconds": 2})
+    await scene.work_until_idle()
+    await hasty.close()
+    (theirs,) = simulator.invoices()
+    assert (theirs["status"], theirs["total"]) == ("open", 5400)
+    assert len(simulator.call("GET", "/v1/customers")["data"]) == 1
+    assert (await scene.read(made)).stripe_invoice_id == theirs["id"]
+
+
+async def test_an_attempt_that_died_half_way_is_gone_on_from(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    customer = await scene.collector.ensure_customer(ACME, attempt_count=1)
+    collected = await scene.collector.collect(made, customer, attempt_count=1)
+    # It died before it wrote down what it did. The next one has forgotten nothing, and neither has a much later one.
+    for attempt_count in (2, 40):
+        assert await scene.collector.collect(made, customer, attempt_count=attempt_count) == collected
+    assert len(simulator.invoices()) == 1
+
+
+async def test_without_stripe_closing_goes_on_and_collection_waits(scene: Scene) -> None:
+    made = await scene.finalize()
+    away = StripeCollector(API_KEY, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(DependencyUnavailable):
+        await away.ensure_customer(ACME, attempt_count=1)
+    due = PostgresCollectionList(scene.database.fleet)
+    assert await CollectInvoices(due, scene.books, away, scene.clock)() == 1
+    await away.close()
+    assert scene.rows("SELECT attempt_count, parked_reason FROM billing.due_invoices") == [(1, "")]
+    assert await scene.work_until_idle() == 1
+    assert (await scene.read(made)).stripe_invoice_id
+
+
+async def test_a_wrong_key_is_waited_out_and_parks_nothing(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    stranger = StripeCollector("sk_test_stranger", simulator.url)
+    due = PostgresCollectionList(scene.database.fleet)
+    assert await CollectInvoices(due, scene.books, stranger, scene.clock)() == 1
+    await stranger.close()
+    await scene.work_until_idle()
+    assert (await scene.read(made)).stripe_invoice_id
+
+
+# --- from Stripe
+
+
+def pay(simulator: Simulator, theirs: str) -> None:
+    simulator.call("POST", f"/v1/invoices/{theirs}/pay", data={"paid_out_of_band": "true"})
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_payment_marks_the_invoice_paid_whatever_the_order_and_number_of_its_events(
+    scene: Scene, simulator: Simulator, seed: int
+) -> None:
+    made = await scene.finalize()
+    await scene.work_until_idle()
+    pay(simulator, (await scene.read(made)).stripe_invoice_id)
+    events = simulator.events() * 3
+    random.Random(seed).shuffle(events)
+    for event in events:
+        await scene.deliver(event)
+    await scene.handle_all()
+    assert (await scene.read(made)).state is InvoiceState.PAID
+    assert scene.rows("SELECT count(*) FROM billing.stripe_events") == [(len(events) // 3,)]
+    assert scene.rows("SELECT count(*) FROM billing.stripe_events WHERE handle_time IS NULL") == [(0,)]
+    assert scene.rows("SELECT count(*) FROM billing.changes WHERE kind = 'invoice_paid'") == [(1,)]
+
+
+async def test_stripe_is_believed_and_not_the_event(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    await scene.work_until_idle()
+    stripe_invoice_id = (await scene.read(made)).stripe_invoice_id
+    about = {"id": stripe_invoice_id, "object": "invoice", "customer": "cus_1", "status": "paid"}
+    await scene.deliver({"id": "evt_forged", "type": "invoice.paid", "data": {"object": about}})
+    await scene.handle_all()
+    assert (await scene.read(made)).state is InvoiceState.FINALIZED
+    assert scene.rows("SELECT outcome FROM billing.stripe_events") == [("not paid at Stripe",)]
+    pay(simulator, stripe_invoice_id)
+    about["status"] = "open"
+    await scene.deliver({"id": "evt_stale", "type": "invoice.payment_succeeded", "data": {"object": about}})
+    await scene.handle_all()
+    assert (await scene.read(made)).state is InvoiceState.PAID
+
+
+async def test_a_payment_that_is_told_before_the_collection_was_written_down_counts(
+    scene: Scene, simulator: Simulator
+) -> None:
+    made = await scene.finalize()
+    customer = await scene.collector.ensure_customer(ACME, attempt_count=1)
+    theirs = (await scene.collector.collect(made, customer, attempt_count=1)).stripe_invoice_id
+    pay(simulator, theirs)
+    for event in simulator.events():
+        await scene.deliver(event)
+    await scene.handle_all()
+    paid = await scene.read(made)
+    assert (paid.state, paid.stripe_invoice_id) == (InvoiceState.PAID, theirs)
+    await scene.work_until_idle()
+    assert await scene.read(made) == paid
+
+
+@pytest.mark.parametrize(
+    ("metadata", "outcome"),
+    [
+        ({}, "not an invoice of ours"),
+        ({"tollbook_organization_id": "acme", "tollbook_invoice_id": "inv_x"}, "not an invoice of ours"),
+        ({"tollbook_organization_id": "'; --", "tollbook_invoice_id": "inv_x"}, "not an invoice of ours"),
+    ],
+    ids=["unmarked", "unknown", "malformed"],
+)
+async def test_payments_of_what_is_not_ours_have_no_effect(
+    scene: Scene, simulator: Simulator, metadata: dict[str, str], outcome: str
+) -> None:
+    customer = simulator.call("POST", "/v1/customers")["id"]
+    fields = {"customer": customer} | {f"metadata[{name}]": value for name, value in metadata.items()}
+    theirs = simulator.call("POST", "/v1/invoices", data=fields)["id"]
+    simulator.call("POST", "/v1/invoiceitems", data={"invoice": theirs, "amount": 100, "currency": "usd"})
+    simulator.call("POST", f"/v1/invoices/{theirs}/finalize")
+    pay(simulator, theirs)
+    for event in simulator.events():
+        await scene.deliver(event)
+    await scene.handle_all()
+    outcomes = {row[0] for row in scene.rows("SELECT outcome FROM billing.stripe_events WHERE type = 'invoice.paid'")}
+    assert outcomes == {outcome}
+
+
+async def test_a_payment_of_another_amount_is_not_taken_for_ours(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    customer = simulator.call("POST", "/v1/customers")["id"]
+    fields = {
+        "customer": customer,
+        "metadata[tollbook_organization_id]": ACME,
+        "metadata[tollbook_invoice_id]": made.invoice_id,
+    }
+    theirs = simulator.call("POST", "/v1/invoices", data=fields)["id"]
+    simulator.call("POST", "/v1/invoiceitems", data={"invoice": theirs, "amount": 100, "currency": "usd"})
+    simulator.call("POST", f"/v1/invoices/{theirs}/finalize")
+    pay(simulator, theirs)
+    for event in simulator.events():
+        await scene.deliver(event)
+    await scene.handle_all()
+    assert (await scene.read(made)).state is InvoiceState.FINALIZED
+
+
+async def test_an_event_whose_handling_fails_is_handled_later(scene: Scene, simulator: Simulator) -> None:
+    made = await scene.finalize()
+    await scene.work_until_idle()
+    pay(simulator, (await scene.read(made)).stripe_invoice_id)
+    for event in simulator.events():
+        await scene.deliver(event)
+    simulator.inject({"method": "GET", "path": "/v1/invoices/*", "kind": "500", "count": 6})
+    for _ in range(10):
+        await scene.handle_all()
+        scene.clock.advance(timedelta(hours=1))
+    assert (await scene.read(made)).state is InvoiceState.PAID
+    assert scene.rows("SELECT max(attempt_count) FROM billing.stripe_events")[0][0] > 1
+    assert scene.rows("SELECT count(*) FROM billing.stripe_events WHERE handle_time IS NULL") == [(0,)]

@@ -1,0 +1,209 @@
+"""The billing service as the process that is deployed, between an accounts and a metering that keep just enough."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from kit.grpc.context import ServicerContext
+from kit.grpc.errors import reason_of
+from kit.postgres.embedded import EmbeddedPostgres
+from kit.process import ChildProcess
+from kit.testing.stores import free_port
+from tests.integration.billing_database import BillingDatabase, billing_database
+from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc, identity_pb2, identity_pb2_grpc
+from tollbook.billing.v1 import (
+    billing_pb2,
+    billing_pb2_grpc,
+    catalog_pb2,
+    catalog_pb2_grpc,
+    stripe_webhook_pb2,
+    stripe_webhook_pb2_grpc,
+)
+from tollbook.metering.v1 import metering_pb2, metering_pb2_grpc
+
+ADMIN_KEY = "tb_admin_of_tests"
+SERVICE_KEY = "tb_service_" + "b" * 40
+START_SECONDS = 60
+REFUSED_TO_START, BAD_SETTINGS = 3, 2
+
+
+class Accounts(identity_pb2_grpc.IdentityFeedServiceServicer, accounts_pb2_grpc.AccountsServiceServicer):
+    """Knows one admin key, and every organization but `nobody`."""
+
+    async def VerifyApiKey(
+        self, request: identity_pb2.VerifyApiKeyRequest, context: ServicerContext
+    ) -> identity_pb2.VerifyApiKeyResponse:
+        if request.key_sha256 != hashlib.sha256(ADMIN_KEY.encode()).digest():
+            return identity_pb2.VerifyApiKeyResponse()
+        admin = identity_pb2.Principal(kind=identity_pb2.PRINCIPAL_KIND_ADMIN, api_key_id="admin")
+        return identity_pb2.VerifyApiKeyResponse(principal=admin)
+
+    async def GetOrganization(
+        self, request: accounts_pb2.GetOrganizationRequest, context: ServicerContext
+    ) -> accounts_pb2.GetOrganizationResponse:
+        if request.organization_id == "nobody":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody")
+        organization = accounts_pb2.Organization(organization_id=request.organization_id)
+        organization.create_time.FromDatetime(datetime.now(UTC) - timedelta(days=3))
+        return accounts_pb2.GetOrganizationResponse(organization=organization)
+
+
+class Metering(metering_pb2_grpc.MeteringServiceServicer):
+    """Knows one meter, of which everybody used 1 100 minutes."""
+
+    async def ListMeters(
+        self, request: metering_pb2.ListMetersRequest, context: ServicerContext
+    ) -> metering_pb2.ListMetersResponse:
+        minutes = metering_pb2.Meter(
+            name="agent_minutes",
+            base_unit="millisecond",
+            display_unit="minute",
+            base_units_per_display_unit=60_000,
+        )
+        return metering_pb2.ListMetersResponse(meters=[minutes])
+
+    async def QueryUsage(
+        self, request: metering_pb2.QueryUsageRequest, context: ServicerContext
+    ) -> metering_pb2.QueryUsageResponse:
+        row = metering_pb2.UsageRow(meter="agent_minutes", quantity=1_100 * 60_000)
+        return metering_pb2.QueryUsageResponse(rows=[row], as_of_sequence=5)
+
+
+@pytest.fixture
+async def peers() -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    accounts = Accounts()
+    identity_pb2_grpc.add_IdentityFeedServiceServicer_to_server(accounts, server)
+    accounts_pb2_grpc.add_AccountsServiceServicer_to_server(accounts, server)
+    metering_pb2_grpc.add_MeteringServiceServicer_to_server(Metering(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(1)
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[BillingDatabase]:
+    async with billing_database(postgres.url) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def environment(database: BillingDatabase, peers: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "TOLLBOOK_LISTEN_ADDRESS": f"127.0.0.1:{free_port()}",
+        "TOLLBOOK_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+        "TOLLBOOK_SERVICE_KEY": SERVICE_KEY,
+        "TOLLBOOK_SERVICE_KEY_HASHES": json.dumps({"billing": hashlib.sha256(SERVICE_KEY.encode()).hexdigest()}),
+        "TOLLBOOK_POSTGRES_TENANT_URL": database.tenant_url,
+        "TOLLBOOK_POSTGRES_FLEET_URL": database.fleet_url,
+        "TOLLBOOK_METERING_ADDRESS": peers,
+        "TOLLBOOK_ACCOUNTS_ADDRESS": peers,
+        "STRIPE_API_KEY": "sk_test_nobody",
+        "STRIPE_API_BASE": f"http://127.0.0.1:{free_port()}",
+        "STRIPE_WEBHOOK_SECRET": "",
+    }
+
+
+def billing(environment: dict[str, str], folder: Path) -> ChildProcess:
+    command = [sys.executable, "-m", "services.billing"]
+    return ChildProcess(command, environment=environment, log_path=folder / "billing.log")
+
+
+@pytest.fixture
+async def channel(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    process = billing(environment, tmp_path)
+    await process.start()
+    try:
+        address = environment["TOLLBOOK_LISTEN_ADDRESS"]
+        async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
+            watching = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=START_SECONDS
+            )
+            async for answer in watching:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    break
+            yield channel
+        assert await process.stop(signal.SIGTERM, 20) == 0, process.log_tail()
+    finally:
+        await process.stop(signal.SIGKILL, 5)
+
+
+def as_admin() -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {ADMIN_KEY}"),)
+
+
+def catalog() -> catalog_pb2.ApplyCatalogRequest:
+    minutes = catalog_pb2.PlanMeter(
+        meter="agent_minutes",
+        limit_kind=catalog_pb2.PLAN_LIMIT_KIND_PERIOD,
+        limit_quantity=60_000_000,
+        included_quantity=60_000_000,
+    )
+    free = catalog_pb2.Plan(plan_id="free", display_name="Free", monthly_price="0.00", currency_code="USD")
+    starter = catalog_pb2.Plan(plan_id="starter", display_name="Starter", monthly_price="49.00", currency_code="USD")
+    for plan in (free, starter):
+        plan.meters.append(minutes)
+    starter.meters[0].overage_unit_price = "0.05"
+    return catalog_pb2.ApplyCatalogRequest(request_id="catalog", plans=[free, starter])
+
+
+async def test_the_service_sells_closes_and_answers_while_stripe_is_away(
+    channel: grpc.aio.Channel, database: BillingDatabase
+) -> None:
+    plans = catalog_pb2_grpc.CatalogServiceStub(channel)
+    stub = billing_pb2_grpc.BillingServiceStub(channel)
+    applied = await plans.ApplyCatalog(catalog(), metadata=as_admin())
+    assert list(applied.changed_plan_ids) == ["free", "starter"]
+
+    wanted = billing_pb2.Subscription(organization_id="acme", plan_id="starter")
+    selling = billing_pb2.CreateSubscriptionRequest(request_id="sell", subscription=wanted)
+    await stub.CreateSubscription(selling, metadata=as_admin())
+    closing = billing_pb2.CloseBillingPeriodRequest(request_id="close", organization_id="acme")
+    invoice = (await stub.CloseBillingPeriod(closing, metadata=as_admin())).invoice
+    assert (invoice.total, invoice.number, invoice.closed_through_sequence) == ("54.00", "TB-000001", 5)
+    asking = billing_pb2.GetInvoiceRequest(organization_id="acme", invoice_id=invoice.invoice_id)
+    assert (await stub.GetInvoice(asking, metadata=as_admin())).invoice == invoice
+    with psycopg.connect(database.owner_url) as owner:
+        assert owner.execute("SELECT parked_reason FROM billing.due_invoices").fetchall() == [("",)]
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.GetSubscription(billing_pb2.GetSubscriptionRequest(organization_id="nobody"), metadata=as_admin())
+    assert reason_of(refused.value) == "ORGANIZATION_NOT_FOUND"
+
+    webhook = stripe_webhook_pb2_grpc.StripeWebhookServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await webhook.HandleStripeEvent(stripe_webhook_pb2.HandleStripeEventRequest(payload=b"{}", signature="t=1"))
+    assert reason_of(refused.value) == "WEBHOOK_DISABLED"
+
+
+@pytest.mark.parametrize("variable", ["TOLLBOOK_POSTGRES_TENANT_URL", "TOLLBOOK_POSTGRES_FLEET_URL"])
+async def test_a_service_whose_role_could_see_everything_does_not_start(
+    variable: str, environment: dict[str, str], database: BillingDatabase, tmp_path: Path
+) -> None:
+    process = billing(environment | {variable: database.owner_url}, tmp_path)
+    await process.start()
+    assert await process.wait() == REFUSED_TO_START
+    assert "refused_to_start" in process.log_tail()
+
+
+async def test_a_service_without_a_key_to_stripe_names_the_variable(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = billing(environment | {"STRIPE_API_KEY": ""}, tmp_path)
+    await process.start()
+    assert await process.wait() == BAD_SETTINGS
+    assert "bad setting STRIPE_API_KEY" in process.log_tail()

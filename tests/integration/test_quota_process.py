@@ -1,0 +1,249 @@
+"""The quota service as a process of its own, on a real Redis, with its peers served by this test."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from redis.asyncio import Redis
+
+from kit.clock import SystemClock, unix_microseconds
+from kit.feed import Head, Position, watch_by_polling
+from kit.grpc.access import TENANT_SCOPES
+from kit.process import ChildProcess
+from kit.redis.embedded import EmbeddedRedis
+from kit.testing.stores import free_port, temporary_redis
+from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
+from services.metering.application.query_usage import QueryUsage
+from services.metering.application.record_usage import RecordUsage
+from services.metering.domain.events import Measurement, Meter, Subject, UsageEvent
+from services.metering.rpc.ledger_servicer import LedgerServicer
+from services.metering.rpc.metering_servicer import MeteringServicer
+from tests.quota_examples import MINUTES
+from tollbook.accounts.v1 import identity_pb2
+from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
+from tollbook.feed.v1 import feed_pb2
+from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NOW_US = unix_microseconds(datetime.now(UTC))
+DAY_US = 86_400_000_000
+
+
+async def verify_api_key(_request: Any, _context: Any) -> identity_pb2.VerifyApiKeyResponse:
+    """Every key is acme's."""
+    principal = identity_pb2.Principal(
+        kind=identity_pb2.PRINCIPAL_KIND_TENANT, organization_id="acme", scopes=sorted(TENANT_SCOPES)
+    )
+    return identity_pb2.VerifyApiKeyResponse(principal=principal)
+
+
+def accounts_handler() -> grpc.GenericRpcHandler[Any, Any]:
+    """Answers what quota asks of accounts."""
+    method = grpc.unary_unary_rpc_method_handler(
+        verify_api_key,
+        request_deserializer=identity_pb2.VerifyApiKeyRequest.FromString,
+        response_serializer=identity_pb2.VerifyApiKeyResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("tollbook.accounts.v1.IdentityFeedService", {"VerifyApiKey": method})
+
+
+def metering_servicer(recorded: MemoryLedger) -> MeteringServicer:
+    """Metering with one meter."""
+    meter = Meter(name=MINUTES, base_unit="ms", display_unit="minute", base_units_per_display_unit=60_000)
+    catalog = MemoryMeterCatalog(meter)
+
+    async def exists(_: str) -> bool:
+        return True
+
+    return MeteringServicer(
+        record_usage=RecordUsage(recorded, catalog, SystemClock()),
+        query_usage=QueryUsage(recorded, catalog),
+        meters=catalog,
+        exists=exists,
+    )
+
+
+class Billing(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
+    """One entitlement that can be changed."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.limit = 100
+
+    async def heads(self) -> list[Head]:
+        return [Head("acme", Position(self.version, "c"))]
+
+    async def WatchHeads(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for heads in watch_by_polling(self.heads):
+            yield entitlements_pb2.WatchHeadsResponse(
+                heads=[feed_pb2.Head(organization_id=head.key, position=self._position()) for head in heads]
+            )
+
+    async def ReadEntitlements(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        meter = catalog_pb2.PlanMeter(
+            meter=MINUTES, limit_kind=catalog_pb2.PLAN_LIMIT_KIND_PERIOD, limit_quantity=self.limit
+        )
+        entitlement = entitlements_pb2.Entitlement(
+            organization_id=request.organization_id,
+            version=self.version,
+            plan_id=f"plan-{self.version}",
+            status=billing_pb2.SUBSCRIPTION_STATUS_ACTIVE,
+            meters=[meter],
+        )
+        entitlement.period_start_time.FromMicroseconds(NOW_US - DAY_US)
+        entitlement.period_end_time.FromMicroseconds(NOW_US + DAY_US)
+        return entitlements_pb2.ReadEntitlementsResponse(entitlements=[entitlement], position=self._position())
+
+    def _position(self) -> feed_pb2.Position:
+        return feed_pb2.Position(sequence=self.version, commit_id="c")
+
+
+class Suite:
+    """Quota and what it stands on."""
+
+    def __init__(self, channel: grpc.aio.Channel, redis: Redis, recorded: MemoryLedger, billing: Billing) -> None:
+        self.quota = quota_pb2_grpc.QuotaServiceStub(channel)
+        self.redis = redis
+        self.billing = billing
+        self.process: ChildProcess
+        self._recorded = recorded
+        self._count = 0
+
+    async def check(self, request_id: str, quantity: int, *, seconds: int = 900) -> quota_pb2.CheckResponse:
+        request = quota_pb2.CheckRequest(
+            request_id=request_id,
+            consumptions=[quota_pb2.Consumption(meter=MINUTES, quantity=quantity)],
+            mode=quota_pb2.CHECK_MODE_RESERVE,
+            reserve_duration=Duration(seconds=seconds),
+        )
+        return await self.quota.Check(request, metadata=KEY, wait_for_ready=True)
+
+    async def state(self) -> quota_pb2.LimitState:
+        answer = await self.quota.ListQuotas(quota_pb2.ListQuotasRequest(), metadata=KEY)
+        return answer.limits[0]
+
+    async def record(self, quantity: int, *, reservation_id: str = "", final: bool = False) -> None:
+        self._count += 1
+        event = UsageEvent(
+            id=f"e{self._count}",
+            source="tests",
+            subject=Subject(organization_id="acme"),
+            event_time_ns=NOW_US * 1_000,
+            measurements=(Measurement(MINUTES, quantity),),
+            reservation_id=reservation_id,
+            reservation_final=final,
+        )
+        await self._recorded.append([event], now=datetime.now(UTC))
+
+
+KEY = (("authorization", "Bearer tb_live_acme"),)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float) -> None:
+    """Waits until the condition holds, looking again and again, and fails when it is late."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - it comes true in another process
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[EmbeddedRedis]:
+    """A Redis that the test may empty."""
+    with temporary_redis(not_durable=True) as server:
+        yield server
+
+
+@pytest.fixture
+async def suite(tmp_path: Path, own_redis: EmbeddedRedis) -> AsyncIterator[Suite]:
+    recorded, billing = MemoryLedger(), Billing()
+    peers = grpc.aio.server()
+    LedgerServicer(heads=recorded, reader=recorded).add_to(peers)
+    metering_servicer(recorded).add_to(peers)
+    entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(billing, peers)
+    peers.add_generic_rpc_handlers((accounts_handler(),))
+    peers_address = f"127.0.0.1:{peers.add_insecure_port('127.0.0.1:0')}"
+    await peers.start()
+    address = f"127.0.0.1:{free_port()}"
+    service_key = "tb_service_" + "q" * 32
+    process = ChildProcess(
+        [sys.executable, "-m", "services.quota"],
+        environment={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'gen' / 'python'}",
+            "TOLLBOOK_LISTEN_ADDRESS": address,
+            "TOLLBOOK_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+            "TOLLBOOK_SERVICE_KEY": service_key,
+            "TOLLBOOK_SERVICE_KEY_HASHES": json.dumps({"quota": hashlib.sha256(service_key.encode()).hexdigest()}),
+            "TOLLBOOK_METERING_ADDRESS": peers_address,
+            "TOLLBOOK_BILLING_ADDRESS": peers_address,
+            "TOLLBOOK_ACCOUNTS_ADDRESS": peers_address,
+            "TOLLBOOK_REDIS_URL": own_redis.url,
+            # A machine that runs a whole test suite is no measure of 20 ms.
+            "TOLLBOOK_REDIS_CHECK_MILLISECONDS": "1000",
+            # Quota has no Postgres and ignores what the suite tells every service.
+            "TOLLBOOK_POSTGRES_TENANT_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+        },
+        working_folder=CHECKOUT,
+        log_path=tmp_path / "quota.log",
+    )
+    await process.start()
+    redis = Redis.from_url(own_redis.url)
+    async with grpc.aio.insecure_channel(address) as channel:
+        suite = Suite(channel, redis, recorded, billing)
+        suite.process = process
+        yield suite
+    await process.stop(signal.SIGTERM, 15)
+    await redis.aclose()
+    await peers.stop(None)
+
+
+async def test_a_process_checks_follows_expires_and_recovers(suite: Suite) -> None:
+    answer = await suite.check("r1", 60)
+    assert (answer.decision, answer.limits[0].held) == (quota_pb2.DECISION_ALLOWED, 60)
+    assert (await suite.check("r2", 50)).deny_reason == quota_pb2.DENY_REASON_LIMIT_REACHED
+
+    # Usage is followed without any check.
+    await suite.record(45, reservation_id="r1", final=True)
+
+    async def is_applied() -> bool:
+        state = await suite.state()
+        return (state.applied_sequence, state.used, state.held) == (1, 45, 0)
+
+    await eventually(is_applied, seconds=5)
+
+    # A plan change is followed.
+    suite.billing.limit, suite.billing.version = 200, 2
+
+    async def is_upgraded() -> bool:
+        state = await suite.state()
+        return (state.limit, state.entitlement_version) == (200, 2)
+
+    await eventually(is_upgraded, seconds=5)
+
+    # A reservation that nobody ends, ends by itself.
+    await suite.check("short", 100, seconds=1)
+
+    async def is_freed_by_the_worker() -> bool:
+        return await suite.redis.hget("quota:{acme}:held", f"organization||{MINUTES}") == b"0"
+
+    await eventually(is_freed_by_the_worker, seconds=10)
+
+    # A lost store is rebuilt from the ledger by the next check.
+    await suite.redis.flushall()
+    answer = await suite.check("r3", 155)
+    assert (answer.decision, answer.limits[0].used) == (quota_pb2.DECISION_ALLOWED, 45)
+    assert (await suite.check("r4", 1)).decision == quota_pb2.DECISION_DENIED
+
+    assert await suite.process.stop(signal.SIGTERM, 15) == 0

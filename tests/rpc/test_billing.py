@@ -1,0 +1,569 @@
+"""Billing over gRPC, on its shipped fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+
+from kit.errors import DependencyUnavailable
+from kit.grpc.access import TENANT_SCOPES
+from kit.grpc.call import CallerKind, Principal
+from kit.grpc.errors import reason_of
+from kit.grpc.identity import Authenticator
+from kit.grpc.server import Application
+from kit.testing.clock import FakeClock
+from kit.testing.servers import KnownKeys, serving
+from services.billing.adapters.memory import MemoryBooks, MemoryOrganizations, MemoryPlans, MemoryUsage
+from services.billing.application.apply_catalog import ApplyCatalog
+from services.billing.application.close_billing_period import CloseBillingPeriod
+from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.ports import UsageTotals
+from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.rate_period import RatePeriod
+from services.billing.application.read_entitlements import ReadEntitlements
+from services.billing.application.store_stripe_event import StoreStripeEvent
+from services.billing.application.subscription_in_force import SubscriptionInForce
+from services.billing.domain.periods import Period
+from services.billing.rpc.billing_servicer import BillingServicer
+from services.billing.rpc.catalog_servicer import CatalogServicer
+from services.billing.rpc.entitlement_servicer import EntitlementServicer
+from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
+from tests.unit.billing.plans import METERS, MINUTE
+from tollbook.billing.v1 import (
+    billing_pb2,
+    billing_pb2_grpc,
+    catalog_pb2,
+    catalog_pb2_grpc,
+    entitlements_pb2,
+    entitlements_pb2_grpc,
+    stripe_webhook_pb2,
+    stripe_webhook_pb2_grpc,
+)
+from tollbook.feed.v1 import feed_pb2
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+ACME_MADE = datetime(2026, 10, 31, 9, tzinfo=UTC)
+KEYS = {
+    "tb_live_acme": Principal(CallerKind.TENANT, "key-1", "acme", TENANT_SCOPES),
+    "tb_live_globex": Principal(CallerKind.TENANT, "key-2", "globex", TENANT_SCOPES),
+    "tb_admin_1": Principal(CallerKind.ADMIN, "admin"),
+}
+ADMIN, ACME, GLOBEX, QUOTA = "tb_admin_1", "tb_live_acme", "tb_live_globex", "tb_service_quota"
+SECRET = "whsec_tests"
+
+
+class MeteringThatMayBeDown(MemoryUsage):
+    """Usage that cannot be asked when it is told so."""
+
+    is_down = False
+
+    async def totals(self, organization_id: str, period: Period) -> UsageTotals:
+        if self.is_down:
+            raise DependencyUnavailable(dependency="metering")
+        return await super().totals(organization_id, period)
+
+
+@dataclass
+class World:
+    """What a test moves, and the channel to billing."""
+
+    channel: grpc.aio.Channel
+    clock: FakeClock
+    usage: MeteringThatMayBeDown
+    books: MemoryBooks
+    webhook_secrets: list[str]
+    ids: int = field(default=0)
+
+    def request_id(self) -> str:
+        self.ids += 1
+        return f"request-{self.ids}"
+
+    @property
+    def billing(self) -> billing_pb2_grpc.BillingServiceAsyncStub:
+        return billing_pb2_grpc.BillingServiceStub(self.channel)
+
+    async def subscribe(
+        self, plan_id: str = "starter", *, request_id: str = "", start: datetime | None = None
+    ) -> billing_pb2.Subscription:
+        wanted = billing_pb2.Subscription(organization_id="acme", plan_id=plan_id)
+        if start is not None:
+            wanted.start_time.FromDatetime(start)
+        request = billing_pb2.CreateSubscriptionRequest(request_id=request_id or self.request_id(), subscription=wanted)
+        return (await self.billing.CreateSubscription(request, metadata=key(ADMIN))).subscription
+
+    async def subscription(self, secret: str = ACME, organization_id: str = "") -> billing_pb2.Subscription:
+        request = billing_pb2.GetSubscriptionRequest(organization_id=organization_id)
+        return (await self.billing.GetSubscription(request, metadata=key(secret))).subscription
+
+    async def close(self, *, request_id: str = "", organization_id: str = "acme") -> billing_pb2.Invoice:
+        request = billing_pb2.CloseBillingPeriodRequest(
+            request_id=request_id or self.request_id(), organization_id=organization_id
+        )
+        return (await self.billing.CloseBillingPeriod(request, metadata=key(ADMIN))).invoice
+
+    async def preview(self) -> billing_pb2.Invoice:
+        answer = await self.billing.PreviewInvoice(billing_pb2.PreviewInvoiceRequest(), metadata=key(ACME))
+        return answer.invoice
+
+    async def invoices(self, *, page_size: int = 0, page_token: str = "") -> billing_pb2.ListInvoicesResponse:
+        request = billing_pb2.ListInvoicesRequest(page_size=page_size, page_token=page_token)
+        return await self.billing.ListInvoices(request, metadata=key(ACME))
+
+    async def invoice(self, invoice_id: str, secret: str = ACME) -> billing_pb2.Invoice:
+        request = billing_pb2.GetInvoiceRequest(invoice_id=invoice_id)
+        return (await self.billing.GetInvoice(request, metadata=key(secret))).invoice
+
+    async def apply(self, *plans: catalog_pb2.Plan, request_id: str = "") -> catalog_pb2.ApplyCatalogResponse:
+        request = catalog_pb2.ApplyCatalogRequest(request_id=request_id or self.request_id(), plans=plans)
+        return await catalog_pb2_grpc.CatalogServiceStub(self.channel).ApplyCatalog(request, metadata=key(ADMIN))
+
+    async def entitlements(self, after: feed_pb2.Position | None = None) -> entitlements_pb2.ReadEntitlementsResponse:
+        stub = entitlements_pb2_grpc.EntitlementFeedServiceStub(self.channel)
+        request = entitlements_pb2.ReadEntitlementsRequest(organization_id="acme", after=after)
+        return await stub.ReadEntitlements(request, metadata=key(QUOTA))
+
+    async def webhook(self, payload: bytes, signature: str) -> None:
+        stub = stripe_webhook_pb2_grpc.StripeWebhookServiceStub(self.channel)
+        await stub.HandleStripeEvent(stripe_webhook_pb2.HandleStripeEventRequest(payload=payload, signature=signature))
+
+
+@pytest.fixture
+async def unstocked() -> AsyncIterator[World]:
+    clock, books, plans = FakeClock(NOW), MemoryBooks(), MemoryPlans()
+    usage = MeteringThatMayBeDown(*METERS.values())
+    organizations = MemoryOrganizations({"acme": ACME_MADE, "globex": NOW})
+    in_force = SubscriptionInForce(books, plans, organizations, clock)
+    rate_period = RatePeriod(usage, plans)
+    webhook_secrets = [SECRET]
+
+    async def exists(organization_id: str) -> bool:
+        return organization_id in ("acme", "globex")
+
+    async def prepare() -> None:
+        return None
+
+    application = Application(
+        authenticator=Authenticator(KnownKeys(KEYS), {"quota": hashlib.sha256(QUOTA.encode()).hexdigest()}),
+        servicers=[
+            CatalogServicer(plans=plans, apply_catalog=ApplyCatalog(plans, usage)),
+            BillingServicer(
+                books=books,
+                subscription_in_force=in_force,
+                create_subscription=CreateSubscription(books, plans, in_force, clock),
+                preview_invoice=PreviewInvoice(in_force, rate_period),
+                close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
+                exists=exists,
+            ),
+            EntitlementServicer(heads=books, read_entitlements=ReadEntitlements(books, plans, in_force, clock)),
+            StripeWebhookServicer(store_stripe_event=StoreStripeEvent(books.inbox, webhook_secrets, clock)),
+        ],
+        prepare=prepare,
+    )
+    async with serving(application) as channel:
+        yield World(channel, clock, usage, books, webhook_secrets)
+
+
+@pytest.fixture
+async def world(unstocked: World) -> World:
+    await unstocked.apply(plan("free", "0.00", overage=""), plan("starter", "49.00"), plan("pro", "149.00"))
+    return unstocked
+
+
+def plan(plan_id: str, price: str, *, overage: str = "0.05") -> catalog_pb2.Plan:
+    return catalog_pb2.Plan(
+        plan_id=plan_id,
+        display_name=plan_id.title(),
+        monthly_price=price,
+        currency_code="USD",
+        meters=[
+            catalog_pb2.PlanMeter(
+                meter="agent_minutes",
+                limit_kind=catalog_pb2.PLAN_LIMIT_KIND_PERIOD,
+                limit_quantity=1_000 * MINUTE,
+                grace_percent=10,
+                included_quantity=1_000 * MINUTE,
+                overage_unit_price=overage,
+            ),
+            catalog_pb2.PlanMeter(
+                meter="concurrent_agents", limit_kind=catalog_pb2.PLAN_LIMIT_KIND_CONCURRENCY, limit_quantity=5
+            ),
+        ],
+        features={"exports": plan_id != "free"},
+    )
+
+
+def key(secret: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {secret}"),)
+
+
+async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), reason_of(caught.value)
+
+
+# --- free, and subscriptions
+
+
+async def test_an_organization_without_a_subscription_is_on_free_since_it_was_made(world: World) -> None:
+    found = await world.subscription()
+    assert (found.plan_id, found.status) == ("free", billing_pb2.SUBSCRIPTION_STATUS_ACTIVE)
+    assert found.start_time.ToDatetime(tzinfo=UTC) == ACME_MADE
+    assert found.period_start_time.ToDatetime(tzinfo=UTC) == ACME_MADE
+    assert found.period_end_time.ToDatetime(tzinfo=UTC) == datetime(2026, 11, 30, 9, tzinfo=UTC)
+
+
+async def test_whoever_asks_first_and_however_many_at_once_get_the_one_free_subscription(world: World) -> None:
+    found = await asyncio.gather(*(world.subscription() for _ in range(5)), world.subscription(ADMIN, "acme"))
+    assert len({each.subscription_id for each in found}) == 1
+    assert (await world.entitlements()).entitlements[0].version == 1
+
+
+async def test_before_the_first_catalog_there_is_no_free_to_be_on(unstocked: World) -> None:
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_STATE")
+    assert await refusal(unstocked.subscription()) == expected
+
+
+async def test_an_organization_that_does_not_exist_is_not_put_on_free(world: World) -> None:
+    expected = (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
+    assert await refusal(world.subscription(ADMIN, "nobody")) == expected
+    stub = entitlements_pb2_grpc.EntitlementFeedServiceStub(world.channel)
+    request = entitlements_pb2.ReadEntitlementsRequest(organization_id="nobody")
+    assert await refusal(stub.ReadEntitlements(request, metadata=key(QUOTA))) == expected
+
+
+async def test_a_sold_plan_replaces_free_and_keeps_the_version_it_was_sold_at(world: World) -> None:
+    made = await world.subscribe()
+    assert (made.plan_id, made.plan_version) == ("starter", 1)
+    assert made.period_start_time.ToDatetime(tzinfo=UTC) == NOW
+    await world.apply(plan("free", "0", overage=""), plan("starter", "59.00"))
+    assert await world.subscription() == made
+    assert (await world.preview()).total == "49.00"
+
+
+async def test_the_same_request_answers_the_subscription_it_made(world: World) -> None:
+    made = await world.subscribe(request_id="r")
+    assert await world.subscribe(request_id="r") == made
+    aborted = (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
+    assert await refusal(world.subscribe("pro", request_id="r")) == aborted
+    assert await refusal(world.close(request_id="r")) == aborted
+
+
+async def test_a_start_that_was_left_out_is_no_part_of_the_content_of_a_retry(world: World) -> None:
+    made = await world.subscribe(request_id="r")
+    world.clock.advance(timedelta(minutes=5))
+    assert (await world.subscribe(request_id="r")).subscription_id == made.subscription_id
+
+
+async def test_a_second_sale_is_refused_while_one_is_in_force(world: World) -> None:
+    await world.subscribe()
+    expected = (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+    assert await refusal(world.subscribe("pro")) == expected
+
+
+async def test_sales_at_once_make_one_subscription(world: World) -> None:
+    outcomes = await asyncio.gather(*(world.subscribe() for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(outcome, billing_pb2.Subscription) for outcome in outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "sound"),
+    [
+        (NOW, True),
+        (NOW - timedelta(days=35), True),
+        (NOW - timedelta(days=35, microseconds=1), False),
+        (NOW + timedelta(microseconds=1), False),
+    ],
+    ids=["now", "35_days_back", "further_back", "ahead"],
+)
+async def test_a_subscription_starts_within_the_last_35_days(world: World, start: datetime, *, sound: bool) -> None:
+    if sound:
+        made = await world.subscribe(start=start)
+        assert made.start_time.ToDatetime(tzinfo=UTC) == start
+        assert made.period_start_time.ToDatetime(tzinfo=UTC) <= NOW < made.period_end_time.ToDatetime(tzinfo=UTC)
+    else:
+        assert await refusal(world.subscribe(start=start)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+async def test_a_plan_that_is_unknown_or_withdrawn_cannot_be_bought(world: World) -> None:
+    assert await refusal(world.subscribe("gold")) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    assert await refusal(world.subscribe("")) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    await world.apply(plan("free", "0", overage=""))
+    assert await refusal(world.subscribe()) == (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_STATE")
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 129, "a\nb"])
+async def test_a_malformed_request_id_is_refused(world: World, request_id: str) -> None:
+    wanted = billing_pb2.Subscription(organization_id="acme", plan_id="starter")
+    request = billing_pb2.CreateSubscriptionRequest(request_id=request_id, subscription=wanted)
+    call = world.billing.CreateSubscription(request, metadata=key(ADMIN))
+    assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+async def test_only_the_operator_sells_and_closes(world: World) -> None:
+    denied = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    selling = billing_pb2.CreateSubscriptionRequest(request_id="r")
+    closing = billing_pb2.CloseBillingPeriodRequest(request_id="r")
+    assert await refusal(world.billing.CreateSubscription(selling, metadata=key(ACME))) == denied
+    assert await refusal(world.billing.CloseBillingPeriod(closing, metadata=key(ACME))) == denied
+
+
+# --- invoices
+
+
+async def test_the_preview_is_what_closing_then_makes(world: World) -> None:
+    await world.subscribe(start=NOW - timedelta(days=5))
+    world.usage.used["acme"] = UsageTotals({"agent_minutes": 1_100 * MINUTE}, 17)
+    preview, made = await world.preview(), await world.close()
+    assert (preview.state, preview.invoice_id, preview.number) == (billing_pb2.INVOICE_STATE_DRAFT, "", "")
+    assert not preview.HasField("finalize_time")
+    assert (made.state, made.number, made.total) == (billing_pb2.INVOICE_STATE_FINALIZED, "TB-000001", "54.00")
+    assert [(line.kind, line.amount) for line in made.lines] == [
+        (billing_pb2.INVOICE_LINE_KIND_BASE_FEE, "49.00"),
+        (billing_pb2.INVOICE_LINE_KIND_OVERAGE, "5.00"),
+    ]
+    overage = made.lines[1]
+    assert (overage.used_quantity, overage.included_quantity, overage.charged_quantity, overage.unit_price) == (
+        1_100 * MINUTE,
+        1_000 * MINUTE,
+        100 * MINUTE,
+        "0.05",
+    )
+    assert made.closed_through_sequence == 17
+    for field_name in ("lines", "total", "period_start_time", "period_end_time", "plan_id", "plan_version"):
+        assert getattr(preview, field_name) == getattr(made, field_name)
+
+
+async def test_a_preview_leaves_nothing_behind(world: World) -> None:
+    await world.subscribe()
+    await world.preview()
+    assert not (await world.invoices()).invoices
+
+
+async def test_free_is_invoiced_over_nothing(world: World) -> None:
+    world.usage.used["acme"] = UsageTotals({"agent_minutes": 10**9}, 3)
+    made = await world.close()
+    assert (made.total, [line.amount for line in made.lines]) == ("0.00", ["0.00"])
+    assert await world.books.collection_list.claim(now=NOW + timedelta(days=1), count=10) == []
+
+
+async def test_closing_again_answers_the_one_invoice_whatever_the_request_id(world: World) -> None:
+    await world.subscribe()
+    made = await world.close(request_id="first")
+    world.usage.used["acme"] = UsageTotals({"agent_minutes": 10**9}, 99)
+    assert await world.close(request_id="first") == made
+    assert await world.close(request_id="second") == made
+    assert len((await world.invoices()).invoices) == 1
+
+
+async def test_a_retry_after_the_periods_end_does_not_close_the_next_one(world: World) -> None:
+    await world.subscribe()
+    first = await world.close(request_id="first")
+    await world.close(request_id="second")
+    world.clock.advance(timedelta(days=40))
+    assert await world.close(request_id="first") == first
+    assert await world.close(request_id="second") == first
+    assert (await world.close(request_id="third")).number == "TB-000002"
+
+
+async def test_the_subscription_stays_in_its_period_after_an_early_close(world: World) -> None:
+    before = await world.subscribe()
+    await world.close()
+    assert await world.subscription() == before
+
+
+async def test_while_metering_is_down_nothing_is_closed_and_what_was_closed_is_still_answered(world: World) -> None:
+    await world.subscribe()
+    world.usage.is_down = True
+    expected = (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+    assert await refusal(world.close(request_id="r")) == expected
+    assert not (await world.invoices()).invoices
+    world.usage.is_down = False
+    made = await world.close(request_id="r")
+    world.usage.is_down = True
+    assert await world.close(request_id="r") == made
+    assert await world.invoice(made.invoice_id) == made
+
+
+async def test_another_organizations_invoice_is_not_found(world: World) -> None:
+    made = await world.close()
+    expected = (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    assert await refusal(world.invoice(made.invoice_id, GLOBEX)) == expected
+    assert await refusal(world.invoice("inv_unknown")) == expected
+    assert await refusal(world.subscription(GLOBEX, "acme")) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "ORGANIZATION_MISMATCH",
+    )
+
+
+async def test_pages_of_invoices_hold_every_invoice_once(world: World) -> None:
+    await world.subscribe()
+    numbers = []
+    for _ in range(5):
+        numbers.append((await world.close()).number)
+        world.clock.advance(timedelta(days=31))
+    page = await world.invoices(page_size=2)
+    seen = [each.number for each in page.invoices]
+    while page.next_page_token:
+        page = await world.invoices(page_size=2, page_token=page.next_page_token)
+        seen += [each.number for each in page.invoices]
+    assert seen == numbers[::-1]
+    assert (await world.invoices(page_size=5)).next_page_token == ""
+
+
+@pytest.mark.parametrize(
+    ("page_size", "page_token", "reason"),
+    [
+        (-1, "", "INVALID_FIELD"),
+        (101, "", "LIMIT_EXCEEDED"),
+        (0, "?", "INVALID_FIELD"),
+        (0, "YWJj", "INVALID_FIELD"),
+        (0, "ü", "INVALID_FIELD"),
+        (0, "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OmE=", "INVALID_FIELD"),
+    ],
+)
+async def test_a_page_that_cannot_be_is_refused(world: World, page_size: int, page_token: str, reason: str) -> None:
+    call = world.invoices(page_size=page_size, page_token=page_token)
+    assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+
+# --- the catalog
+
+
+async def test_plans_are_listed_and_found(world: World) -> None:
+    stub = catalog_pb2_grpc.CatalogServiceStub(world.channel)
+    listed = (await stub.ListPlans(catalog_pb2.ListPlansRequest(), metadata=key(ACME))).plans
+    assert [(each.plan_id, each.version, each.monthly_price) for each in listed] == [
+        ("free", 1, "0.00"),
+        ("starter", 1, "49.00"),
+        ("pro", 1, "149.00"),
+    ]
+    expected = plan("starter", "49.00")
+    expected.version = 1
+    found = await stub.GetPlan(catalog_pb2.GetPlanRequest(plan_id="starter"), metadata=key(ACME))
+    assert found.plan == expected
+    unknown = stub.GetPlan(catalog_pb2.GetPlanRequest(plan_id="gold"), metadata=key(ACME))
+    assert await refusal(unknown) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+async def test_applying_says_what_changed_and_the_same_again_changes_nothing(world: World) -> None:
+    plans = [plan("free", "0.00", overage=""), plan("starter", "59.00"), plan("pro", "149.00")]
+    applied = await world.apply(*plans)
+    assert list(applied.changed_plan_ids) == ["starter"]
+    assert [(each.plan_id, each.version) for each in applied.plans] == [("free", 1), ("starter", 2), ("pro", 1)]
+    assert not (await world.apply(*plans)).changed_plan_ids
+
+
+async def test_a_broken_catalog_is_refused_whole(world: World) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match=r"Plan 'pro': monthly_price: .*decimals") as refused:
+        await world.apply(plan("free", "0", overage=""), plan("starter", "59.00"), plan("pro", "1.005"))
+    assert (refused.value.code(), reason_of(refused.value)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CATALOG")
+    await world.subscribe()
+    assert (await world.preview()).total == "49.00"
+
+
+# --- entitlements
+
+
+async def test_the_entitlement_in_force_says_plan_period_limits_and_features(world: World) -> None:
+    made = await world.subscribe()
+    found = await world.entitlements()
+    (entitlement,) = found.entitlements
+    assert (entitlement.organization_id, entitlement.plan_id, entitlement.version) == ("acme", "starter", 2)
+    assert entitlement.status == billing_pb2.SUBSCRIPTION_STATUS_ACTIVE
+    assert entitlement.period_end_time == made.period_end_time
+    assert list(entitlement.meters) == list(plan("starter", "49.00").meters)
+    assert dict(entitlement.features) == {"exports": True}
+    assert found.position.sequence == 2
+
+
+async def test_time_alone_changes_the_period_and_no_version(world: World) -> None:
+    before = await world.entitlements()
+    world.clock.advance(timedelta(days=31))
+    after = await world.entitlements()
+    assert after.position == before.position
+    assert after.entitlements[0].version == before.entitlements[0].version
+    assert after.entitlements[0].period_start_time == before.entitlements[0].period_end_time
+
+
+async def test_a_follower_gets_what_came_after_its_position(world: World) -> None:
+    first = await world.entitlements()
+    await world.subscribe()
+    await world.close()
+    later = await world.entitlements(first.position)
+    assert [(each.version, each.plan_id) for each in later.entitlements] == [(2, "starter")]
+    assert later.position.sequence == 3
+    assert not (await world.entitlements(later.position)).entitlements
+    rewound = world.entitlements(feed_pb2.Position(sequence=2, commit_id="another"))
+    assert await refusal(rewound) == (grpc.StatusCode.FAILED_PRECONDITION, "LOG_REWOUND")
+
+
+async def test_a_follower_that_begins_at_the_beginning_finds_free_first(world: World) -> None:
+    found = await world.entitlements(feed_pb2.Position())
+    assert [(each.version, each.plan_id) for each in found.entitlements] == [(1, "free")]
+
+
+async def test_heads_are_watched_as_they_move(world: World) -> None:
+    stub = entitlements_pb2_grpc.EntitlementFeedServiceStub(world.channel)
+    await world.subscription()
+    stream = stub.WatchHeads(entitlements_pb2.WatchHeadsRequest(), metadata=key(QUOTA))
+    first = await stream.read()
+    assert [(head.organization_id, head.position.sequence) for head in first.heads] == [("acme", 1)]
+    await world.subscribe()
+    second = await stream.read()
+    assert [(head.organization_id, head.position.sequence) for head in second.heads] == [("acme", 2)]
+    stream.cancel()
+
+
+async def test_the_feed_is_for_the_services_of_the_suite(world: World) -> None:
+    stub = entitlements_pb2_grpc.EntitlementFeedServiceStub(world.channel)
+    request = entitlements_pb2.ReadEntitlementsRequest(organization_id="acme")
+    for secret in (ACME, ADMIN):
+        call = stub.ReadEntitlements(request, metadata=key(secret))
+        assert await refusal(call) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+
+
+# --- the webhook
+
+PAYLOAD = b'{"id": "evt_1", "type": "invoice.paid", "data": {"object": {"id": "in_1", "customer": "cus_1"}}}'
+
+
+def signature(payload: bytes = PAYLOAD, secret: str = SECRET, at: datetime = NOW) -> str:
+    timestamp = int(at.timestamp())
+    digest = hmac.new(secret.encode(), f"{timestamp}.".encode() + payload, hashlib.sha256).hexdigest()
+    return f"t={timestamp},v1={digest}"
+
+
+async def test_a_signed_event_needs_no_key_and_is_stored_once(world: World) -> None:
+    for _ in range(3):
+        await world.webhook(PAYLOAD, signature())
+    claimed = await world.books.inbox.claim(now=NOW, count=10)
+    assert [(due.event_id, due.object_id) for due in claimed] == [("evt_1", "in_1")]
+
+
+async def test_an_event_with_a_bad_signature_is_not_stored(world: World) -> None:
+    expected = (grpc.StatusCode.UNAUTHENTICATED, "SIGNATURE_INVALID")
+    bad = ["", signature(secret="whsec_other"), signature(at=NOW - timedelta(seconds=301)), signature(PAYLOAD + b" ")]
+    for each in bad:
+        assert await refusal(world.webhook(PAYLOAD, each)) == expected
+    assert await world.books.inbox.claim(now=NOW, count=10) == []
+
+
+async def test_without_a_secret_the_webhook_is_off(world: World) -> None:
+    world.webhook_secrets.clear()
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "WEBHOOK_DISABLED")
+    assert await refusal(world.webhook(PAYLOAD, signature())) == expected
+    assert await refusal(world.webhook(PAYLOAD, signature(secret=""))) == expected
+
+
+async def test_while_secrets_rotate_both_are_good(world: World) -> None:
+    world.webhook_secrets[:] = ["whsec_next", SECRET]
+    await world.webhook(PAYLOAD, signature())
+    await world.webhook(PAYLOAD, signature(secret="whsec_next"))
