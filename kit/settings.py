@@ -26,9 +26,10 @@ def load(settings_type: type[_S]) -> _S:
         return settings_type()
     except ValidationError as error:
         prefix = str(settings_type.model_config.get("env_prefix") or "")
+        aliases = {field.validation_alias for field in settings_type.model_fields.values()}
         for problem in error.errors(include_input=False, include_url=False):
-            field = str(problem["loc"][0]) if problem["loc"] else "?"
-            alias = settings_type.model_fields[field].validation_alias if field in settings_type.model_fields else None
-            variable = alias if isinstance(alias, str) else f"{prefix}{field}".upper()
+            # A problem is told under the field's alias where it has one, which then is the variable as it stands.
+            name = str(problem["loc"][0]) if problem["loc"] else "?"
+            variable = name if name in aliases else f"{prefix}{name}".upper()
             print(f"bad setting {variable}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - before logging stands
         raise SystemExit(EXIT_BAD_SETTINGS) from None

@@ -6,6 +6,7 @@ One interceptor and not seven, because each layer of wrapping costs a task switc
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
@@ -82,6 +83,11 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
                 async with asyncio.timeout(_deadline_seconds(context)):
                     return await behaviour(request, context)
 
+        async def answer_by_writing(request: Any, context: ServicerContext) -> None:
+            async with _Edge(self, rule, context) as edge:
+                await edge.admit()
+                await behaviour(request, context)
+
         async def answer_stream(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
             async with _Edge(self, rule, context) as edge:
                 await edge.admit()
@@ -98,8 +104,11 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
                 make = grpc.unary_stream_rpc_method_handler
             case _:
                 make = grpc.stream_stream_rpc_method_handler
-        wrapped = answer_stream if handler.response_streaming else answer_once
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        answer: Callable[..., Any] = answer_once
+        if handler.response_streaming:
+            # gRPC's own health servicer writes its answers instead of yielding them.
+            answer = answer_stream if inspect.isasyncgenfunction(behaviour) else answer_by_writing
+        return make(answer, handler.request_deserializer, handler.response_serializer)
 
 
 class _Edge:

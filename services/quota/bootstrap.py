@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -12,7 +13,7 @@ from kit.grpc.server import Application
 from kit.redis.client import connect_redis, ping_redis
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
-from services.quota.adapters.redis_counters.store import RedisCounters
+from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.find_entitlement import FindEntitlement
@@ -29,9 +30,13 @@ from services.quota.workers.expiry import keep_freeing
 
 async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Application:
     """The service, with everything it opened handed to `resources`."""
-    # Two clients, so that upkeep can neither take the connections of checks nor be held to their budget.
-    hasty = connect_redis(settings.redis_url, timeout_seconds=settings.redis_check_milliseconds / 1_000)
-    patient = connect_redis(settings.redis_url, timeout_seconds=settings.redis_upkeep_milliseconds / 1_000)
+    check_seconds, upkeep_seconds = (
+        milliseconds / 1_000 for milliseconds in (settings.redis_check_milliseconds, settings.redis_upkeep_milliseconds)
+    )
+    # Two clients, so that upkeep can neither take the connections of checks nor be held to their budget. The budget of
+    # checks is kept by the store, which does not count our own delays.
+    hasty = connect_redis(settings.redis_url, timeout_seconds=max(check_seconds, upkeep_seconds))
+    patient = connect_redis(settings.redis_url, timeout_seconds=upkeep_seconds)
     for client in (hasty, patient):
         resources.push_async_callback(client.aclose)
     metering, billing, accounts = [
@@ -39,7 +44,8 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
         for address in (settings.metering_address, settings.billing_address, settings.accounts_address)
     ]
 
-    counters, upkeep = RedisCounters(hasty), RedisCounters(patient)
+    counters = RedisCounters(hasty, command_seconds=check_seconds)
+    upkeep = RedisCounters(patient, command_seconds=upkeep_seconds)
     ledger, source = RemoteLedger(metering), RemoteEntitlements(billing)
     entitlements = FindEntitlement(counters, source)
     rebuild = RebuildCounters(upkeep, entitlements, ledger)
@@ -53,6 +59,11 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
         list_quotas=ListQuotas(counters, settle, free_expired, agenda),
         exists=RemoteOrganizations(accounts).exists,
     )
+
+    async def prepare() -> None:
+        # Connections first: making one takes several answers, more than the budget of a check may allow.
+        await asyncio.gather(*(ping_redis(hasty) for _ in range(COMMANDS_IN_FLIGHT_MAX)))
+
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
         servicers=[servicer],
@@ -61,6 +72,6 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "entitlements": entitlement_follower.run,
             "expiry": partial(keep_freeing, agenda, free_expired),
         },
-        prepare=partial(ping_redis, patient),
+        prepare=prepare,
         ready=[partial(ping_redis, patient)],
     )

@@ -103,7 +103,7 @@ async def account(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -
         yield Account(MemoryCounters(SystemClock()), organization_id, entitlement(organization_id))
         return
     client = connect_redis(redis_server.url, timeout_seconds=5)
-    yield Account(RedisCounters(client), organization_id, entitlement(organization_id))
+    yield Account(RedisCounters(client, command_seconds=5), organization_id, entitlement(organization_id))
     await client.aclose()
 
 

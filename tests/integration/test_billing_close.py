@@ -73,14 +73,16 @@ async def scene(postgres: EmbeddedPostgres) -> AsyncIterator[Scene]:
     organizations = MemoryOrganizations(dict.fromkeys(ORGANIZATIONS, NOW - timedelta(days=60)))
     async with billing_database(postgres.url) as database:
         pools = [Database(database.tenant_url) for _ in range(3)]
-        workers = []
-        for pool in pools:
+
+        def worker(pool: Database) -> Worker:
             books, plans = PostgresBooks(pool), PostgresPlans(pool, database.fleet)
             in_force = SubscriptionInForce(books, plans, organizations, clock)
             close = CloseBillingPeriod(books, in_force, RatePeriod(usage, plans), clock)
-            workers.append(Worker(CreateSubscription(books, plans, in_force, clock), close, in_force))
-        await plans.apply(PLANS, request_id="stock", digest=b"", actor="tests")
-        yield Scene(database, usage, clock, workers)
+            return Worker(CreateSubscription(books, plans, in_force, clock), close, in_force)
+
+        catalog = PostgresPlans(database.tenant, database.fleet)
+        await catalog.apply(PLANS, request_id="stock", digest=b"", actor="tests")
+        yield Scene(database, usage, clock, [worker(pool) for pool in pools])
         for pool in pools:
             await pool.close()
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psycopg
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cli.suite.parts import Program, ProgramSpec, grpc_probe
 from kit.grpc.context import ServicerContext
 from kit.grpc.errors import reason_of
 from kit.postgres.embedded import EmbeddedPostgres
 from kit.process import ChildProcess
 from kit.testing.stores import free_port
 from tests.integration.billing_database import BillingDatabase, billing_database
-from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc, identity_pb2, identity_pb2_grpc
+from tollbook.accounts.v1 import accounts_pb2, identity_pb2
 from tollbook.billing.v1 import (
     billing_pb2,
     billing_pb2_grpc,
@@ -31,63 +32,77 @@ from tollbook.billing.v1 import (
     stripe_webhook_pb2,
     stripe_webhook_pb2_grpc,
 )
-from tollbook.metering.v1 import metering_pb2, metering_pb2_grpc
+from tollbook.metering.v1 import metering_pb2
 
 ADMIN_KEY = "tb_admin_of_tests"
 SERVICE_KEY = "tb_service_" + "b" * 40
+COMMAND = (sys.executable, "-m", "services.billing")
 START_SECONDS = 60
 REFUSED_TO_START, BAD_SETTINGS = 3, 2
 
 
-class Accounts(identity_pb2_grpc.IdentityFeedServiceServicer, accounts_pb2_grpc.AccountsServiceServicer):
-    """Knows one admin key, and every organization but `nobody`."""
-
-    async def VerifyApiKey(
-        self, request: identity_pb2.VerifyApiKeyRequest, context: ServicerContext
-    ) -> identity_pb2.VerifyApiKeyResponse:
-        if request.key_sha256 != hashlib.sha256(ADMIN_KEY.encode()).digest():
-            return identity_pb2.VerifyApiKeyResponse()
-        admin = identity_pb2.Principal(kind=identity_pb2.PRINCIPAL_KIND_ADMIN, api_key_id="admin")
-        return identity_pb2.VerifyApiKeyResponse(principal=admin)
-
-    async def GetOrganization(
-        self, request: accounts_pb2.GetOrganizationRequest, context: ServicerContext
-    ) -> accounts_pb2.GetOrganizationResponse:
-        if request.organization_id == "nobody":
-            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody")
-        organization = accounts_pb2.Organization(organization_id=request.organization_id)
-        organization.create_time.FromDatetime(datetime.now(UTC) - timedelta(days=3))
-        return accounts_pb2.GetOrganizationResponse(organization=organization)
+async def verify_api_key(
+    request: identity_pb2.VerifyApiKeyRequest, _: ServicerContext
+) -> identity_pb2.VerifyApiKeyResponse:
+    """Knows one key, the admin's."""
+    if request.key_sha256 != hashlib.sha256(ADMIN_KEY.encode()).digest():
+        return identity_pb2.VerifyApiKeyResponse()
+    admin = identity_pb2.Principal(kind=identity_pb2.PRINCIPAL_KIND_ADMIN, api_key_id="admin")
+    return identity_pb2.VerifyApiKeyResponse(principal=admin)
 
 
-class Metering(metering_pb2_grpc.MeteringServiceServicer):
-    """Knows one meter, of which everybody used 1 100 minutes."""
+async def get_organization(
+    request: accounts_pb2.GetOrganizationRequest, context: ServicerContext
+) -> accounts_pb2.GetOrganizationResponse:
+    """Knows every organization but `nobody`."""
+    if request.organization_id == "nobody":
+        await context.abort(grpc.StatusCode.NOT_FOUND, "nobody")
+    organization = accounts_pb2.Organization(organization_id=request.organization_id)
+    organization.create_time.FromDatetime(datetime.now(UTC) - timedelta(days=3))
+    return accounts_pb2.GetOrganizationResponse(organization=organization)
 
-    async def ListMeters(
-        self, request: metering_pb2.ListMetersRequest, context: ServicerContext
-    ) -> metering_pb2.ListMetersResponse:
-        minutes = metering_pb2.Meter(
-            name="agent_minutes",
-            base_unit="millisecond",
-            display_unit="minute",
-            base_units_per_display_unit=60_000,
-        )
-        return metering_pb2.ListMetersResponse(meters=[minutes])
 
-    async def QueryUsage(
-        self, request: metering_pb2.QueryUsageRequest, context: ServicerContext
-    ) -> metering_pb2.QueryUsageResponse:
-        row = metering_pb2.UsageRow(meter="agent_minutes", quantity=1_100 * 60_000)
-        return metering_pb2.QueryUsageResponse(rows=[row], as_of_sequence=5)
+async def list_meters(_: metering_pb2.ListMetersRequest, __: ServicerContext) -> metering_pb2.ListMetersResponse:
+    """Knows one meter."""
+    minutes = metering_pb2.Meter(
+        name="agent_minutes", base_unit="millisecond", display_unit="minute", base_units_per_display_unit=60_000
+    )
+    return metering_pb2.ListMetersResponse(meters=[minutes])
+
+
+async def query_usage(_: metering_pb2.QueryUsageRequest, __: ServicerContext) -> metering_pb2.QueryUsageResponse:
+    """Everybody used 1 100 minutes."""
+    row = metering_pb2.UsageRow(meter="agent_minutes", quantity=1_100 * 60_000)
+    return metering_pb2.QueryUsageResponse(rows=[row], as_of_sequence=5)
+
+
+PEERS: dict[str, dict[str, tuple[Callable[[Any, ServicerContext], Awaitable[Any]], type[Any]]]] = {
+    "tollbook.accounts.v1.IdentityFeedService": {
+        "VerifyApiKey": (verify_api_key, identity_pb2.VerifyApiKeyRequest),
+    },
+    "tollbook.accounts.v1.AccountsService": {
+        "GetOrganization": (get_organization, accounts_pb2.GetOrganizationRequest),
+    },
+    "tollbook.metering.v1.MeteringService": {
+        "ListMeters": (list_meters, metering_pb2.ListMetersRequest),
+        "QueryUsage": (query_usage, metering_pb2.QueryUsageRequest),
+    },
+}
 
 
 @pytest.fixture
 async def peers() -> AsyncIterator[str]:
     server = grpc.aio.server()
-    accounts = Accounts()
-    identity_pb2_grpc.add_IdentityFeedServiceServicer_to_server(accounts, server)
-    accounts_pb2_grpc.add_AccountsServiceServicer_to_server(accounts, server)
-    metering_pb2_grpc.add_MeteringServiceServicer_to_server(Metering(), server)
+    for service, methods in PEERS.items():
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                behaviour,
+                request_deserializer=request_type.FromString,
+                response_serializer=lambda message: message.SerializeToString(),
+            )
+            for name, (behaviour, request_type) in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}"
@@ -119,27 +134,29 @@ def environment(database: BillingDatabase, peers: str) -> dict[str, str]:
 
 
 def billing(environment: dict[str, str], folder: Path) -> ChildProcess:
-    command = [sys.executable, "-m", "services.billing"]
-    return ChildProcess(command, environment=environment, log_path=folder / "billing.log")
+    return ChildProcess(COMMAND, environment=environment, log_path=folder / "billing.log")
 
 
 @pytest.fixture
 async def channel(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    process = billing(environment, tmp_path)
-    await process.start()
+    address = environment["TOLLBOOK_LISTEN_ADDRESS"]
+    spec = ProgramSpec(
+        name="billing",
+        command=COMMAND,
+        environment=environment,
+        working_folder=Path.cwd(),
+        probe=grpc_probe(address),
+    )
+    program = Program(spec, log_path=tmp_path / "billing.log")
+    await program.start()
     try:
-        address = environment["TOLLBOOK_LISTEN_ADDRESS"]
-        async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
-            watching = health_pb2_grpc.HealthStub(channel).Watch(
-                health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=START_SECONDS
-            )
-            async for answer in watching:
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    break
+        async with asyncio.timeout(START_SECONDS):
+            await program.wait_ready()
+        async with grpc.aio.insecure_channel(address) as channel:
             yield channel
-        assert await process.stop(signal.SIGTERM, 20) == 0, process.log_tail()
     finally:
-        await process.stop(signal.SIGKILL, 5)
+        await program.stop(20)
+    assert await program.wait() == 0
 
 
 def as_admin() -> tuple[tuple[str, str], ...]:

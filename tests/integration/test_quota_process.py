@@ -49,7 +49,7 @@ async def verify_api_key(_request: Any, _context: Any) -> identity_pb2.VerifyApi
     return identity_pb2.VerifyApiKeyResponse(principal=principal)
 
 
-def accounts_handler() -> grpc.GenericRpcHandler[Any, Any]:
+def accounts_handler() -> grpc.GenericRpcHandler:
     """Answers what quota asks of accounts."""
     method = grpc.unary_unary_rpc_method_handler(
         verify_api_key,

@@ -68,7 +68,7 @@ class Place:
 @asynccontextmanager
 async def place_on(server: EmbeddedRedis) -> AsyncIterator[Place]:
     client = connect_redis(server.url, timeout_seconds=5)
-    store = RedisCounters(client)
+    store = RedisCounters(client, command_seconds=5)
     yield Place(client, store, House(store, new_organization_id()))
     await client.aclose()
 
@@ -236,8 +236,8 @@ async def test_a_store_that_does_not_answer_is_unavailable_at_once() -> None:
     entitled = entitlement(new_organization_id(), minutes_limit(5))
     async with black_hole:
         for address in (port, 1):
-            client = connect_redis(f"redis://127.0.0.1:{address}/0", timeout_seconds=0.02)
-            store = RedisCounters(client)
+            client = connect_redis(f"redis://127.0.0.1:{address}/0", timeout_seconds=5)
+            store = RedisCounters(client, command_seconds=0.02)
             async with asyncio.timeout(1):
                 with pytest.raises(DependencyUnavailable):
                     await store.check(reserve_check(entitled.organization_id, {MINUTES: 1}), entitled)

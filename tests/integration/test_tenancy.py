@@ -22,6 +22,12 @@ OPEN_POLICIES = {
         ("key_digests", "tollbook_accounts_fleet", "SELECT"),
         ("organizations", "tollbook_accounts_fleet", "SELECT"),
     },
+    "analytics": {("cost_positions", "tollbook_analytics_fleet", "SELECT")},
+    "billing": {
+        ("change_heads", "tollbook_billing_fleet", "SELECT"),
+        ("due_invoices", "tollbook_billing_fleet", "SELECT"),
+        ("due_invoices", "tollbook_billing_fleet", "UPDATE"),
+    },
     "metering": {
         ("ledger_heads", "tollbook_metering_writer", "ALL"),
         ("event_identities", "tollbook_metering_writer", "SELECT"),

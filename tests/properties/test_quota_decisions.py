@@ -68,7 +68,7 @@ class Twin:
             self.runner.run(self._answers(entitled, usage, check))
 
     async def _begin(self, entitled: Entitlement, usage: dict[Counter, Usage]) -> None:
-        store = RedisCounters(self.client)
+        store = RedisCounters(self.client, command_seconds=5)
         await store.put(InForce(entitled, START))
         used = {each: seen.used for each, seen in usage.items()}
         assert await store.reset(entitled, expected=None, position=START, used=used)
@@ -76,7 +76,7 @@ class Twin:
             await self.client.hset(keys_of(entitled.organization_id).held, counter_field(each), str(seen.held))
 
     async def _answers(self, entitled: Entitlement, usage: dict[Counter, Usage], check: Check) -> None:
-        store = RedisCounters(self.client)
+        store = RedisCounters(self.client, command_seconds=5)
         answer = await store.check(check, entitled)  # raises AssertionError when the outcomes differ
         decision = decide(entitled.limits, usage, check, standing=entitled.standing)
         assert answer.decision == decision

@@ -147,7 +147,10 @@ def test_redis_does_what_the_model_does(client: Redis, runner: asyncio.Runner, s
     entitled = entitlement(new_organization_id(), minutes_limit(100, grace_percent=10), agents_limit(2))
 
     async def compare() -> None:
-        model, real = (Driver(store, entitled) for store in (MemoryCounters(SystemClock()), RedisCounters(client)))
+        model, real = (
+            Driver(store, entitled)
+            for store in (MemoryCounters(SystemClock()), RedisCounters(client, command_seconds=5))
+        )
         for driver in (model, real):
             await driver.begin()
         for step in steps:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from kit.clock import SystemClock
@@ -248,6 +249,14 @@ async def test_a_service_that_is_not_ready_says_so_but_answers_reflection(applic
 async def test_both_versions_of_reflection_tell_the_services(channel: grpc.aio.Channel, version: str) -> None:
     names = await reflected(channel, version)
     assert {"tollbook.metering.v1.MeteringService", "tollbook.metering.v1.LedgerService"} <= set(names)
+
+
+async def test_health_can_be_watched(channel: grpc.aio.Channel) -> None:
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+    answer = await watch.read()
+    assert isinstance(answer, health_pb2.HealthCheckResponse)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
 
 
 async def reflected(channel: grpc.aio.Channel, version: str) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.feed import Position
 from kit.redis.client import Script
+from services.quota.adapters.redis_counters.budget import answered_within
 from services.quota.adapters.redis_counters.documents import (
     entitlement_from_document,
     entitlement_to_document,
@@ -49,14 +51,22 @@ KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
 REMEMBERED_AFTER_END_MS = 3_600_000
 """How long a retry of a reservation that ended gets its first answer."""
 
+COMMANDS_IN_FLIGHT_MAX = 8
+"""Redis runs one script at a time: more commands would not be answered sooner, but wait on their connections while their
+budget runs. Waiting for their turn, they are bounded by the deadline of their own call instead.
+"""
+
 Argument = str | int
 
 
 class RedisCounters:
     """Counters, CounterUpkeep, Expiries and EntitlementShelf. Atomic by one script per method."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, *, command_seconds: float) -> None:
+        """command_seconds: how long to wait for the answer to one command."""
         self._client = client
+        self._command_seconds = command_seconds
+        self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
         self._check = Script(client, _SCRIPTS / "check.lua")
         self._apply = Script(client, _SCRIPTS / "apply.lua")
         self._reset = Script(client, _SCRIPTS / "reset.lua")
@@ -147,7 +157,8 @@ class RedisCounters:
         for limit in limits:
             value, hard = ("", "") if limit.value is None or limit.hard is None else (limit.value, limit.hard)
             args += (places[limit.counter], limit.kind.value, value, hard)
-        answered: list[Any] = await self._check(keys=names, args=args)
+        async with self._answering():
+            answered: list[Any] = await self._check(keys=names, args=args)
         if answered[0] == b"OUTDATED":
             raise EntitlementOutdated
         if answered[0] == b"MISSING":
@@ -156,7 +167,7 @@ class RedisCounters:
 
     async def state(self, organization_id: str) -> CounterState | None:
         fields = ["epoch", "sequence", "commit_id", "period_start_us", "period_end_us"]
-        with _answering():
+        async with self._answering():
             values: list[Any] = await self._client.hmget(keys_of(organization_id).state, fields)
         if values[0] is None:
             return None
@@ -186,7 +197,8 @@ class RedisCounters:
         for counter, quantity in used.items():
             args += (counter_field(counter), min(quantity, COUNTER_MAX))
         names = [keys.state, keys.entitlement, keys.used(period), keys.held, keys.expiries]
-        return bool(await self._reset(keys=names, args=args))
+        async with self._answering():
+            return bool(await self._reset(keys=names, args=args))
 
     async def apply(
         self, organization_id: str, page: Tally, *, expected: CounterState, position: Position
@@ -202,7 +214,8 @@ class RedisCounters:
         for reservation_id, draw in page.draws.items():
             args += (reservation_id, int(draw.is_final), *_counted(draw.quantities))
         names = [keys.state, keys.used(expected.period), keys.held, keys.expiries]
-        answered = await self._apply(keys=[*names, *map(keys.reservation, page.draws)], args=args)
+        async with self._answering():
+            answered = await self._apply(keys=[*names, *map(keys.reservation, page.draws)], args=args)
         match answered:
             case [b"APPLIED", beyond_count, after_count]:
                 return Overrun(beyond_count, after_count)
@@ -212,24 +225,26 @@ class RedisCounters:
                 return None
 
     async def due(self, organization_id: str) -> Sequence[str]:
-        ids = await self._due(keys=[keys_of(organization_id).expiries], args=[SWEPT_AT_ONCE_MAX])
+        async with self._answering():
+            ids = await self._due(keys=[keys_of(organization_id).expiries], args=[SWEPT_AT_ONCE_MAX])
         return [str(each, "ascii") for each in ids]
 
     async def free(self, organization_id: str, reservation_ids: Sequence[str], *, head_sequence: int) -> Freed:
         keys = keys_of(organization_id)
-        freed_count, waiting_count, *instant = await self._free(
-            keys=[keys.state, keys.held, keys.expiries, *map(keys.reservation, reservation_ids)],
-            args=[head_sequence, REMEMBERED_AFTER_END_MS, *reservation_ids],
-        )
+        async with self._answering():
+            freed_count, waiting_count, *instant = await self._free(
+                keys=[keys.state, keys.held, keys.expiries, *map(keys.reservation, reservation_ids)],
+                args=[head_sequence, REMEMBERED_AFTER_END_MS, *reservation_ids],
+            )
         return Freed(freed_count, waiting_count, _instant(*instant))
 
     async def entitlement(self, organization_id: str) -> Entitlement | None:
-        with _answering():
+        async with self._answering():
             document = await self._client.hget(keys_of(organization_id).entitlement, "document")
         return None if document is None else entitlement_from_document(document)
 
     async def read_up_to(self, organization_id: str) -> Position | None:
-        with _answering():
+        async with self._answering():
             values: list[Any] = await self._client.hmget(
                 keys_of(organization_id).entitlement, ["read_sequence", "read_commit_id"]
             )
@@ -237,19 +252,29 @@ class RedisCounters:
 
     async def put(self, found: InForce) -> Entitlement:
         entitlement, period = found.entitlement, found.entitlement.period
-        document = await self._put_entitlement(
-            keys=[keys_of(entitlement.organization_id).entitlement],
-            args=[
-                entitlement.version,
-                period.start_us,
-                period.end_us,
-                entitlement_to_document(entitlement),
-                _kept_until_ms(period),
-                found.position.sequence,
-                found.position.commit_id,
-            ],
-        )
+        async with self._answering():
+            document = await self._put_entitlement(
+                keys=[keys_of(entitlement.organization_id).entitlement],
+                args=[
+                    entitlement.version,
+                    period.start_us,
+                    period.end_us,
+                    entitlement_to_document(entitlement),
+                    _kept_until_ms(period),
+                    found.position.sequence,
+                    found.position.commit_id,
+                ],
+            )
         return entitlement_from_document(document)
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        async with self._turn:
+            try:
+                async with answered_within(self._command_seconds):
+                    yield
+            except (TimeoutError, RedisError, OSError) as error:
+                raise DependencyUnavailable(dependency="Redis") from error
 
 
 def _assert_twins(decision: Decision, outcome: bytes, check: Check) -> None:
@@ -283,11 +308,3 @@ def _counted(quantities: Mapping[Counter, int]) -> Iterator[Argument]:
 def _kept_until_ms(period: Period) -> int:
     # From now, should billing name a period that is long over: keys must not vanish as they are written.
     return max(period.end_us // 1_000, time.time_ns() // 1_000_000) + KEPT_AFTER_PERIOD_MS
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise DependencyUnavailable(dependency="Redis") from error
