@@ -11,6 +11,10 @@ from enum import Enum
 from typing import ClassVar
 
 
+# A status travels in HTTP/2 trailers, of which gRPC takes 8 KiB: percent-encoded once and in base64 once.
+MESSAGE_BYTES_MAX = 1_500
+
+
 class Kind(Enum):
     """The family of a refusal; each is one gRPC status code of the same name."""
 
@@ -34,7 +38,15 @@ class Refused(Exception):
     def __init__(self, **fields: object) -> None:
         self.fields = fields
         template = inspect.cleandoc(type(self).__doc__ or "").partition("\n\n")[0].replace("\n", " ")
-        super().__init__(template.format(**fields))
+        super().__init__(_shortened(template.format(**fields)))
+
+
+def _shortened(message: str) -> str:
+    # A message quotes what was sent, which may be megabytes.
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= MESSAGE_BYTES_MAX:
+        return message
+    return encoded[:MESSAGE_BYTES_MAX].decode(errors="ignore") + "…"
 
 
 class InvalidField(Refused):

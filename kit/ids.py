@@ -1,10 +1,19 @@
-"""Ids that sort by the time they were made (UUID version 7, RFC 9562) and say what they name."""
+"""Ids that sort by the time they were made (UUID version 7, RFC 9562) and say what they name; and the ids of tenants."""
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from uuid import UUID
+
+ORGANIZATION_ID_RULE = "1 to 64 lower-case letters, digits, `_` or `-`"
+_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+def is_organization_id(text: str) -> bool:
+    """Whether the text has the shape of an organization's id: ORGANIZATION_ID_RULE."""
+    return _ORGANIZATION_ID.fullmatch(text) is not None
 
 
 def new_uuid() -> UUID:

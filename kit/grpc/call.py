@@ -7,7 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 
-from kit.errors import OrganizationMismatch, OrganizationNotFound, OrganizationRequired
+from kit.errors import InvalidField, OrganizationMismatch, OrganizationNotFound, OrganizationRequired
+from kit.ids import ORGANIZATION_ID_RULE, is_organization_id
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -68,7 +69,8 @@ async def organization_of(requested: str, *, exists: OrganizationExists | None =
     """The organization that the current call acts on.
 
     A tenant's is its key's: `requested` is empty or equal, else OrganizationMismatch. The admin and services must name
-    it, else OrganizationRequired; the admin's is looked up with `exists`, if given, else OrganizationNotFound.
+    it, else OrganizationRequired, and in the shape of an id, else InvalidField; the admin's is looked up with `exists`,
+    if given, else OrganizationNotFound.
     """
     principal = current_principal()
     if principal.kind is CallerKind.TENANT:
@@ -77,6 +79,8 @@ async def organization_of(requested: str, *, exists: OrganizationExists | None =
         return principal.organization_id
     if not requested:
         raise OrganizationRequired
+    if not is_organization_id(requested):
+        raise InvalidField(field="organization_id", problem=ORGANIZATION_ID_RULE)
     if principal.kind is CallerKind.ADMIN and exists is not None and not await exists(requested):
         raise OrganizationNotFound(organization_id=requested)
     return requested

@@ -41,6 +41,8 @@ OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 30_000),
+    # A watched feed may be quiet for hours; a peer that vanished meanwhile is still to be noticed.
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 
 

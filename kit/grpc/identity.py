@@ -7,19 +7,27 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
+import structlog
 
-from kit.errors import CredentialInvalid, CredentialMissing, DependencyUnavailable
+from kit.errors import CredentialInvalid, CredentialMissing, DependencyUnavailable, Refused
 from kit.grpc.call import NOBODY, CallerKind, Principal
 from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc, identity_pb2, identity_pb2_grpc
+
+log = structlog.get_logger()
 
 AUTHORIZATION_KEY = "authorization"
 # A revoked key must be refused everywhere within a second, so no answer is believed for longer than this.
 BELIEVED_SECONDS = 0.8
 # While accounts is down nobody can revoke a key either: what was true then is still served for a while.
 BELIEVED_WHEN_UNAVAILABLE_SECONDS = 300.0
+# How long a call waits for news of a key that it could go on believing, and for how long after that wait was in vain
+# the next calls do not wait at all. Without them every call would take as long as accounts hangs.
+PATIENCE_SECONDS = 0.5
+SILENCE_SECONDS = 1.0
 REMEMBERED_KEYS_MAX = 10_000
 SERVICE_KEY_PREFIX = "tb_service_"
 
@@ -32,6 +40,20 @@ class KeyDirectory(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Whom a key stood for when that was asked; an answer may be as old as its question."""
+
+    asked_at: float
+    principal: Principal | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    asked_at: float
+    task: asyncio.Task[Principal | None]
+
+
 class Authenticator:
     """Finds the principal of a call; remembers keys for less than a second."""
 
@@ -39,8 +61,9 @@ class Authenticator:
         """service_key_hashes: service name -> hex SHA-256 of that service's key."""
         self._directory = directory
         self._services = {bytes.fromhex(digest): name for name, digest in service_key_hashes.items()}
-        self._known: OrderedDict[bytes, tuple[float, Principal | None]] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Future[Principal | None]] = {}
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._asking: dict[bytes, _Question] = {}
+        self._silent_until = float("-inf")
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """The principal of an `authorization` header; NOBODY without one. Raises CredentialInvalid."""
@@ -63,29 +86,47 @@ class Authenticator:
     async def _principal(self, digest: bytes) -> Principal | None:
         now = time.monotonic()
         known = self._known.get(digest)
-        if known and now - known[0] < BELIEVED_SECONDS:
-            return known[1]
+        age = now - known.asked_at if known else float("inf")
+        if known and age < BELIEVED_SECONDS:
+            return known.principal
+        question = self._question(digest, now)
+        # A cancelled caller does not cancel the question, on which others may wait.
+        if known is None or known.principal is None or age >= BELIEVED_WHEN_UNAVAILABLE_SECONDS:
+            return await asyncio.shield(question.task)
+        if now < self._silent_until and not question.task.done():
+            return known.principal
         try:
-            principal = await self._ask_once(digest)
-        except DependencyUnavailable:
-            if known and now - known[0] < BELIEVED_WHEN_UNAVAILABLE_SECONDS:
-                return known[1]
-            raise
-        # Believed from before the question was asked: an answer may be as old as its question.
-        self._known[digest] = (now, principal)
-        self._known.move_to_end(digest)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await asyncio.shield(question.task)
+        except (DependencyUnavailable, TimeoutError):
+            self._silent_until = time.monotonic() + SILENCE_SECONDS
+            return known.principal
+
+    def _question(self, digest: bytes, now: float) -> _Question:
+        """The question that is under way about a key, if its answer can be young enough, or a new one."""
+        question = self._asking.get(digest)
+        if question is None or (now - question.asked_at >= BELIEVED_SECONDS and now >= self._silent_until):
+            question = _Question(now, asyncio.create_task(self._directory.look_up(digest)))
+            self._asking[digest] = question
+            question.task.add_done_callback(lambda _: self._learn(digest, question))
+        return question
+
+    def _learn(self, digest: bytes, question: _Question) -> None:
+        if self._asking.get(digest) is question:
+            del self._asking[digest]
+        if question.task.cancelled():
+            return
+        if (error := question.task.exception()) is not None:
+            if not isinstance(error, Refused):
+                log.error("key_lookup_failed", exc_info=error)
+            return
+        self._silent_until = float("-inf")
+        known = self._known.get(digest)
+        if known is None or known.asked_at < question.asked_at:
+            self._known[digest] = _Known(question.asked_at, question.task.result())
+            self._known.move_to_end(digest)
         if len(self._known) > REMEMBERED_KEYS_MAX:
             self._known.popitem(last=False)
-        return principal
-
-    async def _ask_once(self, digest: bytes) -> Principal | None:
-        # Many calls of one key at once ask accounts once; a cancelled caller does not cancel the question.
-        question = self._asking.get(digest)
-        if question is None:
-            question = asyncio.ensure_future(self._directory.look_up(digest))
-            self._asking[digest] = question
-            question.add_done_callback(lambda _: self._asking.pop(digest, None))
-        return await asyncio.shield(question)
 
 
 class RemoteKeyDirectory:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import uuid4
@@ -35,10 +36,33 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """Closed until the service is ready: calls are then answered UNAVAILABLE at once instead of waiting on a store."""
+    """Closed until the service is ready: calls are then answered UNAVAILABLE at once instead of waiting on a store.
+    When the service is to stop, the gate ends the streams: a feed that is watched never ends by itself.
+    """
 
     def __init__(self) -> None:
         self.is_open = False
+        self.is_draining = False
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Around the answer of a stream: what `drain` may end."""
+        task = asyncio.current_task()
+        if task is None:
+            msg = "a stream is answered in a task"
+            raise RuntimeError(msg)
+        self._streams.add(task)
+        try:
+            yield
+        finally:
+            self._streams.discard(task)
+
+    def drain(self) -> None:
+        """Ends every stream, with UNAVAILABLE: its reader goes on elsewhere, or here after the restart."""
+        self.is_draining = True
+        for task in self._streams:
+            task.cancel()
 
 
 class EdgeInterceptor(grpc.aio.ServerInterceptor):
@@ -91,8 +115,9 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         async def answer_stream(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
             async with _Edge(self, rule, context) as edge:
                 await edge.admit()
-                async for response in behaviour(request, context):
-                    yield response
+                with self.gate.stream():
+                    async for response in behaviour(request, context):
+                        yield response
 
         make: Callable[..., Handler]
         match (handler.request_streaming, handler.response_streaming):
@@ -150,6 +175,9 @@ class _Edge:
         status = None
         if error is None:
             code = "OK"
+        elif isinstance(error, asyncio.CancelledError) and self._interceptor.gate.is_draining:
+            status = self._status_of(DependencyUnavailable(dependency=f"{self._interceptor.service} is stopping: it"))
+            code = status.code.name
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             code = "CANCELLED"
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):

@@ -104,9 +104,11 @@ async def _serve(service: str, settings: ServerSettings, bootstrap: Bootstrap) -
         application = await bootstrap(resources)
         gate, health_servicer = Gate(), health.aio.HealthServicer()
         server = build_server(service, application, gate, health_servicer)
-        if server.add_insecure_port(settings.listen_address) == 0:
-            msg = f"cannot listen on {settings.listen_address}"
-            raise OSError(msg)
+        try:
+            server.add_insecure_port(settings.listen_address)
+        except RuntimeError as error:
+            msg = f"cannot listen on {settings.listen_address}: is it in use?"
+            raise OSError(msg) from error
         await server.start()
         log.info("listening", address=settings.listen_address)
         stopped = asyncio.create_task(stop.wait())
@@ -117,6 +119,7 @@ async def _serve(service: str, settings: ServerSettings, bootstrap: Bootstrap) -
             READY.set(0)
             await health_servicer.enter_graceful_shutdown()
             log.info("draining")
+            gate.drain()
             await server.stop(DRAIN_SECONDS)
             stopped.cancel()
             life.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,15 +11,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from kit.errors import DependencyUnavailable
-
-# Ids go into `SET LOCAL` as a literal (it takes no parameters), so only these characters may reach it.
-_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
+from kit.ids import is_organization_id
 
 POOL_SIZE = 8
 POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_MS = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
 CONNECT_TIMEOUT_SECONDS = 3
+# A server that vanished without a word is noticed within half a minute, not after the kernel's two hours.
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 
 
 class UnsafeRole(Exception):
@@ -40,7 +39,9 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
-            connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT_SECONDS},
+            connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT_SECONDS, **_KEEPALIVE},
+            # Statements carry customers' ids; an error in a log shows the statement alone.
+            hide_parameters=True,
         )
 
     @asynccontextmanager
@@ -75,8 +76,8 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def assert_safe_role(self) -> None:
-        """Raises UnsafeRole when this role is a superuser, bypasses row-level security, can make roles, owns a
-        relation, schema or function, or is a member of a role that does.
+        """Raises UnsafeRole when this role is a superuser, bypasses row-level security, can make roles or replicate,
+        can reach the server's files, owns a relation, schema or function, or is a member of a role that does.
         """
         async with self.transaction() as connection:
             problems = (await connection.execute(text(_UNSAFE_ROLE))).scalars().all()
@@ -90,18 +91,23 @@ class Database:
 
 def set_organization(organization_id: str) -> str:
     """The statement that binds the current transaction to an organization. Raises ValueError on a malformed id."""
-    if not _ORGANIZATION_ID.fullmatch(organization_id):
+    # It goes into the statement as a literal (SET takes no parameters): nothing but an id's characters may reach it.
+    if not is_organization_id(organization_id):
         msg = f"malformed organization id {organization_id!r}"
         raise ValueError(msg)
     return f"SET LOCAL tollbook.organization_id = '{organization_id}'"
 
 
 _UNSAFE_ROLE = """
-WITH mine AS (SELECT oid, rolname, rolsuper, rolbypassrls, rolcreaterole FROM pg_roles
+WITH mine AS (SELECT oid, rolname, rolsuper, rolbypassrls, rolcreaterole, rolreplication FROM pg_roles
               WHERE pg_has_role(current_user, oid, 'MEMBER'))
 SELECT format('role %s is a superuser', rolname) FROM mine WHERE rolsuper
 UNION ALL SELECT format('role %s bypasses row-level security', rolname) FROM mine WHERE rolbypassrls
 UNION ALL SELECT format('role %s can create roles', rolname) FROM mine WHERE rolcreaterole
+UNION ALL SELECT format('role %s can replicate every row', rolname) FROM mine WHERE rolreplication
+UNION ALL SELECT format('role %s reaches the files of the server', rolname) FROM mine
+          WHERE rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program')
+            AND NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper)
 UNION ALL (SELECT format('role %s owns relation %s', rolname, c.oid::regclass)
            FROM mine JOIN pg_class c ON c.relowner = mine.oid LIMIT 5)
 UNION ALL (SELECT format('role %s owns schema %s', rolname, n.nspname)

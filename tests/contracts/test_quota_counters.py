@@ -34,7 +34,7 @@ from services.quota.domain.entitlements import Entitlement, Standing
 from services.quota.domain.limits import Limit, Usage
 from services.quota.domain.maxima import COUNTER_MAX, QUANTITY_MAX
 from services.quota.domain.usage import UsageEntry, tally
-from tests.quota_examples import (
+from tests.unit.quota.samples import (
     AGENTS,
     CALLS,
     MINUTES,

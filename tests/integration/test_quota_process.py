@@ -30,7 +30,7 @@ from services.metering.application.record_usage import RecordUsage
 from services.metering.domain.events import Measurement, Meter, Subject, UsageEvent
 from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
-from tests.quota_examples import MINUTES
+from tests.unit.quota.samples import MINUTES
 from tollbook.accounts.v1 import identity_pb2
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
 from tollbook.feed.v1 import feed_pb2

@@ -22,7 +22,8 @@ from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import CountersMissing, InForce
 from services.quota.domain.limits import Limit, Usage
-from tests.quota_examples import (
+from tests.unit.quota.house import House
+from tests.unit.quota.samples import (
     AGENTS,
     MINUTES,
     agents_limit,
@@ -34,7 +35,6 @@ from tests.quota_examples import (
     reserve_check,
     usage_entry,
 )
-from tests.quota_house import House
 
 
 @dataclass
@@ -244,6 +244,18 @@ async def test_a_store_that_does_not_answer_is_unavailable_at_once() -> None:
                 with pytest.raises(DependencyUnavailable):
                     await store.state(entitled.organization_id)
             await client.aclose()
+
+
+async def test_a_store_that_is_full_is_unavailable_and_reads_still_answer(lonely_place: Place) -> None:
+    place = lonely_place
+    place.plan(minutes_limit(100))
+    await place.house.list(place.organization_id)
+    await place.client.config_set("maxmemory", "1")
+    with pytest.raises(DependencyUnavailable):
+        await place.house.reserve("r1", agent_minutes=1)
+    assert not (await place.house.check(decide_check(place.organization_id, {MINUTES: 1}))).decision.is_denied
+    await place.client.config_set("maxmemory", "0")
+    assert (await place.house.reserve("r1", agent_minutes=1)).decision.states[0].held == 1
 
 
 async def test_an_answer_that_was_lost_after_the_script_ran_is_found_by_the_same_check(place: Place) -> None:

@@ -22,7 +22,7 @@ from services.quota.domain.decisions import decide
 from services.quota.domain.entitlements import Entitlement, Standing
 from services.quota.domain.limits import Counter, Limit, LimitKind, Usage, plan_limit
 from services.quota.domain.maxima import COUNTER_MAX
-from tests.quota_examples import (
+from tests.unit.quota.samples import (
     AGENTS,
     CALLS,
     MINUTES,

@@ -24,7 +24,7 @@ from services.quota.application.ports import CounterState, InForce, Overrun
 from services.quota.domain.entitlements import Entitlement
 from services.quota.domain.limits import Usage
 from services.quota.domain.usage import tally
-from tests.quota_examples import (
+from tests.unit.quota.samples import (
     AGENTS,
     CALLS,
     HOUR_US,

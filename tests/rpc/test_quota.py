@@ -21,7 +21,8 @@ from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.domain.entitlements import Standing
 from services.quota.rpc.quota_servicer import QuotaServicer
-from tests.quota_examples import (
+from tests.unit.quota.house import House
+from tests.unit.quota.samples import (
     AGENTS,
     MINUTES,
     agents_limit,
@@ -30,7 +31,6 @@ from tests.quota_examples import (
     period_around,
     usage_entry,
 )
-from tests.quota_house import House
 from tollbook.access.v1 import access_pb2
 from tollbook.metering.v1 import metering_pb2
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -160,14 +160,16 @@ async def test_a_denial_that_waiting_cannot_cure_names_no_time(quota: Quota) -> 
     assert await metadata_of(call) == {"x-http-code": "429"}
 
 
-async def test_a_concurrency_denial_is_429_and_has_no_reset(quota: Quota) -> None:
-    await quota.check({AGENTS: 1}, request_id="r1", mode=RESERVE)
+async def test_a_concurrency_denial_is_429_until_a_reservation_ends(quota: Quota) -> None:
+    await quota.check({AGENTS: 1}, request_id="r1", reserve_duration=Duration(seconds=60))
+    quota.clock.advance(timedelta(milliseconds=500))
     call = quota.check({AGENTS: 1}, request_id="r2", mode=RESERVE)
     answer = await call
     assert answer.deny_reason == quota_pb2.DENY_REASON_CONCURRENCY
     assert answer.message
     assert not answer.limits[0].HasField("reset_time")
-    assert await metadata_of(call) == {"x-http-code": "429"}
+    assert answer.retry_after.ToMilliseconds() == 59_500
+    assert await metadata_of(call) == {"x-http-code": "429", "retry-after": "60"}
 
 
 @pytest.mark.parametrize(

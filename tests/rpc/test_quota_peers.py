@@ -31,7 +31,7 @@ from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.domain.entitlements import Period, Standing
 from services.quota.domain.limits import LimitKind, plan_limit
 from services.quota.domain.usage import UsageEntry
-from tests.quota_examples import AGENTS, MINUTES, counter
+from tests.unit.quota.samples import AGENTS, MINUTES, counter
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
 from tollbook.feed.v1 import feed_pb2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 from services.quota.domain.checks import Check, Consumption, Mode, matching
 from services.quota.domain.entitlements import Standing
@@ -27,6 +27,17 @@ class DenyReason(Enum):
     CONCURRENCY = "CONCURRENCY"
     SUSPENDED = "SUSPENDED"
     NO_PLAN = "NO_PLAN"
+
+
+class Remedy(IntEnum):
+    """What could let a denied check through as it is, the least first."""
+
+    RELEASE = 1
+    """A reservation that ends."""
+    RESET = 2
+    """The period that starts anew."""
+    NOTHING = 3
+    """It asks for more than there ever is, or the standing denies."""
 
 
 _REASONS = {LimitKind.PERIOD: DenyReason.LIMIT_REACHED, LimitKind.CONCURRENCY: DenyReason.CONCURRENCY}
@@ -57,8 +68,8 @@ class Decision:
     """Why it was denied: the standing's, else that of the first limit that denies."""
     states: tuple[LimitState, ...]
     """Every limit that was decided, those that deny first. `held` includes what this check holds."""
-    reset_helps: bool = False
-    """Whether the same check could be allowed when the period starts anew and what is held now is still held."""
+    remedy: Remedy | None = None
+    """What must happen before the same check could be allowed; None when it is."""
 
     @property
     def is_denied(self) -> bool:
@@ -81,10 +92,10 @@ def decide(
     ]
     denying = [state for state in states if state.outcome is Outcome.DENIED]
     if standing is not Standing.ACTIVE:
-        return Decision(Outcome.DENIED, _STANDING_REASONS[standing], _denying_first(states))
+        return Decision(Outcome.DENIED, _STANDING_REASONS[standing], _denying_first(states), Remedy.NOTHING)
     if denying:
-        reset_helps = all(_reset_helps(state, consumptions[state.limit.counter.meter]) for state in denying)
-        return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], _denying_first(states), reset_helps)
+        remedy = max(_remedy(state, consumptions[state.limit.counter.meter]) for state in denying)
+        return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], _denying_first(states), remedy)
     if check.mode is Mode.RESERVE:
         states = [_holding(state, consumptions[state.limit.counter.meter]) for state in states]
     in_grace = any(state.outcome is Outcome.ALLOWED_IN_GRACE for state in states)
@@ -113,9 +124,11 @@ def _holding(state: LimitState, consumption: Consumption) -> LimitState:
     return LimitState(state.limit, state.used, hold(state.held, consumption.holdable), state.outcome)
 
 
-def _reset_helps(state: LimitState, consumption: Consumption) -> bool:
-    hard = state.limit.hard
-    return state.limit.kind is LimitKind.PERIOD and hard is not None and consumption.needed <= hard - state.held
+def _remedy(state: LimitState, consumption: Consumption) -> Remedy:
+    hard = state.limit.hard or 0
+    if consumption.needed <= hard - state.used:
+        return Remedy.RELEASE
+    return Remedy.RESET if consumption.needed <= hard else Remedy.NOTHING
 
 
 def _denying_first(states: Iterable[LimitState]) -> tuple[LimitState, ...]:

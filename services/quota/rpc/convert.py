@@ -8,7 +8,7 @@ from kit.errors import InvalidField
 from services.quota.application.list_quotas import Quotas
 from services.quota.application.ports import Answer
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
-from services.quota.domain.decisions import DenyReason, LimitState, Outcome
+from services.quota.domain.decisions import DenyReason, LimitState, Outcome, Remedy
 from services.quota.domain.entitlements import Period
 from services.quota.domain.limits import LimitKind, Scope, ScopeKind
 from services.quota.domain.maxima import RESERVE_US_DEFAULT
@@ -118,13 +118,19 @@ def denial_metadata(answer: Answer) -> tuple[tuple[str, str], ...]:
     if retry_us is None:
         return (("x-http-code", "429"),)
     # Rounded up: a second early would be denied again.
-    return (("x-http-code", "429"), ("retry-after", str(-(-retry_us // _MICROSECONDS))))
+    return (("x-http-code", "429"), ("retry-after", str(max(1, -(-retry_us // _MICROSECONDS)))))
 
 
 def _retry_after_us(answer: Answer) -> int | None:
-    if not answer.decision.reset_helps:
-        return None
-    return max(0, answer.period.end_us - answer.decided_us)
+    match answer.decision.remedy:
+        case Remedy.RELEASE:
+            # Some hold ends then at the latest; which one is in the way is not worth a closer look.
+            then_us = answer.instant.next_expiry_us
+        case Remedy.RESET:
+            then_us = answer.period.end_us
+        case _:
+            then_us = None
+    return None if then_us is None else max(0, then_us - answer.decided_us)
 
 
 def quotas_to_pb(quotas: Quotas) -> quota_pb2.ListQuotasResponse:

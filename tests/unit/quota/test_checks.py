@@ -7,7 +7,7 @@ import pytest
 from kit.errors import Refused
 from services.quota.domain.checks import Check, Consumption, Subject, content_digest, validate
 from services.quota.domain.maxima import QUANTITY_MAX, RESERVE_US_MAX
-from tests.quota_examples import MINUTES, decide_check, reserve_check
+from tests.unit.quota.samples import MINUTES, decide_check, reserve_check
 
 SOUND = reserve_check("o", {MINUTES: 5})
 

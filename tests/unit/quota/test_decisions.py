@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.quota.domain.decisions import DenyReason, Outcome, decide
+from services.quota.domain.decisions import DenyReason, Outcome, Remedy, decide
 from services.quota.domain.limits import LimitKind, Usage, plan_limit
 from services.quota.domain.maxima import COUNTER_MAX
-from tests.quota_examples import (
+from tests.unit.quota.samples import (
     AGENTS,
     CALLS,
     MINUTES,
@@ -61,24 +61,30 @@ def test_a_limit_that_was_lowered_below_usage_leaves_nothing_and_never_less() ->
 
 
 @pytest.mark.parametrize(
-    ("used", "held", "quantity", "helps"),
-    [(100, 0, 10, True), (100, 91, 10, False), (0, 0, 101, False)],
-    ids=["room_after_reset", "holds_remain", "larger_than_the_limit"],
+    ("used", "held", "quantity", "remedy"),
+    [
+        (40, 60, 10, Remedy.RELEASE),
+        (100, 0, 10, Remedy.RESET),
+        (91, 50, 10, Remedy.RESET),
+        (0, 0, 101, Remedy.NOTHING),
+    ],
+    ids=["holds_are_in_the_way", "usage_is", "usage_alone_would_be", "larger_than_the_limit"],
 )
-def test_waiting_for_the_reset_is_advised_only_when_it_can_help(
-    used: int, held: int, quantity: int, *, helps: bool
+def test_a_denial_knows_what_could_let_the_same_check_through(
+    used: int, held: int, quantity: int, remedy: Remedy
 ) -> None:
-    decision = decide(
-        [minutes_limit(100)], {counter(MINUTES): Usage(used, held)}, decide_check("o", {MINUTES: quantity})
-    )
+    usage = {counter(MINUTES): Usage(used, held)}
+    decision = decide([minutes_limit(100)], usage, decide_check("o", {MINUTES: quantity}))
     assert decision.outcome is Outcome.DENIED
-    assert decision.reset_helps is helps
+    assert decision.remedy is remedy
 
 
-def test_waiting_is_not_advised_when_a_concurrency_limit_denies_too() -> None:
-    limits = [minutes_limit(100), agents_limit(0)]
-    decision = decide(limits, {counter(MINUTES): Usage(100, 0)}, decide_check("o", {MINUTES: 1, AGENTS: 1}))
-    assert not decision.reset_helps
+def test_of_several_denying_limits_the_one_that_takes_longest_decides_the_remedy() -> None:
+    limits = [minutes_limit(100), agents_limit(1)]
+    usage = {counter(MINUTES): Usage(100, 0), counter(AGENTS): Usage(0, 1)}
+    assert decide(limits, usage, decide_check("o", {AGENTS: 1})).remedy is Remedy.RELEASE
+    assert decide(limits, usage, decide_check("o", {MINUTES: 1, AGENTS: 1})).remedy is Remedy.RESET
+    assert decide(limits, usage, decide_check("o", {MINUTES: 1, AGENTS: 2})).remedy is Remedy.NOTHING
 
 
 def test_two_limits_on_one_meter_are_both_decided() -> None:

@@ -8,7 +8,7 @@ from redis.crc import key_slot
 from kit.errors import InvalidField
 from services.quota.adapters.redis_counters.keys import counter_field, keys_of
 from services.quota.domain.entitlements import Period
-from tests.quota_examples import MINUTES, counter
+from tests.unit.quota.samples import MINUTES, counter
 
 
 def test_the_bytes_of_every_key() -> None:

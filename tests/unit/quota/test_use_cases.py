@@ -19,7 +19,8 @@ from services.quota.domain.decisions import DenyReason, Outcome
 from services.quota.domain.entitlements import Entitlement, Period
 from services.quota.domain.errors import UnknownMeter
 from services.quota.domain.usage import UsageEntry
-from tests.quota_examples import (
+from tests.unit.quota.house import House
+from tests.unit.quota.samples import (
     AGENTS,
     HOUR_US,
     MINUTES,
@@ -30,7 +31,6 @@ from tests.quota_examples import (
     period_around,
     usage_entry,
 )
-from tests.quota_house import House
 
 MINUTE = timedelta(minutes=1)
 # Periods here begin 15 days ago.

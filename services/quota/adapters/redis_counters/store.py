@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.feed import Position
@@ -52,9 +52,12 @@ REMEMBERED_AFTER_END_MS = 3_600_000
 """How long a retry of a reservation that ended gets its first answer."""
 
 COMMANDS_IN_FLIGHT_MAX = 8
-"""Redis runs one script at a time: more commands would not be answered sooner, but wait on their connections while their
-budget runs. Waiting for their turn, they are bounded by the deadline of their own call instead.
+"""Redis runs one script at a time: more commands would not be answered sooner, but wait on their connections while
+their budget runs. Waiting for their turn, they are bounded by the deadline of their own call instead.
 """
+
+# What a server says that cannot work now, also when one of our scripts ran into it. Any other error is a defect.
+_CANNOT_NOW = ("OOM ", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 
 Argument = str | int
 
@@ -274,6 +277,8 @@ class RedisCounters:
                 async with answered_within(self._command_seconds):
                     yield
             except (TimeoutError, RedisError, OSError) as error:
+                if type(error) is ResponseError and not any(state in str(error) for state in _CANNOT_NOW):
+                    raise
                 raise DependencyUnavailable(dependency="Redis") from error
 
 

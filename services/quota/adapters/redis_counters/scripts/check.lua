@@ -123,11 +123,12 @@ for index = 1, counters_count do
   end
 end
 
+-- First the command that a full server refuses: it asks only before a script's first write.
+redis.call('ZADD', KEYS[5], expire_us, ARGV[7])
+redis.call('PEXPIREAT', KEYS[5], ARGV[10])
 redis.call('DEL', KEYS[6])
 redis.call('HSET', KEYS[6], unpack(record))
 redis.call('PEXPIREAT', KEYS[6], ARGV[10])
-redis.call('ZADD', KEYS[5], expire_us, ARGV[7])
-redis.call('PEXPIREAT', KEYS[5], ARGV[10])
 for _, each in ipairs(holds) do
   redis.call('HINCRBY', KEYS[4], each[1], each[2])
 end

@@ -25,7 +25,7 @@ from services.quota.application.rebuild_counters import RebuildCounters
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.usage import UsageEntry
-from tests.quota_examples import AGENTS, CALLS, MINUTES, reserve_check
+from tests.unit.quota.samples import AGENTS, CALLS, MINUTES, reserve_check
 
 
 class Store(Counters, CounterUpkeep, Expiries, EntitlementShelf, Protocol):
