@@ -104,7 +104,8 @@ class Follower(Generic[E]):
         self._effect = effect
         self._parallel = asyncio.Semaphore(parallel_keys)
         self._heads: dict[str, Position] = {}
-        self._applied: dict[str, int] = {}
+        self._behind: dict[str, int] = {}
+        self._lag = 0
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -118,14 +119,18 @@ class Follower(Generic[E]):
                         for head in heads:
                             self._heads[head.key] = head.position
                             self._start(head.key)
-                        self._report_lag()
                 except Refused as error:
                     log.warning("feed_broken", feed=self._name, error=str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_SECONDS_MAX)
         finally:
-            for task in self._busy.values():
+            tasks = tuple(self._busy.values())
+            for task in tasks:
                 task.cancel()
+            # Waited for, and forgotten here: one that was cancelled before its first step never does it itself, and a
+            # key that is thought busy would not be followed by the next run.
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._busy.clear()
 
     async def catch_up(self, key: str) -> None:
         """Applies what the feed has for the key now. Raises what the feed or the store raise."""
@@ -140,17 +145,19 @@ class Follower(Generic[E]):
                 if not await self._effect.apply(key, position, page):
                     return  # another process is ahead of us; the next head finds where it got to
                 position = page.position
-                self._applied[key] = position.sequence
+                self._count_lag(key, position.sequence)
         except LogRewound:
             log.warning("log_rewound", feed=self._name, key=key, sequence=position.sequence)
             await self._effect.rebuild(key)
 
     def _start(self, key: str) -> None:
         if key not in self._busy:
+            self._count_lag(key, self._heads[key].sequence - self._behind.get(key, self._heads[key].sequence))
             self._busy[key] = asyncio.create_task(self._follow(key))
 
     async def _follow(self, key: str) -> None:
         pause = RETRY_SECONDS_MIN
+        before: Position | None = None
         try:
             while True:
                 aim = self._heads[key]
@@ -163,20 +170,23 @@ class Follower(Generic[E]):
                 except Exception:
                     log.exception("follower_failed", feed=self._name, key=key)
                 else:
-                    pause = RETRY_SECONDS_MIN
-                    if reached is not None:
-                        self._applied[key] = reached.sequence
+                    # A key of no interest has nothing to be behind with.
+                    self._count_lag(key, aim.sequence if reached is None else reached.sequence)
                     if aim == self._heads[key] and (reached is None or reached.sequence >= aim.sequence):
                         return
+                    if reached != before:
+                        pause, before = RETRY_SECONDS_MIN, reached
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_SECONDS_MAX)
         finally:
-            del self._busy[key]
-            self._report_lag()
+            self._busy.pop(key, None)
 
-    def _report_lag(self) -> None:
-        lag = sum(max(0, head.sequence - self._applied.get(key, 0)) for key, head in self._heads.items())
-        FOLLOWER_LAG.labels(self._name).set(lag)
+    def _count_lag(self, key: str, applied: int) -> None:
+        # The sum is kept, not made anew: with a look at every key for every key, a start would take their square.
+        behind = max(0, self._heads[key].sequence - applied) if key in self._heads else 0
+        self._lag += behind - self._behind.get(key, 0)
+        self._behind[key] = behind
+        FOLLOWER_LAG.labels(self._name).set(self._lag)
 
 
 async def watch_by_polling(

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from kit.clock import SystemClock
@@ -252,7 +252,11 @@ async def test_both_versions_of_reflection_tell_the_services(channel: grpc.aio.C
 
 
 async def test_health_can_be_watched(channel: grpc.aio.Channel) -> None:
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+    watch = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )(health_pb2.HealthCheckRequest(service=""))
     answer = await watch.read()
     assert isinstance(answer, health_pb2.HealthCheckResponse)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING

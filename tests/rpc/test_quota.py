@@ -154,10 +154,10 @@ async def test_a_reached_limit_is_an_answer_that_the_edge_turns_into_429_with_re
     assert await metadata_of(call) == {"x-http-code": "429", "retry-after": str(seconds)}
 
 
-async def test_a_denial_that_waiting_cannot_cure_names_no_time(quota: Quota) -> None:
+async def test_a_denial_that_waiting_cannot_cure_names_the_reset_to_http_clients_only(quota: Quota) -> None:
     call = quota.check({MINUTES: 111})
     assert not (await call).HasField("retry_after")
-    assert await metadata_of(call) == {"x-http-code": "429"}
+    assert await metadata_of(call) == {"x-http-code": "429", "retry-after": str(15 * 24 * 3600)}
 
 
 async def test_a_concurrency_denial_is_429_until_a_reservation_ends(quota: Quota) -> None:

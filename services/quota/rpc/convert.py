@@ -116,7 +116,8 @@ def denial_metadata(answer: Answer) -> tuple[tuple[str, str], ...]:
         return ()
     retry_us = _retry_after_us(answer)
     if retry_us is None:
-        return (("x-http-code", "429"),)
+        # Waiting does not help this very request, but HTTP clients pace themselves by the header: when all counts anew.
+        retry_us = max(0, answer.period.end_us - answer.decided_us)
     # Rounded up: a second early would be denied again.
     return (("x-http-code", "429"), ("retry-after", str(max(1, -(-retry_us // _MICROSECONDS)))))
 
