@@ -10,7 +10,6 @@ import inspect
 from enum import Enum
 from typing import ClassVar
 
-
 # A status travels in HTTP/2 trailers, of which gRPC takes 8 KiB: percent-encoded once and in base64 once.
 MESSAGE_BYTES_MAX = 1_500
 

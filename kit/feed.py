@@ -104,7 +104,7 @@ class Follower(Generic[E]):
         self._effect = effect
         self._parallel = asyncio.Semaphore(parallel_keys)
         self._heads: dict[str, Position] = {}
-        self._behind: dict[str, int] = {}
+        self._applied: dict[str, int] = {}
         self._lag = 0
         self._busy: dict[str, asyncio.Task[None]] = {}
 
@@ -117,7 +117,7 @@ class Follower(Generic[E]):
                     async for heads in self._feed.watch():
                         pause = RETRY_SECONDS_MIN
                         for head in heads:
-                            self._heads[head.key] = head.position
+                            self._note(head.key, head=head.position)
                             self._start(head.key)
                 except Refused as error:
                     log.warning("feed_broken", feed=self._name, error=str(error))
@@ -145,14 +145,13 @@ class Follower(Generic[E]):
                 if not await self._effect.apply(key, position, page):
                     return  # another process is ahead of us; the next head finds where it got to
                 position = page.position
-                self._count_lag(key, position.sequence)
+                self._note(key, applied=position.sequence)
         except LogRewound:
             log.warning("log_rewound", feed=self._name, key=key, sequence=position.sequence)
             await self._effect.rebuild(key)
 
     def _start(self, key: str) -> None:
         if key not in self._busy:
-            self._count_lag(key, self._heads[key].sequence - self._behind.get(key, self._heads[key].sequence))
             self._busy[key] = asyncio.create_task(self._follow(key))
 
     async def _follow(self, key: str) -> None:
@@ -171,7 +170,7 @@ class Follower(Generic[E]):
                     log.exception("follower_failed", feed=self._name, key=key)
                 else:
                     # A key of no interest has nothing to be behind with.
-                    self._count_lag(key, aim.sequence if reached is None else reached.sequence)
+                    self._note(key, applied=aim.sequence if reached is None else reached.sequence)
                     if aim == self._heads[key] and (reached is None or reached.sequence >= aim.sequence):
                         return
                     if reached != before:
@@ -181,12 +180,18 @@ class Follower(Generic[E]):
         finally:
             self._busy.pop(key, None)
 
-    def _count_lag(self, key: str, applied: int) -> None:
-        # The sum is kept, not made anew: with a look at every key for every key, a start would take their square.
-        behind = max(0, self._heads[key].sequence - applied) if key in self._heads else 0
-        self._lag += behind - self._behind.get(key, 0)
-        self._behind[key] = behind
+    def _note(self, key: str, *, head: Position | None = None, applied: int | None = None) -> None:
+        # The sum over all keys is kept, not made anew: a look at every key for every key would take their square.
+        self._lag -= self._behind(key)
+        if head is not None:
+            self._heads[key] = head
+        if applied is not None:
+            self._applied[key] = applied
+        self._lag += self._behind(key)
         FOLLOWER_LAG.labels(self._name).set(self._lag)
+
+    def _behind(self, key: str) -> int:
+        return max(0, self._heads.get(key, START).sequence - self._applied.get(key, 0))
 
 
 async def watch_by_polling(

@@ -1,4 +1,4 @@
-"""Ids that sort by the time they were made (UUID version 7, RFC 9562) and say what they name; and the ids of tenants."""
+"""New ids, which sort by the time they were made (UUIDv7, RFC 9562) and say what they name; and the ids of tenants."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import sys
 from typing import TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 EXIT_BAD_SETTINGS = 2
 
@@ -32,4 +32,8 @@ def load(settings_type: type[_S]) -> _S:
             name = str(problem["loc"][0]) if problem["loc"] else "?"
             variable = name if name in aliases else f"{prefix}{name}".upper()
             print(f"bad setting {variable}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - before logging stands
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+    except SettingsError as error:
+        # A structured one that is not JSON; the message names the field and quotes nothing.
+        print(f"bad setting: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None

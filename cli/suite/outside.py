@@ -55,9 +55,12 @@ async def _patiently(ask: Callable[[], Awaitable[_AnswerT]], variable: str) -> _
     while True:
         try:
             return await ask()
-        except (psycopg.Error, redis.exceptions.RedisError, OSError, ValueError) as error:
-            # The URL itself, which may hold a password, is not shown.
-            if loop.time() >= deadline or isinstance(error, ValueError | psycopg.ProgrammingError):
+        except (ValueError, psycopg.ProgrammingError):
+            # What the parser has to say quotes the URL, which may hold a password.
+            message = f"{variable}: not the URL of a server; percent-encode what is special in its password"
+            raise Refused(message) from None
+        except (psycopg.Error, redis.exceptions.RedisError, OSError) as error:
+            if loop.time() >= deadline:
                 message = f"{variable}: no answer from the server it names: {error}"
                 raise Refused(message) from None
         await asyncio.sleep(_POLL_SECONDS)

@@ -60,6 +60,9 @@ def load_or_create_secrets(path: Path) -> Secrets:
     except (OSError, ValueError) as error:
         message = f"{path} cannot be read: {error}"
         raise Refused(message) from None
+    if not isinstance(kept, dict):
+        message = f"{path} is not a JSON object: restore it, or remove it to make new secrets"
+        raise Refused(message)
     values = {name: kept.get(name) or make() for name, make in _makers().items()}
     if values != kept:
         write_private_file(path, json.dumps(values, indent=2) + "\n")

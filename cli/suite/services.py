@@ -97,7 +97,7 @@ def stand_in_spec(site: Site) -> ProgramSpec:
     )
 
 
-# A Redis that syncs every write to a laptop's disk now and then takes longer than the 20 ms that quota allows by itself.
+# A Redis that syncs every write to a small disk sometimes takes longer than the 20 ms that quota allows by itself.
 _REDIS_CHECK_MILLISECONDS = 250
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import grpc
 import structlog
@@ -51,9 +51,9 @@ class ServerSettings(Settings):
     """Where GET /metrics answers, `host:port`."""
     service_key: str = Field(pattern=r"^tb_service_\S{32,}$")
     """Our own key towards the other services."""
-    service_key_hashes: dict[str, str]
+    service_key_hashes: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
     """Service name -> hex SHA-256 of its key."""
-    log_level: str = "INFO"
+    log_level: str = Field(default="INFO", pattern=r"^(?i:debug|info|warning|error|critical)$")
 
 
 class Servicer(Protocol):

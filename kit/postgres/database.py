@@ -105,7 +105,7 @@ SELECT format('role %s is a superuser', rolname) FROM mine WHERE rolsuper
 UNION ALL SELECT format('role %s bypasses row-level security', rolname) FROM mine WHERE rolbypassrls
 UNION ALL SELECT format('role %s can create roles', rolname) FROM mine WHERE rolcreaterole
 UNION ALL SELECT format('role %s can replicate every row', rolname) FROM mine WHERE rolreplication
-UNION ALL SELECT format('role %s reaches the files of the server', rolname) FROM mine
+UNION ALL SELECT format('role %s is a member of %s', current_user, rolname) FROM mine
           WHERE rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program')
             AND NOT EXISTS (SELECT 1 FROM mine WHERE rolsuper)
 UNION ALL (SELECT format('role %s owns relation %s', rolname, c.oid::regclass)

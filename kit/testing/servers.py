@@ -31,9 +31,11 @@ class KnownKeys:
 
 
 @asynccontextmanager
-async def serving(application: Application, *, is_open: bool = True) -> AsyncIterator[grpc.aio.Channel]:
+async def serving(
+    application: Application, *, is_open: bool = True, gate: Gate | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
     """Serves the application on a free port of loopback; yields a channel to it that carries no key."""
-    gate = Gate()
+    gate = gate or Gate()
     gate.is_open = is_open
     server = build_server("tests", application, gate, health.aio.HealthServicer())
     port = server.add_insecure_port("127.0.0.1:0")

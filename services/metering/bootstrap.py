@@ -59,5 +59,5 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
         servicers=[metering, ledger],
         workers={"partitions": partial(keep_partitions, heads)},
         prepare=prepare,
-        ready=[database.ping for database in databases.values()],
+        ready=[*(database.ping for database in databases.values()), heads.require_partitions],
     )

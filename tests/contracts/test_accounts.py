@@ -74,6 +74,18 @@ async def test_an_id_that_is_taken_by_another_organization_is_refused(accounts: 
         await accounts.create("2", accounts.prefix, "Other")
 
 
+async def test_a_request_id_of_another_organization_is_refused(accounts: Accounts) -> None:
+    await accounts.create("1", name="Acme")
+    with pytest.raises(RequestIdReused):
+        await accounts.create("1", name="Other")
+
+
+async def test_a_key_that_cannot_exist_is_not_found(accounts: Accounts) -> None:
+    for api_key_id in ("", "\x00", f"key_{'0' * 20}", "k" * 100_000):
+        with pytest.raises(NotFound):
+            await accounts.keys.revoke(accounts.prefix, api_key_id, request_id="r")
+
+
 async def test_pages_of_organizations_skip_and_repeat_none(accounts: Accounts) -> None:
     made = {(await accounts.create("", f"{accounts.prefix}-{number}")).organization_id for number in range(7)}
     read = ReadOrganizations(accounts.organizations)
@@ -110,12 +122,12 @@ async def test_nobody_hands_on_a_scope_they_do_not_hold(accounts: Accounts) -> N
 
 async def test_a_revoked_key_opens_nothing_and_stays_revoked(accounts: Accounts) -> None:
     key, secret = await accounts.keys.create(accounts.key_request(), grantable=GRANTABLE)
-    revoked = await accounts.keys.revoke(key.organization_id, key.api_key_id)
+    revoked = await accounts.keys.revoke(key.organization_id, key.api_key_id, request_id="r")
     accounts.clock.advance(timedelta(hours=1))
-    assert await accounts.keys.revoke(key.organization_id, key.api_key_id) == revoked
+    assert await accounts.keys.revoke(key.organization_id, key.api_key_id, request_id="r") == revoked
     assert await accounts.keys.verify(hashlib.sha256(secret.encode()).digest()) is None
     with pytest.raises(NotFound):
-        await accounts.keys.revoke(key.organization_id, "key_unknown")
+        await accounts.keys.revoke(key.organization_id, "key_unknown", request_id="r")
 
 
 async def test_a_key_ends_at_its_expiry(accounts: Accounts) -> None:

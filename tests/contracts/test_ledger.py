@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from kit.clock import unix_microseconds
-from kit.errors import LogRewound
+from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import START, Position
 from kit.postgres.database import Database
+from kit.postgres.embedded import EmbeddedPostgres
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.adapters.postgres_ledger import (
     PostgresLedgerHeads,
@@ -226,3 +229,45 @@ async def test_heads_tell_how_far_each_ledger_reaches(ledger: Ledger) -> None:
 async def test_an_unknown_organization_has_an_empty_ledger(ledger: Ledger) -> None:
     assert await ledger.entries() == []
     assert (await ledger.reader.totals(ledger.organization_id, ALWAYS, as_of_sequence=None)).position == START
+
+
+async def test_a_log_that_lost_entries_is_rewound_and_never_read_past_the_gap(
+    migrated: Callable[[str], dict[str, str]], postgres: EmbeddedPostgres
+) -> None:
+    databases = {kind: Database(url) for kind, url in migrated("metering").items()}
+    reader = PostgresLedgerReader(databases["tenant"])
+    ledger = Ledger(
+        PostgresLedgerWriter(databases["writer"]),
+        reader,
+        PostgresLedgerHeads(databases["fleet"]),
+        f"org-{uuid4().hex}",
+        datetime.now(UTC),
+    )
+    await ledger.append(*(ledger.event(str(number)) for number in range(3)))
+    with psycopg.connect(postgres.url) as owner:
+        owner.execute(
+            "DELETE FROM metering.events WHERE organization_id = %s AND sequence = 2", (ledger.organization_id,)
+        )
+    with pytest.raises(LogRewound):
+        await ledger.entries()
+    for database in databases.values():
+        await database.close()
+
+
+async def test_metering_is_not_ready_without_the_partition_of_tomorrow(
+    migrated: Callable[[str], dict[str, str]], postgres: EmbeddedPostgres
+) -> None:
+    fleet = Database(migrated("metering")["fleet"])
+    heads = PostgresLedgerHeads(fleet)
+    await heads.require_partitions()
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    partition = f"events_{tomorrow - timedelta(days=tomorrow.weekday()):%Y%m%d}"
+    rename = sql.SQL("ALTER TABLE {} RENAME TO {}")
+    with psycopg.connect(postgres.url, autocommit=True) as owner:
+        owner.execute(rename.format(sql.Identifier("metering", partition), sql.Identifier("away")))
+        try:
+            with pytest.raises(DependencyUnavailable, match="partition"):
+                await heads.require_partitions()
+        finally:
+            owner.execute(rename.format(sql.Identifier("metering", "away"), sql.Identifier(partition)))
+    await fleet.close()

@@ -9,6 +9,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from kit.postgres.database import Database, UnsafeRole
 from kit.postgres.embedded import EmbeddedPostgres
@@ -117,7 +119,9 @@ def test_a_tenant_role_without_the_setting_sees_no_rows(
             assert tenant.execute(count).fetchone() == (0,)
 
 
-@pytest.mark.parametrize("attribute", ["SUPERUSER", "BYPASSRLS", "CREATEROLE"])
+@pytest.mark.parametrize(
+    "attribute", ["SUPERUSER", "BYPASSRLS", "CREATEROLE", "REPLICATION", "IN ROLE pg_read_server_files"]
+)
 async def test_a_role_that_could_see_more_is_refused(attribute: str, postgres: EmbeddedPostgres) -> None:
     role = f"unsafe_{uuid4().hex}"
     with psycopg.connect(postgres.url, autocommit=True) as owner:
@@ -178,6 +182,19 @@ async def test_a_malformed_organization_never_reaches_the_database(
         with pytest.raises(ValueError, match="malformed"):
             async with database.transaction(organization_id=organization_id):
                 raise AssertionError
+    finally:
+        await database.close()
+
+
+async def test_an_error_of_the_database_does_not_quote_what_was_written(
+    migrated: Callable[[str], dict[str, str]],
+) -> None:
+    database = Database(migrated("metering")["tenant"])
+    try:
+        with pytest.raises(DBAPIError) as refused:
+            async with database.transaction() as connection:
+                await connection.execute(text("SELECT CAST(:value AS integer) / 0"), {"value": 4711})
+        assert "4711" not in str(refused.value)
     finally:
         await database.close()
 

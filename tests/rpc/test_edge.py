@@ -19,6 +19,7 @@ from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, Principal
 from kit.grpc.errors import reason_of
 from kit.grpc.identity import Authenticator
+from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application
 from kit.testing.servers import KnownKeys, serving
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
@@ -29,6 +30,8 @@ from services.metering.domain.events import Meter, UsageEvent
 from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
 from tollbook.access.v1 import access_pb2
+from tollbook.errors.v1 import errors_pb2
+from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2, metering_pb2_grpc
 
 METERS = [
@@ -48,12 +51,20 @@ class TroubledLedger(MemoryLedger):
 
     trouble: Exception | None = None
     hangs = False
+    pauses: asyncio.Event | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused = asyncio.Event()
 
     async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
         if self.trouble is not None:
             raise self.trouble
         if self.hangs:
             await asyncio.Event().wait()
+        if self.pauses is not None:
+            self.paused.set()
+            await self.pauses.wait()
         return await super().append(events, now=now)
 
 
@@ -272,6 +283,78 @@ async def reflected(channel: grpc.aio.Channel, version: str) -> list[str]:
     answer = await call.read()
     assert isinstance(answer, reflection_pb2.ServerReflectionResponse)
     return [service.name for service in answer.list_services_response.service]
+
+
+async def test_an_id_that_no_organization_can_have_is_an_invalid_field(channel: grpc.aio.Channel) -> None:
+    stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+    for malformed in ("Acme", "a b", "a'; drop", "\x00", "ü", "a" * 65, "x" * 1_000_000):
+        refused = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert await refusal(query(channel, "tb_admin_1", malformed)) == refused
+        read = stub.ReadLedger(ledger_pb2.ReadLedgerRequest(organization_id=malformed), metadata=key(QUOTA_KEY))
+        assert await refusal(read.read()) == refused
+
+
+async def test_a_refusal_that_quotes_megabytes_still_arrives(channel: grpc.aio.Channel) -> None:
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    for huge in ("x" * 1_000_000, "\u20ac" * 300_000, "\x00" * 300_000):
+        request = metering_pb2.QueryUsageRequest(meters=[huge])
+        call = stub.QueryUsage(request, metadata=key("tb_live_acme"))
+        assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_METER")
+
+
+async def test_an_unknown_organization_is_refused_alone_and_the_rest_of_its_batch_stands(
+    channel: grpc.aio.Channel,
+) -> None:
+    batch = [event("1", "acme", 5), event("2", "nobody"), event("3"), event("4", "No'body"), event("5", "other", 7)]
+    answer = await record(channel, "tb_admin_1", *batch)
+    reasons = [errors_pb2.ErrorReason.Name(each.reason).removeprefix("ERROR_REASON_") for each in answer.results]
+    assert reasons == [
+        "UNSPECIFIED",
+        "ORGANIZATION_NOT_FOUND",
+        "ORGANIZATION_REQUIRED",
+        "INVALID_FIELD",
+        "UNSPECIFIED",
+    ]
+    assert await query(channel, "tb_admin_1", "acme") == {"api_calls": 5}
+    assert await query(channel, "tb_admin_1", "other") == {"api_calls": 7}
+
+
+async def test_a_total_beyond_the_contract_is_refused_and_other_meters_are_still_told(
+    channel: grpc.aio.Channel,
+) -> None:
+    largest = [event(str(number), quantity=2**53 - 1) for number in range(1_025)]
+    await record(channel, "tb_live_acme", *largest, event("small", meter="agent_minutes"))
+    beyond = (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_STATE")
+    assert await refusal(query(channel, "tb_live_acme")) == beyond
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    request = metering_pb2.QueryUsageRequest(meters=["agent_minutes"])
+    answer = await stub.QueryUsage(request, metadata=key("tb_live_acme"))
+    assert [(row.meter, row.quantity) for row in answer.rows] == [("agent_minutes", 1)]
+
+
+async def test_a_negative_position_is_refused(channel: grpc.aio.Channel) -> None:
+    request = ledger_pb2.ReadLedgerRequest(organization_id="acme", after=feed_pb2.Position(sequence=-1))
+    read = ledger_pb2_grpc.LedgerServiceStub(channel).ReadLedger(request, metadata=key(QUOTA_KEY))
+    assert await refusal(read.read()) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+async def test_a_server_that_drains_ends_its_streams_and_lets_its_calls_finish(
+    application: Application, ledger: TroubledLedger
+) -> None:
+    gate = Gate()
+    async with serving(application, gate=gate) as channel:
+        watch = ledger_pb2_grpc.LedgerServiceStub(channel).WatchHeads(
+            ledger_pb2.WatchHeadsRequest(), metadata=key(QUOTA_KEY)
+        )
+        await watch.read()
+        ledger.pauses = asyncio.Event()
+        recording = asyncio.create_task(record(channel, "tb_live_acme"))
+        await ledger.paused.wait()
+        gate.drain()
+        async with asyncio.timeout(1):
+            assert await refusal(watch.read()) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+        ledger.pauses.set()
+        assert (await recording).results[0].status == metering_pb2.EVENT_STATUS_ACCEPTED
 
 
 async def test_a_revoked_key_is_refused_within_a_second(channel: grpc.aio.Channel, keys: KnownKeys) -> None:

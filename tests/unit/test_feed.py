@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
+from prometheus_client import REGISTRY
+
 from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import START, Follower, Head, Page, Position, watch_by_polling
 
@@ -14,6 +17,7 @@ class Log:
         self.entries: dict[str, list[tuple[int, str]]] = {}
         self.moved = asyncio.Event()
         self.breaks = 0
+        self.breaks_badly = False
 
     def append(self, key: str, *values: int) -> None:
         log = self.entries.setdefault(key, [])
@@ -28,6 +32,9 @@ class Log:
         while True:
             self.moved.clear()
             yield [Head(key, self.head(key)) for key in self.entries]
+            if self.breaks_badly:
+                self.breaks_badly = False
+                raise RuntimeError
             if self.breaks:
                 self.breaks -= 1
                 raise DependencyUnavailable(dependency="the log")
@@ -142,3 +149,78 @@ async def test_watching_by_polling_tells_every_head_once_and_then_what_moved() -
     heads["b"] = Position(2, "z")
     assert await anext(watch) == [Head("b", Position(2, "z"))]
     await watch.aclose()  # type: ignore[attr-defined]
+
+
+class Indifferent(Sums):
+    """Wants no key."""
+
+    async def position(self, key: str) -> Position | None:
+        assert key
+        return None
+
+    async def rebuild(self, key: str) -> None:
+        self.rebuilt.append(key)
+        async with self.changed:
+            self.changed.notify_all()
+
+
+def lag(name: str) -> float | None:
+    return REGISTRY.get_sample_value("tollbook_follower_lag_entries", {"feed": name})
+
+
+async def test_lag_is_what_is_not_applied_and_a_key_of_no_interest_has_none() -> None:
+    log, sums, indifferent = Log(), Sums(), Indifferent()
+    log.append("a", 1, 2, 3)
+    log.append("b", 1)
+    sums.failures = 1_000
+    tasks = await running(Follower("lagging", log, sums), Follower("indifferent", log, indifferent))
+    async with asyncio.timeout(5), indifferent.changed:
+        await indifferent.changed.wait_for(lambda: sorted(indifferent.rebuilt) == ["a", "b"])
+    await asyncio.sleep(0)
+    assert (lag("lagging"), lag("indifferent")) == (4, 0)
+    sums.failures = 0
+    await sums.reaches("a", 6)
+    await sums.reaches("b", 1)
+    await asyncio.sleep(0)
+    assert lag("lagging") == 0
+    await stop(tasks)
+
+
+async def test_a_follower_that_runs_again_follows_the_keys_it_had_not_begun() -> None:
+    log, sums = Log(), Sums()
+    log.append("a", 1, 2, 3)
+    log.breaks_badly = True
+    follower = Follower("again", log, sums)
+    with pytest.raises(RuntimeError):
+        await follower.run()
+    tasks = await running(follower)
+    await sums.reaches("a", 6)
+    await stop(tasks)
+
+
+async def test_a_log_that_is_rewound_at_every_look_is_rebuilt_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    enough = asyncio.Event()
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+            if len(pauses) == 8:
+                enough.set()
+        await sleep(0)
+
+    class Restless(Log):
+        async def read(self, key: str, after: Position) -> AsyncIterator[Page[int]]:
+            if key in self.entries:
+                raise LogRewound(sequence=after.sequence)
+            yield Page((), after)
+
+    log, sums = Restless(), Sums()
+    log.append("a", 1)
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    tasks = await running(Follower("restless", log, sums))
+    async with asyncio.timeout(5):
+        await enough.wait()
+    await stop(tasks)
+    assert pauses[:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

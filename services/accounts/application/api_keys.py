@@ -10,7 +10,8 @@ from kit.clock import Clock
 from kit.errors import NotFound, RequestIdReused
 from services.accounts.application.ports import ApiKeys
 from services.accounts.domain import limits
-from services.accounts.domain.keys import ApiKey, new_key
+from services.accounts.domain.keys import ApiKey, is_key_id, new_key
+from services.accounts.domain.organizations import check_request_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,14 @@ class ManageApiKeys:
         """The organization's keys, newest first."""
         return await self._keys.list_keys(organization_id)
 
-    async def revoke(self, organization_id: str, api_key_id: str) -> ApiKey:
-        """Ends a key for good; a second time changes nothing. Raises NotFound."""
-        key = await self._keys.revoke(organization_id, api_key_id, now=self._clock.now())
+    async def revoke(self, organization_id: str, api_key_id: str, *, request_id: str) -> ApiKey:
+        """Ends a key for good; a second time changes nothing, whatever its request_id. Raises InvalidField and
+        NotFound.
+        """
+        check_request_id(request_id)
+        # What no key can be called is not asked for: Postgres takes no NUL.
+        found = is_key_id(api_key_id)
+        key = await self._keys.revoke(organization_id, api_key_id, now=self._clock.now()) if found else None
         if key is None:
             raise NotFound(what="API key", name=api_key_id)
         return key

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kit.clock import Clock
-from kit.errors import AlreadyExists, LimitExceeded, OrganizationNotFound
+from kit.errors import AlreadyExists, InvalidField, LimitExceeded, OrganizationNotFound, RequestIdReused
 from services.accounts.application.ports import Organizations
 from services.accounts.domain import limits
 from services.accounts.domain.organizations import Organization, new_organization
@@ -22,8 +22,8 @@ class CreateOrganization:
     async def __call__(
         self, *, request_id: str, organization_id: str, display_name: str, time_zone: str
     ) -> Organization:
-        """The organization; repeating the request answers it again. Raises InvalidField, and AlreadyExists when the
-        id is taken by an organization that differs.
+        """The organization; repeating the request answers it again. Raises InvalidField, AlreadyExists when the id is
+        taken by an organization that differs, and RequestIdReused when the id follows from a request that differs.
         """
         wanted = new_organization(
             request_id=request_id,
@@ -34,6 +34,8 @@ class CreateOrganization:
         )
         kept = await self._organizations.add(wanted)
         if replace(kept, create_time=wanted.create_time) != wanted:
+            if not organization_id:
+                raise RequestIdReused(request_id=request_id)
             raise AlreadyExists(what="organization", name=wanted.organization_id)
         return kept
 
@@ -53,9 +55,11 @@ class ReadOrganizations:
 
     async def page(self, after: str, *, size: int) -> tuple[Sequence[Organization], str]:
         """A page by id after the organization `after`, and the id to go on from (empty: the last page).
-        Raises LimitExceeded.
+        Raises InvalidField and LimitExceeded.
         """
-        if not 0 <= size <= limits.PAGE_ORGANIZATIONS_MAX:
+        if size < 0:
+            raise InvalidField(field="page_size", problem="negative")
+        if size > limits.PAGE_ORGANIZATIONS_MAX:
             raise LimitExceeded(what="page_size", actual=size, maximum=limits.PAGE_ORGANIZATIONS_MAX)
         count = size or limits.PAGE_ORGANIZATIONS_DEFAULT
         found = await self._organizations.list_after(after, count=count + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from kit.errors import InvalidField
 from services.accounts.domain import limits
 from services.accounts.domain.organizations import check_request_id, digest_of
 
+_KEY_ID = re.compile(r"key_[0-9a-f]{20}")
 _PREFIX = "tb_live_"
 _SHOWN_CHARACTERS = len(_PREFIX) + 6
 _SECRET_BYTES = 32
@@ -46,6 +48,11 @@ class NewKey:
     def secret_sha256(self) -> bytes:
         """What is stored instead of the secret."""
         return hashlib.sha256(self.secret.encode()).digest()
+
+
+def is_key_id(text: str) -> bool:
+    """Whether it has the shape of the ids that `new_key` makes."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def new_key(

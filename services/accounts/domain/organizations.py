@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import available_timezones
 
 from kit.errors import InvalidField
+from kit.ids import ORGANIZATION_ID_RULE, is_organization_id
 from services.accounts.domain import limits
 
-_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
 _TIME_ZONES = available_timezones()
 
 
@@ -32,9 +31,8 @@ def new_organization(
     same organization. Raises InvalidField.
     """
     check_request_id(request_id)
-    if organization_id and not _ORGANIZATION_ID.fullmatch(organization_id):
-        problem = "1 to 64 lower-case letters, digits, `_` or `-`"
-        raise InvalidField(field="organization.organization_id", problem=problem)
+    if organization_id and not is_organization_id(organization_id):
+        raise InvalidField(field="organization.organization_id", problem=ORGANIZATION_ID_RULE)
     if not display_name.isprintable() or len(display_name.encode()) > limits.NAME_BYTES_MAX:
         problem = f"at most {limits.NAME_BYTES_MAX} bytes of printable text"
         raise InvalidField(field="organization.display_name", problem=problem)

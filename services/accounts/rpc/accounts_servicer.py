@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import ClassVar
 
 import grpc
@@ -12,6 +11,7 @@ from kit.errors import InvalidField
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, current_principal, organization_of
 from kit.grpc.context import ServicerContext
+from kit.ids import is_organization_id
 from services.accounts.application.api_keys import KeyRequest, ManageApiKeys
 from services.accounts.application.organizations import CreateOrganization, ReadOrganizations
 from services.accounts.rpc.convert import key_to_pb, moment_from_pb, organization_to_pb
@@ -99,7 +99,7 @@ class AccountsServicer(accounts_pb2_grpc.AccountsServiceServicer):
     ) -> accounts_pb2.RevokeApiKeyResponse:
         """See the proto."""
         organization_id = await self._own_organization(request.organization_id)
-        key = await self._keys.revoke(organization_id, request.api_key_id)
+        key = await self._keys.revoke(organization_id, request.api_key_id, request_id=request.request_id)
         return accounts_pb2.RevokeApiKeyResponse(api_key=key_to_pb(key))
 
     async def _own_organization(self, requested: str) -> str:
@@ -110,6 +110,9 @@ class AccountsServicer(accounts_pb2_grpc.AccountsServiceServicer):
 
 def _after_from_token(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except (binascii.Error, UnicodeError):
-        raise InvalidField(field="page_token", problem="not one that this method gave out") from None
+        after = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except ValueError:  # of either decoding
+        after = "?"
+    if after and not is_organization_id(after):
+        raise InvalidField(field="page_token", problem="not one that this method gave out")
+    return after

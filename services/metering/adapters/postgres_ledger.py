@@ -18,7 +18,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import from_unix_microseconds, unix_microseconds
-from kit.errors import LogRewound
+from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import START, Head, Page, Position
 from kit.postgres.database import Database
 from services.metering.application.ports import Interval, Totals
@@ -105,13 +105,16 @@ class PostgresLedgerReader:
             if after.sequence and await _position(connection, organization_id, after.sequence) != after:
                 raise LogRewound(sequence=after.sequence)
         while position.sequence < head.sequence:
-            names = {
+            names: dict[str, Any] = {
                 "organization_id": organization_id,
                 "after": position.sequence,
                 "upto": min(head.sequence, position.sequence + limits.PAGE_EVENTS),
             }
             async with self._tenant.transaction(organization_id=organization_id) as connection:
                 entries = tuple(_entry_from_row(row) for row in await connection.execute(_PAGE, names))
+            if len(entries) != names["upto"] - position.sequence:
+                # The log lost entries under the reader (a restored backup): a gap must never pass for their absence.
+                raise LogRewound(sequence=position.sequence)
             position = Position(entries[-1].sequence, entries[-1].commit_id)
             yield Page(entries, position)
 
@@ -134,6 +137,12 @@ class PostgresLedgerHeads:
             await connection.execute(
                 text("SELECT metering.make_event_partitions(:days)"), {"days": limits.PARTITION_DAYS_AHEAD}
             )
+
+    async def require_partitions(self) -> None:
+        """Raises DependencyUnavailable when the partition of tomorrow is missing: appends would fail soon."""
+        async with self._fleet.transaction() as connection:
+            if not (await connection.execute(_HAS_PARTITION)).scalar_one():
+                raise DependencyUnavailable(dependency="metering: the next partition of events is missing; it")
 
 
 class PostgresMeterCatalog:
@@ -270,6 +279,10 @@ _MOVE_HEAD = text("""
 """)
 _HEAD = text("SELECT sequence, commit_id FROM metering.ledger_heads WHERE organization_id = :organization_id")
 _HEADS = text("SELECT organization_id, sequence, commit_id FROM metering.ledger_heads WHERE sequence > 0")
+_HAS_PARTITION = text("""
+    SELECT to_regclass('metering.events_' || to_char(date_trunc('week', tomorrow), 'YYYYMMDD')) IS NOT NULL
+    FROM (SELECT (now() AT TIME ZONE 'UTC') + interval '1 day' AS tomorrow) AS clock
+""")
 _COMMIT_OF = text(
     "SELECT commit_id FROM metering.events WHERE organization_id = :organization_id AND sequence = :sequence"
 )

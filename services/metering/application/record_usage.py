@@ -13,6 +13,14 @@ from services.metering.domain.events import UsageEvent
 from services.metering.domain.validation import validate
 
 
+def refuse_batch_of(count: int) -> None:
+    """Raises InvalidField for an empty batch and LimitExceeded for one that is too large."""
+    if not count:
+        raise InvalidField(field="events", problem="an empty batch")
+    if count > limits.BATCH_EVENTS_MAX:
+        raise LimitExceeded(what="events", actual=count, maximum=limits.BATCH_EVENTS_MAX)
+
+
 class RecordUsage:
     """Takes a batch of events into the ledger."""
 
@@ -24,12 +32,9 @@ class RecordUsage:
     async def __call__(self, events: Sequence[UsageEvent]) -> list[Outcome]:
         """The outcome of each event, in order; a bad event leaves the others as they are. Idempotent.
 
-        Raises InvalidField for an empty batch, LimitExceeded for one that is too large, and DependencyUnavailable.
+        Raises what refuse_batch_of raises, and DependencyUnavailable.
         """
-        if not events:
-            raise InvalidField(field="events", problem="an empty batch")
-        if len(events) > limits.BATCH_EVENTS_MAX:
-            raise LimitExceeded(what="events", actual=len(events), maximum=limits.BATCH_EVENTS_MAX)
+        refuse_batch_of(len(events))
         known_meters = await self._meters.meters()
         refusals = [validate(event, known_meters) for event in events]
         sound = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
+from kit.ids import ORGANIZATION_ID_RULE, is_organization_id
 from services.metering.domain import limits
 from services.metering.domain.events import ProviderCall, Subject, UsageEvent
 from services.metering.domain.refusals import Refusal
 
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
-_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
 _LATENCY_NS_MAX = int(limits.LATENCY_MAX.total_seconds()) * 1_000_000_000
 
 
@@ -29,8 +29,8 @@ def validate(event: UsageEvent, known_meters: Container[str]) -> Refusal | None:
 def _subject_problem(subject: Subject) -> Refusal | None:
     if not subject.organization_id:
         return Refusal("ORGANIZATION_REQUIRED", "subject.organization_id: required with this key")
-    if not _ORGANIZATION_ID.fullmatch(subject.organization_id):
-        return Refusal("INVALID_FIELD", "subject.organization_id: 1 to 64 lower-case letters, digits, `_` or `-`")
+    if not is_organization_id(subject.organization_id):
+        return Refusal("INVALID_FIELD", f"subject.organization_id: {ORGANIZATION_ID_RULE}")
     for name in ("project_id", "team_id", "user_id", "agent_id", "task_id", "session_id"):
         value = getattr(subject, name)
         if value and not _SUBJECT_ID.fullmatch(value):

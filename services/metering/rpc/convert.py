@@ -7,7 +7,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds
-from kit.errors import InvalidField
+from kit.errors import InvalidField, InvalidState
 from kit.feed import Page, Position
 from services.metering.application.ports import Totals
 from services.metering.domain.acceptance import Outcome
@@ -17,6 +17,7 @@ from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, metering_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
+_INT64_MAX = 2**63 - 1
 
 
 def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str) -> UsageEvent:
@@ -138,7 +139,11 @@ def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
 
 
 def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
-    """One row per meter, by name."""
+    """One row per meter, by name. Raises InvalidState when a total is beyond what the contract can carry."""
+    for meter, quantity in totals.quantities.items():
+        if quantity > _INT64_MAX:
+            problem = f"the total of {meter} is above 2^63 - 1: ask for a shorter interval"
+            raise InvalidState(problem=problem)
     return [metering_pb2.UsageRow(meter=meter, quantity=quantity) for meter, quantity in totals.quantities.items()]
 
 

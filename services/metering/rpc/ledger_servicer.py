@@ -46,6 +46,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> AsyncIterator[ledger_pb2.ReadLedgerResponse]:
         """See the proto."""
         organization_id = await organization_of(request.organization_id)
+        if request.after.sequence < 0:
+            raise InvalidField(field="after.sequence", problem="negative")
         after = Position(request.after.sequence, request.after.commit_id)
         async for page in self._reader.read(organization_id, after):
             yield page_to_pb(page)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import grpc
 
-from kit.errors import InvalidField, OrganizationRequired
+from kit.errors import InvalidField, OrganizationNotFound, OrganizationRequired
 from kit.grpc.call import CallerKind, OrganizationExists, current_principal, organization_of
 from kit.grpc.context import ServicerContext
 from services.metering.application.ports import Interval, MeterCatalog
 from services.metering.application.query_usage import QueryUsage
-from services.metering.application.record_usage import RecordUsage
+from services.metering.application.record_usage import RecordUsage, refuse_batch_of
 from services.metering.domain.acceptance import Outcome, Status
+from services.metering.domain.events import UsageEvent
 from services.metering.domain.refusals import Refusal
 from services.metering.rpc.convert import (
     event_from_pb,
@@ -53,26 +55,23 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         self, request: metering_pb2.RecordUsageRequest, context: ServicerContext
     ) -> metering_pb2.RecordUsageResponse:
         """See the proto."""
-        organizations: dict[str, str] = {}
-        for message in request.events:
-            named = message.subject.organization_id
-            if named not in organizations:
-                organizations[named] = await self._organization(named)
-        events = [event_from_pb(message, organizations[message.subject.organization_id]) for message in request.events]
-        caller = current_principal()
-        spoofed = {
-            index
-            for index, event in enumerate(events)
-            if event.source in _RESERVED_SOURCES
-            and (caller.kind is not CallerKind.SERVICE or caller.name != event.source)
-        }
-        if spoofed and len(spoofed) == len(events):
-            outcomes: list[Outcome] = []
-        else:
-            outcomes = await self._record_usage([event for index, event in enumerate(events) if index not in spoofed])
-        remaining = iter(outcomes)
+        # Before anything is done for each event: converting a million of them would hold up every other call.
+        refuse_batch_of(len(request.events))
+        organizations = await self._organizations(request.events)
+        refused: dict[int, Outcome] = {}
+        events: list[UsageEvent] = []
+        for index, message in enumerate(request.events):
+            organization_id = organizations[message.subject.organization_id]
+            if organization_id is None:
+                refused[index] = _UNKNOWN_ORGANIZATION
+            elif not _may_speak_as(message.source):
+                refused[index] = _SPOOFED
+            else:
+                events.append(event_from_pb(message, organization_id))
+        recorded = iter(await self._record_usage(events) if events else ())
         results = [
-            outcome_to_pb(index, _SPOOFED if index in spoofed else next(remaining)) for index in range(len(events))
+            outcome_to_pb(index, refused[index] if index in refused else next(recorded))
+            for index in range(len(request.events))
         ]
         return metering_pb2.RecordUsageResponse(results=results)
 
@@ -100,11 +99,31 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         meters = await self._meters.meters()
         return metering_pb2.ListMetersResponse(meters=[meter_to_pb(meters[name]) for name in sorted(meters)])
 
-    async def _organization(self, named: str) -> str:
-        try:
-            return await organization_of(named, exists=self._exists)
-        except OrganizationRequired:
-            return ""  # refused event by event: the others of the batch stand
+    async def _organizations(self, events: Iterable[metering_pb2.UsageEvent]) -> dict[str, str | None]:
+        """The organization that each one named in a batch stands for; None: there is no such organization.
+
+        One that is malformed or missing stays as it is and is refused with its event. Raises OrganizationMismatch,
+        and OrganizationNotFound when the batch has no other.
+        """
+        found: dict[str, str | None] = {}
+        for named in {message.subject.organization_id for message in events}:
+            try:
+                found[named] = await organization_of(named, exists=self._exists)
+            except (OrganizationRequired, InvalidField):
+                found[named] = named
+            except OrganizationNotFound:
+                found[named] = None
+        if set(found.values()) == {None}:
+            raise OrganizationNotFound(organization_id=min(found))
+        return found
+
+
+def _may_speak_as(source: str) -> bool:
+    caller = current_principal()
+    return source not in _RESERVED_SOURCES or (caller.kind is CallerKind.SERVICE and caller.name == source)
 
 
 _SPOOFED = Outcome(Status.REJECTED, refusal=Refusal("INVALID_FIELD", "source: reserved for a service of the suite"))
+_UNKNOWN_ORGANIZATION = Outcome(
+    Status.REJECTED, refusal=Refusal("ORGANIZATION_NOT_FOUND", "subject.organization_id: there is no such organization")
+)

@@ -102,7 +102,8 @@ func (x *Organization) GetCreateTime() *timestamppb.Timestamp {
 // An organization to make.
 type CreateOrganizationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time. An
+	// organization without an id of its own gets one that follows from this.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The organization.
 	Organization  *Organization `protobuf:"bytes,2,opt,name=organization,proto3" json:"organization,omitempty"`
@@ -411,7 +412,7 @@ type ApiKey struct {
 	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
 	// Its name for people, up to 200 bytes.
 	DisplayName string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// What it may do; empty at creation: every tenant scope.
+	// What it may do; empty at creation: every tenant scope, or with a tenant's key every scope that this key holds.
 	Scopes []v1.Scope `protobuf:"varint,4,rep,packed,name=scopes,proto3,enum=tollbook.access.v1.Scope" json:"scopes,omitempty"`
 	// The first characters of the secret, to tell keys apart.
 	SecretPrefix string `protobuf:"bytes,5,opt,name=secret_prefix,json=secretPrefix,proto3" json:"secret_prefix,omitempty"`
@@ -514,7 +515,8 @@ func (x *ApiKey) GetRevokeTime() *timestamppb.Timestamp {
 // A key to make.
 type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The caller's id of the request, 1 to 128 bytes. A repeated id answers the key made first, without its secret.
+	// The caller's id of the request, 1 to 128 bytes. The same id with the same content answers the key made first,
+	// without its secret; with other content it is REQUEST_ID_REUSED.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The key: organization_id (empty with a tenant's key means the key's), display_name, scopes, expire_time.
 	ApiKey        *ApiKey `protobuf:"bytes,2,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`

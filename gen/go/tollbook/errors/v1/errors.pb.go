@@ -40,7 +40,7 @@ const (
 	ErrorReason_ERROR_REASON_ORGANIZATION_MISMATCH ErrorReason = 4
 	// The admin key or a service called without naming the organization. Status INVALID_ARGUMENT.
 	ErrorReason_ERROR_REASON_ORGANIZATION_REQUIRED ErrorReason = 5
-	// No such organization. Status NOT_FOUND.
+	// No such organization. Status NOT_FOUND, or per event.
 	ErrorReason_ERROR_REASON_ORGANIZATION_NOT_FOUND ErrorReason = 6
 	// A field is missing or malformed; the message names it. Status INVALID_ARGUMENT.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 7

@@ -97,7 +97,7 @@ const (
 	EventStatus_EVENT_STATUS_DUPLICATE EventStatus = 2
 	// The same identity was recorded before with other content; not counted.
 	EventStatus_EVENT_STATUS_CONFLICT EventStatus = 3
-	// Refused; not counted. Sending it again unchanged is refused again.
+	// Refused; not counted. Sending it again can only help when the reason passes: a clock, a new meter.
 	EventStatus_EVENT_STATUS_REJECTED EventStatus = 4
 )
 

@@ -65,7 +65,9 @@ class CreateOrganizationRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time. An
+    organization without an id of its own gets one that follows from this.
+    """
     @_builtins.property
     def organization(self) -> Global___Organization:
         """The organization."""
@@ -232,7 +234,7 @@ class ApiKey(_message.Message):
     """The first characters of the secret, to tell keys apart."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_access_pb2.Scope.ValueType]:
-        """What it may do; empty at creation: every tenant scope."""
+        """What it may do; empty at creation: every tenant scope, or with a tenant's key every scope that this key holds."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -275,7 +277,9 @@ class CreateApiKeyRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The caller's id of the request, 1 to 128 bytes. A repeated id answers the key made first, without its secret."""
+    """The caller's id of the request, 1 to 128 bytes. The same id with the same content answers the key made first,
+    without its secret; with other content it is REQUEST_ID_REUSED.
+    """
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """The key: organization_id (empty with a tenant's key means the key's), display_name, scopes, expire_time."""

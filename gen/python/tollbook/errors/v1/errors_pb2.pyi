@@ -37,7 +37,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ORGANIZATION_REQUIRED: _ErrorReason.ValueType  # 5
     """The admin key or a service called without naming the organization. Status INVALID_ARGUMENT."""
     ERROR_REASON_ORGANIZATION_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """No such organization. Status NOT_FOUND."""
+    """No such organization. Status NOT_FOUND, or per event."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 7
     """A field is missing or malformed; the message names it. Status INVALID_ARGUMENT."""
     ERROR_REASON_UNKNOWN_METER: _ErrorReason.ValueType  # 8
@@ -91,7 +91,7 @@ ERROR_REASON_ORGANIZATION_MISMATCH: ErrorReason.ValueType  # 4
 ERROR_REASON_ORGANIZATION_REQUIRED: ErrorReason.ValueType  # 5
 """The admin key or a service called without naming the organization. Status INVALID_ARGUMENT."""
 ERROR_REASON_ORGANIZATION_NOT_FOUND: ErrorReason.ValueType  # 6
-"""No such organization. Status NOT_FOUND."""
+"""No such organization. Status NOT_FOUND, or per event."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 7
 """A field is missing or malformed; the message names it. Status INVALID_ARGUMENT."""
 ERROR_REASON_UNKNOWN_METER: ErrorReason.ValueType  # 8

@@ -65,7 +65,7 @@ class _EventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventStat
     EVENT_STATUS_CONFLICT: _EventStatus.ValueType  # 3
     """The same identity was recorded before with other content; not counted."""
     EVENT_STATUS_REJECTED: _EventStatus.ValueType  # 4
-    """Refused; not counted. Sending it again unchanged is refused again."""
+    """Refused; not counted. Sending it again can only help when the reason passes: a clock, a new meter."""
 
 class EventStatus(_EventStatus, metaclass=_EventStatusEnumTypeWrapper):
     """What became of one event."""
@@ -79,7 +79,7 @@ EVENT_STATUS_DUPLICATE: EventStatus.ValueType  # 2
 EVENT_STATUS_CONFLICT: EventStatus.ValueType  # 3
 """The same identity was recorded before with other content; not counted."""
 EVENT_STATUS_REJECTED: EventStatus.ValueType  # 4
-"""Refused; not counted. Sending it again unchanged is refused again."""
+"""Refused; not counted. Sending it again can only help when the reason passes: a clock, a new meter."""
 Global___EventStatus: _TypeAlias = EventStatus  # noqa: Y015
 
 @_typing.final
