@@ -11,10 +11,11 @@ from kit.errors import InvalidField
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, current_principal, organization_of
 from kit.grpc.context import ServicerContext
+from kit.grpc.convert import moment_from_pb
 from kit.ids import is_organization_id
 from services.accounts.application.api_keys import KeyRequest, ManageApiKeys
 from services.accounts.application.organizations import CreateOrganization, ReadOrganizations
-from services.accounts.rpc.convert import key_to_pb, moment_from_pb, organization_to_pb
+from services.accounts.rpc.convert import key_to_pb, organization_to_pb
 from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 
 

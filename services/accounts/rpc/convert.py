@@ -6,8 +6,7 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kit.clock import from_unix_microseconds, unix_microseconds
-from kit.errors import InvalidField
+from kit.grpc.convert import moment_to_pb
 from services.accounts.domain.keys import ApiKey
 from services.accounts.domain.organizations import Organization
 from tollbook.access.v1 import access_pb2
@@ -20,7 +19,7 @@ def organization_to_pb(organization: Organization) -> accounts_pb2.Organization:
         organization_id=organization.organization_id,
         display_name=organization.display_name,
         time_zone=organization.time_zone,
-        create_time=_timestamp(organization.create_time),
+        create_time=moment_to_pb(organization.create_time),
     )
 
 
@@ -32,9 +31,9 @@ def key_to_pb(key: ApiKey) -> accounts_pb2.ApiKey:
         display_name=key.display_name,
         scopes=[access_pb2.Scope.ValueType(scope) for scope in key.scopes],
         secret_prefix=key.secret_prefix,
-        create_time=_timestamp(key.create_time),
-        expire_time=_timestamp(key.expire_time),
-        revoke_time=_timestamp(key.revoke_time),
+        create_time=moment_to_pb(key.create_time),
+        expire_time=_optional_to_pb(key.expire_time),
+        revoke_time=_optional_to_pb(key.revoke_time),
     )
 
 
@@ -45,21 +44,9 @@ def tenant_to_pb(key: ApiKey) -> identity_pb2.Principal:
         organization_id=key.organization_id,
         api_key_id=key.api_key_id,
         scopes=[access_pb2.Scope.ValueType(scope) for scope in key.scopes],
-        expire_time=_timestamp(key.expire_time),
+        expire_time=_optional_to_pb(key.expire_time),
     )
 
 
-def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
-    """A time. Raises InvalidField when it is out of range."""
-    try:
-        return from_unix_microseconds(timestamp.ToMicroseconds())
-    except (OverflowError, ValueError):
-        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(unix_microseconds(moment))
-    return timestamp
+def _optional_to_pb(moment: datetime | None) -> Timestamp | None:
+    return None if moment is None else moment_to_pb(moment)

@@ -9,9 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds
 from kit.feed import Head, Page, Position
+from kit.grpc.convert import position_from_pb, position_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.analytics.domain.calls import LedgerEntry, ProviderCall
-from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2
 
 _DEPENDENCY = "metering"
@@ -29,7 +29,7 @@ class LedgerFeed:
         """As Feed. Raises DependencyUnavailable when the connection breaks."""
         try:
             async for response in self._stub.WatchHeads(ledger_pb2.WatchHeadsRequest()):
-                yield [Head(head.organization_id, _position_from_pb(head.position)) for head in response.heads]
+                yield [Head(head.organization_id, position_from_pb(head.position)) for head in response.heads]
         except grpc.aio.AioRpcError as error:
             raise refusal_from_call(error, _DEPENDENCY) from error
 
@@ -37,18 +37,14 @@ class LedgerFeed:
         """As Feed. Raises DependencyUnavailable when the connection breaks."""
         request = ledger_pb2.ReadLedgerRequest(
             organization_id=key,
-            after=feed_pb2.Position(sequence=after.sequence, commit_id=after.commit_id),
+            after=position_to_pb(after),
         )
         try:
             async for response in self._stub.ReadLedger(request):
                 entries = tuple(_entry_from_pb(event) for event in response.events)
-                yield Page(entries, _position_from_pb(response.position))
+                yield Page(entries, position_from_pb(response.position))
         except grpc.aio.AioRpcError as error:
             raise refusal_from_call(error, _DEPENDENCY) from error
-
-
-def _position_from_pb(message: feed_pb2.Position) -> Position:
-    return Position(message.sequence, message.commit_id)
 
 
 def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> LedgerEntry:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from kit.clock import from_unix_microseconds, unix_microseconds
-from kit.errors import InvalidField
+from kit.grpc.convert import moment_from_pb, moment_to_pb
 from kit.money import format_decimal
 from services.analytics.domain.prices import Price, new_price
 from services.analytics.domain.summary import CostSummary
@@ -23,7 +19,9 @@ def price_from_pb(message: prices_pb2.Price) -> Price:
     return new_price(
         provider=message.provider,
         model=message.model,
-        effective_time=_moment_from_pb(message.effective_time) if message.HasField("effective_time") else None,
+        effective_time=moment_from_pb(message.effective_time, "price.effective_time")
+        if message.HasField("effective_time")
+        else None,
         input_per_thousand=message.input_per_thousand,
         output_per_thousand=message.output_per_thousand,
         cache_read_per_thousand=message.cache_read_per_thousand,
@@ -42,7 +40,7 @@ def price_to_pb(price: Price) -> prices_pb2.Price:
         cache_write_per_thousand=_optional_to_pb(price.cache_write_per_thousand),
     )
     if price.effective_time is not None:
-        message.effective_time.FromMicroseconds(unix_microseconds(price.effective_time))
+        message.effective_time.CopyFrom(moment_to_pb(price.effective_time))
     return message
 
 
@@ -77,13 +75,3 @@ def two_decimals(hundredths: int) -> str:
 
 def _optional_to_pb(amount: Decimal | None) -> str:
     return "" if amount is None else format_decimal(amount)
-
-
-def _moment_from_pb(timestamp: Timestamp) -> datetime:
-    field = "price.effective_time"
-    if timestamp.nanos % _NANOS_PER_MICROSECOND:
-        raise InvalidField(field=field, problem="finer than a microsecond")
-    try:
-        return from_unix_microseconds(timestamp.ToMicroseconds())
-    except (OverflowError, ValueError):
-        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None

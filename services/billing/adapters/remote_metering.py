@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from time import monotonic
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from kit.clock import unix_microseconds
+from kit.grpc.convert import moment_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.billing.application.ports import UsageTotals
 from services.billing.domain.catalog import Meter
@@ -31,8 +29,8 @@ class MeteringUsage:
         """As Usage."""
         request = metering_pb2.QueryUsageRequest(
             organization_id=organization_id,
-            start_time=_timestamp(period.start),
-            end_time=_timestamp(period.end),
+            start_time=moment_to_pb(period.start),
+            end_time=moment_to_pb(period.end),
         )
         try:
             answer = await self._stub.QueryUsage(request)
@@ -58,9 +56,3 @@ def _meter_from_pb(message: metering_pb2.Meter) -> Meter:
         display_unit=message.display_unit,
         base_units_per_display_unit=message.base_units_per_display_unit,
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(unix_microseconds(moment))
-    return timestamp

@@ -6,7 +6,6 @@ it finalized. Every attempt after the first looks at what is there before it act
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ import structlog
 
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable
+from kit.ids import is_organization_id
 from services.billing.application.ports import CollectedInvoice
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice
@@ -30,7 +30,6 @@ _ATTEMPTS_PER_KEY = 3
 
 _CONFLICT = 409
 _ORGANIZATION_KEY, _INVOICE_KEY = "tollbook_organization_id", "tollbook_invoice_id"
-_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
 _FINAL = frozenset({"open", "paid", "uncollectible"})
 
 
@@ -87,7 +86,7 @@ class StripeCollector:
         return StripeInvoice(
             stripe_invoice_id=theirs.id,
             # Whoever may write at Stripe may write anything there; it names rows of ours.
-            organization_id=organization_id if _ORGANIZATION_ID.fullmatch(organization_id) else "",
+            organization_id=organization_id if is_organization_id(organization_id) else "",
             invoice_id=metadata.get(_INVOICE_KEY, ""),
             total_minor=theirs.total,
             currency_code=theirs.currency.upper(),

@@ -9,6 +9,7 @@ import grpc
 from kit.errors import InvalidField
 from kit.grpc.call import OrganizationExists, organization_of
 from kit.grpc.context import ServicerContext
+from kit.grpc.convert import moment_from_pb
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.ports import Books
@@ -18,7 +19,6 @@ from services.billing.domain.invoices import InvoiceKey
 from services.billing.rpc.actor import current_actor
 from services.billing.rpc.convert import (
     invoice_to_pb,
-    moment_from_pb,
     page_size_from_pb,
     page_token_from_pb,
     page_token_to_pb,

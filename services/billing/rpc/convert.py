@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds, unix_microseconds
 from kit.errors import InvalidField, LimitExceeded
-from kit.feed import Position
+from kit.grpc.convert import moment_to_pb
 from kit.money import format_decimal
 from services.billing.application.subscription_in_force import Standing
 from services.billing.domain import limits
@@ -19,7 +16,6 @@ from services.billing.domain.catalog_rules import PlanMeterText, PlanText
 from services.billing.domain.invoices import Invoice, InvoiceKey, Line
 from services.billing.domain.subscriptions import Entitlement
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2
-from tollbook.feed.v1 import feed_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
 
@@ -84,9 +80,9 @@ def subscription_to_pb(standing: Standing) -> billing_pb2.Subscription:
         plan_id=subscription.plan_id,
         plan_version=subscription.plan_version,
         status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{subscription.status.value}"),
-        start_time=_timestamp(subscription.anchor),
-        period_start_time=_timestamp(period.start),
-        period_end_time=_timestamp(period.end),
+        start_time=moment_to_pb(subscription.anchor),
+        period_start_time=moment_to_pb(period.start),
+        period_end_time=moment_to_pb(period.end),
         stripe_customer_id=subscription.stripe_customer_id,
     )
 
@@ -98,8 +94,8 @@ def entitlement_to_pb(entitlement: Entitlement) -> entitlements_pb2.Entitlement:
         version=entitlement.version,
         plan_id=entitlement.plan.plan_id,
         status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{entitlement.status.value}"),
-        period_start_time=_timestamp(entitlement.period.start),
-        period_end_time=_timestamp(entitlement.period.end),
+        period_start_time=moment_to_pb(entitlement.period.start),
+        period_end_time=moment_to_pb(entitlement.period.end),
         meters=[_plan_meter_to_pb(each) for each in entitlement.plan.meters],
         features=entitlement.plan.features,
     )
@@ -115,12 +111,12 @@ def invoice_to_pb(invoice: Invoice) -> billing_pb2.Invoice:
         currency_code=invoice.total.currency_code,
         total=str(invoice.total),
         lines=[_line_to_pb(line) for line in invoice.lines],
-        period_start_time=_timestamp(invoice.period.start),
-        period_end_time=_timestamp(invoice.period.end),
+        period_start_time=moment_to_pb(invoice.period.start),
+        period_end_time=moment_to_pb(invoice.period.end),
         closed_through_sequence=invoice.closed_through_sequence,
         plan_id=invoice.plan_id,
         plan_version=invoice.plan_version,
-        finalize_time=None if invoice.finalize_time is None else _timestamp(invoice.finalize_time),
+        finalize_time=None if invoice.finalize_time is None else moment_to_pb(invoice.finalize_time),
         stripe_invoice_id=invoice.stripe_invoice_id,
     )
 
@@ -135,29 +131,9 @@ def _line_to_pb(line: Line) -> billing_pb2.InvoiceLine:
         included_quantity=line.included_quantity,
         charged_quantity=line.charged_quantity,
         unit_price="" if line.unit_price is None else format_decimal(line.unit_price),
-        start_time=_timestamp(line.period.start),
-        end_time=_timestamp(line.period.end),
+        start_time=moment_to_pb(line.period.start),
+        end_time=moment_to_pb(line.period.end),
     )
-
-
-def position_from_pb(message: feed_pb2.Position) -> Position:
-    """The position."""
-    return Position(message.sequence, message.commit_id)
-
-
-def position_to_pb(position: Position) -> feed_pb2.Position:
-    """The position."""
-    return feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
-
-
-def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
-    """A moment. Raises InvalidField when it is finer than a microsecond, which could not be kept."""
-    if timestamp.nanos % _NANOS_PER_MICROSECOND:
-        raise InvalidField(field=field, problem="finer than a microsecond")
-    try:
-        return from_unix_microseconds(timestamp.ToMicroseconds())
-    except (OverflowError, ValueError):
-        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None
 
 
 def page_size_from_pb(page_size: int) -> int:
@@ -183,9 +159,3 @@ def page_token_from_pb(token: str) -> InvoiceKey | None:
         return InvoiceKey(from_unix_microseconds(int(microseconds)), invoice_id)
     except (binascii.Error, ValueError, OverflowError):
         raise InvalidField(field="page_token", problem="not one that ListInvoices gave") from None
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(unix_microseconds(moment))
-    return timestamp

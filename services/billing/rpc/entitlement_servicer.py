@@ -10,9 +10,10 @@ import grpc
 from kit.feed import watch_by_polling
 from kit.grpc.call import organization_of
 from kit.grpc.context import ServicerContext
+from kit.grpc.convert import position_from_pb, position_to_pb
 from services.billing.application.ports import EntitlementHeads
 from services.billing.application.read_entitlements import ReadEntitlements
-from services.billing.rpc.convert import entitlement_to_pb, position_from_pb, position_to_pb
+from services.billing.rpc.convert import entitlement_to_pb
 from tollbook.billing.v1 import entitlements_pb2, entitlements_pb2_grpc
 from tollbook.feed.v1 import feed_pb2
 

@@ -13,12 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.errors import Refused
 from kit.feed import Head, Page, Position
+from kit.grpc.convert import position_from_pb, position_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.quota.application.ports import Snapshot
 from services.quota.domain.entitlements import Period
 from services.quota.domain.limits import ORGANIZATION, Counter
 from services.quota.domain.usage import UsageEntry
-from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2, metering_pb2_grpc
 
 log = structlog.get_logger()
@@ -44,9 +44,7 @@ class RemoteLedger:
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[UsageEntry]]:
         """As kit.feed.Feed."""
-        request = ledger_pb2.ReadLedgerRequest(
-            organization_id=key, after=feed_pb2.Position(sequence=after.sequence, commit_id=after.commit_id)
-        )
+        request = ledger_pb2.ReadLedgerRequest(organization_id=key, after=position_to_pb(after))
         call = self._stub.ReadLedger(request)
         with _answering(call):
             async for response in call:
@@ -101,11 +99,6 @@ class RemoteMeters:
             self._asking = None
             if self._names is not None:
                 self._asked_at = asked_at
-
-
-def position_from_pb(message: feed_pb2.Position) -> Position:
-    """The position."""
-    return Position(message.sequence, message.commit_id)
 
 
 def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> UsageEntry:

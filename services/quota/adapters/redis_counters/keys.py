@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 from kit.errors import InvalidField
+from kit.ids import is_organization_id
 from services.quota.domain.entitlements import Period
 from services.quota.domain.limits import Counter
 
 # No braces, or an organization could choose its slot; no colons, or two could share a key.
-_ORGANIZATION_ID = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 class OrganizationKeys:
@@ -19,7 +18,7 @@ class OrganizationKeys:
     __slots__ = ("_prefix", "entitlement", "expiries", "held", "state")
 
     def __init__(self, organization_id: str) -> None:
-        if not _ORGANIZATION_ID.fullmatch(organization_id):
+        if not is_organization_id(organization_id):
             raise InvalidField(field="organization_id", problem="1 to 64 lower-case letters, digits, `_` or `-`")
         self._prefix = f"quota:{{{organization_id}}}"
         self.entitlement = f"{self._prefix}:entitlement"

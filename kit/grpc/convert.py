@@ -1,0 +1,43 @@
+"""What every service converts alike: moments and positions in a log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kit.clock import from_unix_microseconds, unix_microseconds
+from kit.errors import InvalidField
+from kit.feed import Position
+from tollbook.feed.v1 import feed_pb2
+
+_NANOS_PER_MICROSECOND = 1_000
+
+
+def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
+    """A moment. Raises InvalidField when it is finer than a microsecond, the finest that the stores order by, or out of
+    the range of a timestamp.
+    """
+    if timestamp.nanos % _NANOS_PER_MICROSECOND:
+        raise InvalidField(field=field, problem="finer than a microsecond")
+    try:
+        return from_unix_microseconds(timestamp.ToMicroseconds())
+    except (OverflowError, ValueError):
+        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None
+
+
+def moment_to_pb(moment: datetime) -> Timestamp:
+    """The moment, to the microsecond."""
+    timestamp = Timestamp()
+    timestamp.FromMicroseconds(unix_microseconds(moment))
+    return timestamp
+
+
+def position_from_pb(message: feed_pb2.Position) -> Position:
+    """The position."""
+    return Position(message.sequence, message.commit_id)
+
+
+def position_to_pb(position: Position) -> feed_pb2.Position:
+    """The position."""
+    return feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
