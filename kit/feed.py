@@ -23,6 +23,8 @@ log = structlog.get_logger()
 POLL_SECONDS = 0.2
 RETRY_SECONDS_MIN = 0.1
 RETRY_SECONDS_MAX = 5.0
+# A feed that is back is watched again within this time: what changed meanwhile must be in force within a second.
+WATCH_RETRY_SECONDS_MAX = 0.5
 
 E = TypeVar("E")
 
@@ -122,7 +124,7 @@ class Follower(Generic[E]):
                 except Refused as error:
                     log.warning("feed_broken", feed=self._name, error=str(error))
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS_MAX)
+                pause = min(pause * 2, WATCH_RETRY_SECONDS_MAX)
         finally:
             tasks = tuple(self._busy.values())
             for task in tasks:

@@ -50,7 +50,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     entitlements = FindEntitlement(counters, source)
     rebuild = RebuildCounters(upkeep, entitlements, ledger)
     usage_follower = Follower("ledger", ledger, UsageEffect(upkeep, rebuild))
-    entitlement_follower = Follower("entitlements", source, EntitlementEffect(upkeep, entitlements))
+    entitlement_follower = Follower("entitlements", source, EntitlementEffect(upkeep, source, entitlements))
     settle = SettleCounters(entitlements, rebuild)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)

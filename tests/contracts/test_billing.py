@@ -256,6 +256,17 @@ async def test_a_finalized_invoice_is_read_as_it_was_written(stocked: Store) -> 
         assert await book.invoices(before=None, count=10) == [made]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["", "inv_unknown", "inv_\0", "inv_\ud800", "i" * 100_000],
+    ids=["empty", "unknown", "nul", "surrogate", "long"],
+)
+async def test_an_invoice_that_no_id_can_name_is_not_found(stocked: Store, name: str) -> None:
+    async with stocked.books.read(ACME) as book:
+        with pytest.raises(NotFound):
+            await book.invoice(name)
+
+
 async def test_amounts_beyond_64_bits_are_kept(stocked: Store) -> None:
     made = await finalize(stocked, invoice_of(await sell(stocked), total=Money(10**24, "USD")))
     async with stocked.books.read(ACME) as book:

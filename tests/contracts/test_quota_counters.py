@@ -445,6 +445,33 @@ async def test_a_lower_version_or_an_earlier_period_never_replaces_what_is_kept(
     assert await account.store.entitlement(account.organization_id) == higher
 
 
+async def test_an_entitlement_is_replaced_by_a_lower_version_once_and_only_by_who_knows_the_position(
+    account: Account,
+) -> None:
+    name = account.organization_id
+    forgotten, current = Position(9, "forgotten"), Position(3, "c3")
+    known = InForce(entitlement(name, minutes_limit(10), version=2), current)
+    assert not await account.store.replace(known, expected=START)
+    assert await account.store.entitlement(name) is None
+    await account.store.put(InForce(entitlement(name, minutes_limit(1_000), version=8), forgotten))
+    for other in (START, current, Position(9, "c9")):
+        assert not await account.store.replace(known, expected=other)
+    assert await account.store.replace(known, expected=forgotten)
+    assert not await account.store.replace(known, expected=forgotten)
+    assert await account.store.entitlement(name) == known.entitlement
+    assert await account.store.read_up_to(name) == current
+
+
+async def test_a_lower_version_further_on_leaves_the_position_by_which_the_rewound_log_is_noticed(
+    account: Account,
+) -> None:
+    kept = entitlement(account.organization_id, minutes_limit(5), version=8)
+    await account.store.put(InForce(kept, Position(9, "forgotten")))
+    lower = replace(kept, version=2)
+    assert await account.store.put(InForce(lower, Position(12, "c12"))) == kept
+    assert await account.store.read_up_to(account.organization_id) == Position(9, "forgotten")
+
+
 async def test_how_far_the_log_of_billing_was_read_only_moves_on(account: Account) -> None:
     assert await account.store.read_up_to(account.organization_id) is None
     kept = entitlement(account.organization_id, minutes_limit(5), version=3)

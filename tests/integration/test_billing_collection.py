@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from services.billing.adapters.postgres_lists import PostgresCollectionList, Pos
 from services.billing.adapters.stripe_collector import StripeCollector
 from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.handle_stripe_events import HandleStripeEvents
+from services.billing.application.ports import CollectedInvoice
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState, total_of
 from services.billing.domain.periods import period_at
 from services.billing.domain.rating import rate
+from services.billing.domain.stripe_events import StripeInvoice
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
 from tests.integration.billing_database import BillingDatabase, billing_database
 from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER
@@ -218,6 +220,41 @@ async def test_all_invoices_of_an_organization_go_to_one_customer(scene: Scene, 
     assert len(simulator.invoices()) == 3
     assert len({theirs["customer"] for theirs in simulator.invoices()}) == 1
     assert len(simulator.call("GET", "/v1/customers")["data"]) == 1
+
+
+async def test_an_invoice_goes_to_the_customer_that_is_kept_and_not_to_one_made_at_the_same_time(
+    scene: Scene, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, first = await scene.finalize(), simulator.call("POST", "/v1/customers")["id"]
+    ensure_customer = scene.collector.ensure_customer
+
+    async def overtaken(organization_id: str, *, attempt_count: int) -> str:
+        async with scene.books.open(organization_id) as book:
+            await book.set_stripe_customer(first)
+        return await ensure_customer(organization_id, attempt_count=attempt_count)
+
+    monkeypatch.setattr(scene.collector, "ensure_customer", overtaken)
+    assert await scene.work_until_idle() == 1
+    theirs = simulator.call("GET", f"/v1/invoices/{(await scene.read(made)).stripe_invoice_id}")
+    assert theirs["customer"] == first
+
+
+async def test_an_invoice_that_a_defect_meets_is_tried_again_and_stops_no_other(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison, other = await scene.finalize(), await scene.finalize(months=1)
+    collect = scene.collector.collect
+
+    async def failing(invoice: Invoice, customer: str, *, attempt_count: int) -> CollectedInvoice:
+        if invoice.invoice_id == poison.invoice_id and attempt_count == 1:
+            raise KeyError(invoice.invoice_id)
+        return await collect(invoice, customer, attempt_count=attempt_count)
+
+    monkeypatch.setattr(scene.collector, "collect", failing)
+    assert await scene.collect() == 2
+    assert (await scene.read(other)).stripe_invoice_id
+    await scene.work_until_idle()
+    assert (await scene.read(poison)).stripe_invoice_id
 
 
 async def test_a_draft_that_is_not_ours_to_the_unit_is_never_finalized(scene: Scene, simulator: Simulator) -> None:
@@ -415,6 +452,51 @@ async def test_a_payment_of_another_amount_is_not_taken_for_ours(scene: Scene, s
         await scene.deliver(event)
     await scene.handle_all()
     assert (await scene.read(made)).state is InvoiceState.FINALIZED
+
+
+async def test_an_event_that_names_what_no_id_can_be_has_no_effect_and_holds_nothing_up(
+    scene: Scene, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await scene.finalize()
+    await scene.work_until_idle()
+    pay(simulator, (await scene.read(made)).stripe_invoice_id)
+    look_up, seen = scene.collector.look_up, list[str]()
+
+    async def forged(stripe_invoice_id: str) -> StripeInvoice | None:
+        found = await look_up(stripe_invoice_id)
+        seen.append(stripe_invoice_id)
+        return found and replace(found, invoice_id="inv_\0\ud800")
+
+    monkeypatch.setattr(scene.collector, "look_up", forged)
+    for event in simulator.events():
+        await scene.deliver(event)
+    await scene.handle_all()
+    assert seen
+    assert scene.rows("SELECT count(*) FROM billing.stripe_events WHERE handle_time IS NULL") == [(0,)]
+
+
+async def test_an_event_that_a_defect_meets_is_tried_again_and_stops_no_other_lane(
+    scene: Scene, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await scene.finalize()
+    await scene.work_until_idle()
+    pay(simulator, (await scene.read(made)).stripe_invoice_id)
+    look_up, failures = scene.collector.look_up, list[str]()
+
+    async def failing(stripe_invoice_id: str) -> StripeInvoice | None:
+        if not failures:
+            failures.append(stripe_invoice_id)
+            raise KeyError(stripe_invoice_id)
+        return await look_up(stripe_invoice_id)
+
+    monkeypatch.setattr(scene.collector, "look_up", failing)
+    for event in simulator.events():
+        await scene.deliver(event)
+    for _ in range(5):
+        await scene.handle_all()
+        scene.clock.advance(timedelta(minutes=1))
+    assert failures
+    assert (await scene.read(made)).state is InvoiceState.PAID
 
 
 async def test_an_event_whose_handling_fails_is_handled_later(scene: Scene, simulator: Simulator) -> None:

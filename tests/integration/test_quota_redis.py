@@ -164,14 +164,15 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(place: Place) -> 
     assert not (await place.house.reserve("r2", agent_minutes=10)).decision.is_denied
 
 
-@pytest.mark.parametrize("part", ["used", "held"])
+@pytest.mark.parametrize("part", ["used", "held", "expiries"])
 async def test_a_part_that_vanished_is_rebuilt_and_never_read_as_zero(place: Place, part: str) -> None:
     place.plan(minutes_limit(100))
     place.house.record(usage_entry({MINUTES: 70}))
     await place.house.reserve("r1", agent_minutes=20)
     keys = keys_of(place.organization_id)
     entitled = await place.house.entitlements(place.organization_id)
-    await place.client.delete({"used": keys.used(entitled.period), "held": keys.held}[part])
+    names = {"used": keys.used(entitled.period), "held": keys.held, "expiries": keys.expiries}
+    await place.client.delete(names[part])
     with pytest.raises(CountersMissing):
         await place.store.check(decide_check(place.organization_id, {MINUTES: 1}), entitled)
     state = await place.house.quota()
@@ -210,6 +211,14 @@ async def test_a_due_reservation_whose_record_vanished_does_not_leak_its_hold(pl
     await place.house.free_expired(place.organization_id)
     state = await place.house.quota()
     assert (state.used, state.held) == (0, 0)
+
+
+async def test_holds_end_by_time_also_when_the_list_of_their_ends_vanished(place: Place) -> None:
+    place.plan(minutes_limit(100))
+    await place.house.list(place.organization_id)
+    await place.reserve_briefly("r1", 100)
+    await place.client.delete(keys_of(place.organization_id).expiries)
+    assert not (await place.house.reserve("r2", agent_minutes=100)).decision.is_denied
 
 
 async def test_after_flushall_the_next_check_decides_by_the_ledger(lonely_place: Place) -> None:

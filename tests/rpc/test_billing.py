@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Awaitable
@@ -427,6 +428,7 @@ async def test_pages_of_invoices_hold_every_invoice_once(world: World) -> None:
         (0, "YWJj", "INVALID_FIELD"),
         (0, "ü", "INVALID_FIELD"),
         (0, "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OmE=", "INVALID_FIELD"),
+        (0, base64.b64encode(b"1:inv_\0").decode(), "INVALID_FIELD"),
     ],
 )
 async def test_a_page_that_cannot_be_is_refused(world: World, page_size: int, page_token: str, reason: str) -> None:

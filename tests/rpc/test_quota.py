@@ -223,6 +223,7 @@ async def test_a_request_id_used_for_another_check_is_aborted(quota: Quota) -> N
         ({MINUTES: 1}, {"mode": RESERVE}, "INVALID_FIELD"),
         ({MINUTES: 1}, {"mode": 3}, "INVALID_FIELD"),
         ({MINUTES: 1}, {"request_id": "r1", "reserve_duration": Duration(nanos=1)}, "INVALID_FIELD"),
+        ({MINUTES: 1}, {"request_id": "r1", "reserve_duration": Duration(seconds=5, nanos=-1)}, "INVALID_FIELD"),
     ],
     ids=[
         "unknown_meter",
@@ -232,6 +233,7 @@ async def test_a_request_id_used_for_another_check_is_aborted(quota: Quota) -> N
         "reserve_without_id",
         "unknown_mode",
         "too_short",
+        "mixed_signs",
     ],
 )
 async def test_an_unsound_check_is_refused(

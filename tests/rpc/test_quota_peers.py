@@ -176,6 +176,7 @@ class Billing(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
 
     def __init__(self, *entitlements: entitlements_pb2.Entitlement) -> None:
         self._entitlements = entitlements
+        self._log = [feed_pb2.Position(sequence=number, commit_id=f"c{number}") for number in range(1, 10)]
 
     def add_to(self, server: grpc.aio.Server) -> None:
         entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(self, server)
@@ -185,7 +186,8 @@ class Billing(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
         yield entitlements_pb2.WatchHeadsResponse(heads=[head])
 
     async def ReadEntitlements(self, request: Any, context: Any) -> Any:
-        assert not request.HasField("after")
+        if request.HasField("after") and request.after not in self._log:
+            raise LogRewound(sequence=request.after.sequence)
         return entitlements_pb2.ReadEntitlementsResponse(
             entitlements=self._entitlements, position=feed_pb2.Position(sequence=9, commit_id="c9")
         )
@@ -216,7 +218,7 @@ async def test_an_entitlement_in_force_is_read_with_the_position_of_the_log() ->
         found = await source.in_force("acme")
         heads = await anext(source.watch())
         pages = [page async for page in source.read("acme", Position(3, "c3"))]
-        assert [page async for page in source.read("acme", found.position)] == []
+        assert [page async for page in source.read("acme", found.position)] == pages
     assert (found.entitlement.version, found.position) == (3, Position(9, "c9"))
     assert found.entitlement.period == Period(NOW_US, NOW_US + 1_000)
     # A limit of 0 is a limit; an absent one is none.
@@ -239,6 +241,12 @@ async def test_an_entitlement_in_force_is_read_with_the_position_of_the_log() ->
 async def test_the_status_of_a_subscription_is_its_standing(status: Any, standing: Standing) -> None:
     async with channel_to(Billing(entitled(status=status))) as channel:
         assert (await RemoteEntitlements(channel).in_force("acme")).entitlement.standing is standing
+
+
+async def test_a_position_that_is_not_in_billings_log_says_that_it_was_rewound() -> None:
+    async with channel_to(Billing(entitled())) as channel:
+        with pytest.raises(LogRewound):
+            await anext(RemoteEntitlements(channel).read("acme", Position(9, "forgotten")))
 
 
 async def test_without_an_entitlement_nothing_can_be_decided() -> None:

@@ -77,9 +77,11 @@ class PostgresBookReader:
 
     async def invoice(self, invoice_id: str) -> Invoice:
         """As BookReader."""
-        rows = (await self._connection.execute(_INVOICE, self._names(invoice_id=invoice_id))).all()
+        # It comes from callers and from Stripe; what is not printable may be no text that Postgres takes.
+        names = self._names(invoice_id=invoice_id if invoice_id.isprintable() else "")
+        rows = (await self._connection.execute(_INVOICE, names)).all()
         if not rows:
-            raise NotFound(what="invoice", name=invoice_id)
+            raise NotFound(what="invoice", name=invoice_id[:64])
         return (await self._with_lines(rows))[0]
 
     async def invoice_of_period(self, subscription_id: str, period: Period) -> Invoice | None:

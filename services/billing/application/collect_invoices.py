@@ -41,8 +41,15 @@ class CollectInvoices:
             await self._park(due, str(refusal))
         except (Refused, TimeoutError) as error:
             log.warning("invoice_retries", invoice_id=due.invoice_id, attempt=due.attempt_count, error=str(error))
-            at = self._clock.now() + retry_pause(due.attempt_count)
-            await self._due.retry(due, at=at, error=str(error)[: limits.ERROR_TEXT_MAX])
+            await self._retry(due, str(error))
+        except Exception as error:
+            # A defect of ours, on this invoice; the others do not wait for it.
+            log.exception("invoice_failed", invoice_id=due.invoice_id, attempt=due.attempt_count)
+            await self._retry(due, f"{type(error).__name__}: {error}")
+
+    async def _retry(self, due: DueInvoice, error: str) -> None:
+        at = self._clock.now() + retry_pause(due.attempt_count)
+        await self._due.retry(due, at=at, error=error[: limits.ERROR_TEXT_MAX])
 
     async def _park(self, due: DueInvoice, reason: str) -> None:
         log.error("invoice_parked", invoice_id=due.invoice_id, reason=reason)
@@ -56,6 +63,8 @@ class CollectInvoices:
             customer_id = await self._collector.ensure_customer(due.organization_id, attempt_count=due.attempt_count)
             async with self._books.open(due.organization_id) as book:
                 await book.set_stripe_customer(customer_id)
+                # Another invoice's attempt may have been first: all of an organization's go to the one that is kept.
+                customer_id = await book.stripe_customer_id()
         collected = await self._collector.collect(invoice, customer_id, attempt_count=due.attempt_count)
         async with self._books.open(due.organization_id) as book:
             await book.set_collected(due.invoice_id, collected.stripe_invoice_id)

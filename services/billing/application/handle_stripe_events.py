@@ -46,8 +46,15 @@ class HandleStripeEvents:
             log.warning("stripe_event_claim_lost", event_id=due.event_id)
         except (Refused, CollectionRefused, TimeoutError) as error:
             log.warning("stripe_event_retries", event_id=due.event_id, attempt=due.attempt_count, error=str(error))
-            at = self._clock.now() + retry_pause(due.attempt_count)
-            await self._inbox.retry(due, at=at, error=str(error)[: limits.ERROR_TEXT_MAX])
+            await self._retry(due, str(error))
+        except Exception as error:
+            # A defect of ours, or something unheard of at Stripe; the other lanes do not wait for it.
+            log.exception("stripe_event_failed", event_id=due.event_id, attempt=due.attempt_count)
+            await self._retry(due, f"{type(error).__name__}: {error}")
+
+    async def _retry(self, due: DueEvent, error: str) -> None:
+        at = self._clock.now() + retry_pause(due.attempt_count)
+        await self._inbox.retry(due, at=at, error=error[: limits.ERROR_TEXT_MAX])
 
     async def _act(self, due: DueEvent) -> None:
         if due.type not in PAYMENT_TYPES:

@@ -156,6 +156,8 @@ def page_token_from_pb(token: str) -> InvoiceKey | None:
         return None
     try:
         microseconds, _, invoice_id = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
-        return InvoiceKey(from_unix_microseconds(int(microseconds)), invoice_id)
+        if invoice_id.isprintable():
+            return InvoiceKey(from_unix_microseconds(int(microseconds)), invoice_id)
     except (binascii.Error, ValueError, OverflowError):
-        raise InvalidField(field="page_token", problem="not one that ListInvoices gave") from None
+        pass
+    raise InvalidField(field="page_token", problem="not one that ListInvoices gave")

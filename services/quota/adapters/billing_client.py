@@ -13,6 +13,7 @@ from services.quota.application.ports import InForce
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import Limit, LimitKind, plan_limit
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
+from tollbook.feed.v1 import feed_pb2
 
 _STANDINGS = {
     billing_pb2.SUBSCRIPTION_STATUS_ACTIVE: Standing.ACTIVE,
@@ -46,10 +47,19 @@ class RemoteEntitlements:
             call.cancel()
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[Entitlement]]:
-        """As Feed, but only the entitlement in force: those between are history."""
+        """As Feed, but only the entitlement in force, also when it is not new: those between are history."""
+        await self._require_known(key, after)
         found = await self.in_force(key)
-        if found.position.sequence > after.sequence:
-            yield Page((found.entitlement,), found.position)
+        yield Page((found.entitlement,), found.position)
+
+    async def _require_known(self, key: str, position: Position) -> None:
+        """Raises LogRewound when billing's log does not have the position."""
+        after = feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
+        request = entitlements_pb2.ReadEntitlementsRequest(organization_id=key, after=after)
+        try:
+            await self._stub.ReadEntitlements(request)
+        except grpc.aio.AioRpcError as error:
+            raise refusal_from_call(error, "billing") from error
 
     async def in_force(self, organization_id: str) -> InForce:
         request = entitlements_pb2.ReadEntitlementsRequest(organization_id=organization_id)

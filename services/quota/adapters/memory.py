@@ -193,9 +193,18 @@ class MemoryCounters:
         organization = self._organizations[found.entitlement.organization_id]
         if organization.entitlement is None or found.entitlement.supersedes(organization.entitlement):
             organization.entitlement = found.entitlement
-        if found.position.sequence > organization.read_up_to.sequence:
+        is_known = found.entitlement.version >= organization.entitlement.version
+        if is_known and found.position.sequence > organization.read_up_to.sequence:
             organization.read_up_to = found.position
         return organization.entitlement
+
+    async def replace(self, found: InForce, *, expected: Position) -> bool:
+        """As EntitlementShelf."""
+        organization = self._organizations[found.entitlement.organization_id]
+        if organization.entitlement is None or organization.read_up_to != expected:
+            return False
+        organization.entitlement, organization.read_up_to = found.entitlement, found.position
+        return True
 
     def _first_answer(self, organization: _Organization, check: Check, now_us: int) -> Answer | None:
         first = organization.reservations.get(check.request_id)
@@ -282,29 +291,33 @@ class MemoryEntitlements:
     """EntitlementSource, and kit.feed.Feed of entitlements, over what a test sets."""
 
     def __init__(self) -> None:
-        self._in_force: dict[str, InForce] = {}
+        self._logs: dict[str, list[InForce]] = {}
 
     def set(self, entitlement: Entitlement) -> None:
         """Puts it in force, by one more entry of the log."""
-        before = self._in_force.get(entitlement.organization_id)
-        sequence = before.position.sequence + 1 if before else 1
-        self._in_force[entitlement.organization_id] = InForce(entitlement, Position(sequence, secrets.token_hex(8)))
+        entries = self._logs.setdefault(entitlement.organization_id, [])
+        entries.append(InForce(entitlement, Position(len(entries) + 1, secrets.token_hex(8))))
+
+    def rewind(self, organization_id: str, *, to: int) -> None:
+        """Forgets the entries after a sequence, as a restored backup does."""
+        del self._logs[organization_id][to:]
 
     async def in_force(self, organization_id: str) -> InForce:
         """As EntitlementSource; an organization that nothing was set for cannot be answered."""
-        if organization_id not in self._in_force:
+        if organization_id not in self._logs:
             raise DependencyUnavailable(dependency="billing")
-        return self._in_force[organization_id]
+        return self._logs[organization_id][-1]
 
     async def watch(self) -> AsyncIterator[Sequence[Head]]:
         """As Feed; ends after the heads of now."""
-        yield [Head(key, each.position) for key, each in self._in_force.items()]
+        yield [Head(key, entries[-1].position) for key, entries in self._logs.items()]
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[Entitlement]]:
         """As Feed."""
-        found = self._in_force[key]
-        if found.position.sequence > after.sequence:
-            yield Page((found.entitlement,), found.position)
+        entries = self._logs[key]
+        if after.sequence and after not in [each.position for each in entries]:
+            raise LogRewound(sequence=after.sequence)
+        yield Page((entries[-1].entitlement,), entries[-1].position)
 
 
 class MemoryMeters:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import structlog
+
 from kit.feed import Page, Position
 from services.quota.application.find_entitlement import FindEntitlement
-from services.quota.application.ports import EntitlementShelf, InForce
+from services.quota.application.ports import EntitlementShelf, EntitlementSource, InForce
 from services.quota.domain.entitlements import Entitlement
+
+log = structlog.get_logger()
 
 
 class EntitlementEffect:
@@ -13,8 +17,9 @@ class EntitlementEffect:
     is asked for when it is first needed.
     """
 
-    def __init__(self, shelf: EntitlementShelf, entitlements: FindEntitlement) -> None:
+    def __init__(self, shelf: EntitlementShelf, source: EntitlementSource, entitlements: FindEntitlement) -> None:
         self._shelf = shelf
+        self._source = source
         self._entitlements = entitlements
 
     async def position(self, key: str) -> Position | None:
@@ -22,10 +27,19 @@ class EntitlementEffect:
         return await self._shelf.read_up_to(key)
 
     async def apply(self, key: str, after: Position, page: Page[Entitlement]) -> bool:  # noqa: ARG002 - versions decide
-        """As Effect: in force for every process when it returns."""
+        """As Effect: in force for every process when it returns. What is kept already is remembered anew, for another
+        process may have replaced it after a rewound log.
+        """
         for entitlement in page.entries:
             self._entitlements.remember(await self._shelf.put(InForce(entitlement, page.position)))
         return True
 
     async def rebuild(self, key: str) -> None:
-        """As Effect: nothing to begin."""
+        """As Effect: after a rewound log, whose versions say nothing about those kept. Nothing is begun here."""
+        forgotten = await self._shelf.read_up_to(key)
+        if forgotten is None:
+            return
+        found = await self._source.in_force(key)
+        if await self._shelf.replace(found, expected=forgotten):
+            log.warning("entitlement_replaced", organization_id=key, version=found.entitlement.version)
+        await self._entitlements.kept(key)

@@ -195,8 +195,14 @@ class EntitlementShelf(Protocol):
         ...
 
     async def put(self, found: InForce) -> Entitlement:
-        """Keeps the entitlement if it supersedes what is kept, and the position if it is further. Answers what is kept
-        afterwards. Atomic.
+        """Keeps the entitlement if it supersedes what is kept, and the position if it is further and the version no
+        lower than the one kept. Answers what is kept afterwards. Atomic.
+        """
+        ...
+
+    async def replace(self, found: InForce, *, expected: Position) -> bool:
+        """Keeps the entitlement and the position whatever is kept, in one atomic step, if the furthest position is
+        still as expected; else False, and nothing changes. For a log that was rewound, whose versions count anew.
         """
         ...
 

@@ -15,6 +15,7 @@ from services.quota.domain.maxima import RESERVE_US_DEFAULT
 from tollbook.quota.v1 import quota_pb2
 
 _MICROSECONDS = 1_000_000
+_NANOSECONDS = 1_000_000_000
 _NANOSECONDS_PER_MICROSECOND = 1_000
 
 _MODES = {quota_pb2.CHECK_MODE_DECIDE: Mode.DECIDE, quota_pb2.CHECK_MODE_RESERVE: Mode.RESERVE}
@@ -80,6 +81,9 @@ def _mode_from_pb(message: quota_pb2.CheckRequest) -> Mode:
 
 
 def _duration_us(duration: Duration) -> int:
+    # Protobuf lets any nanos through; those of a duration of ours are a fraction of a second.
+    if not 0 <= duration.nanos < _NANOSECONDS:
+        raise InvalidField(field="reserve_duration", problem="nanos are not in 0 to 999999999")
     return duration.seconds * _MICROSECONDS + duration.nanos // _NANOSECONDS_PER_MICROSECOND
 
 

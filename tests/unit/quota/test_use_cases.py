@@ -136,6 +136,21 @@ async def test_a_lower_entitlement_version_is_ignored(stage: Stage) -> None:
     assert (await stage.house.reserve(agent_minutes=50)).decision.is_denied
 
 
+async def test_a_plan_that_a_rewound_log_forgot_is_in_force_no_longer_in_any_process(stage: Stage) -> None:
+    stage.plan(minutes=10)
+    other = House(stage.store, "acme", ledger=stage.house.recorded, source=stage.house.plans)
+    stage.plan(version=2, minutes=1_000)
+    assert not (await stage.house.reserve("r1", agent_minutes=50)).decision.is_denied
+    assert not (await other.reserve("r2", agent_minutes=50)).decision.is_denied
+    stage.house.plans.rewind("acme", to=1)
+    # The same version and period, but another plan: only following tells.
+    stage.plan(version=2, minutes=20)
+    await stage.house.plan_changes.catch_up("acme")
+    await other.plan_changes.catch_up("acme")
+    assert (await stage.house.reserve("r3", agent_minutes=1)).decision.is_denied
+    assert (await other.reserve("r4", agent_minutes=1)).decision.is_denied
+
+
 async def test_a_new_period_begins_with_its_own_usage_and_draws_what_is_recorded_meanwhile(stage: Stage) -> None:
     first = stage.plan()
     stage.clock.advance(UNTIL_THE_LAST_MINUTE)

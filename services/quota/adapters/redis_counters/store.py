@@ -254,21 +254,26 @@ class RedisCounters:
         return None if values[0] is None else Position(int(values[0]), values[1].decode())
 
     async def put(self, found: InForce) -> Entitlement:
-        entitlement, period = found.entitlement, found.entitlement.period
-        async with self._answering():
-            document = await self._put_entitlement(
-                keys=[keys_of(entitlement.organization_id).entitlement],
-                args=[
-                    entitlement.version,
-                    period.start_us,
-                    period.end_us,
-                    entitlement_to_document(entitlement),
-                    _kept_until_ms(period),
-                    found.position.sequence,
-                    found.position.commit_id,
-                ],
-            )
+        document: bytes = await self._keep(found, expected=None)
         return entitlement_from_document(document)
+
+    async def replace(self, found: InForce, *, expected: Position) -> bool:
+        return bool(await self._keep(found, expected=expected))
+
+    async def _keep(self, found: InForce, *, expected: Position | None) -> Any:
+        entitlement, period = found.entitlement, found.entitlement.period
+        args: list[Argument] = [
+            entitlement.version,
+            period.start_us,
+            period.end_us,
+            entitlement_to_document(entitlement),
+            _kept_until_ms(period),
+            found.position.sequence,
+            found.position.commit_id,
+            *((0,) if expected is None else (1, expected.sequence, expected.commit_id)),
+        ]
+        async with self._answering():
+            return await self._put_entitlement(keys=[keys_of(entitlement.organization_id).entitlement], args=args)
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:

@@ -25,7 +25,8 @@ for index = 1, 4 do
   end
 end
 local epoch = state[1]
-if redis.call('HGET', KEYS[2], 'epoch') ~= epoch or redis.call('HGET', KEYS[3], 'epoch') ~= epoch then
+if redis.call('HGET', KEYS[2], 'epoch') ~= epoch or redis.call('HGET', KEYS[3], 'epoch') ~= epoch
+    or not redis.call('ZSCORE', KEYS[4], '|' .. epoch) then
   return {'MISSING'}
 end
 

@@ -30,6 +30,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local reserve_us = tonumber(ARGV[6])
 local next_expiry = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
+-- The epoch's own member, see reset.lua: nothing is open.
+if next_expiry == 'inf' then
+  next_expiry = nil
+end
 
 local state = redis.call('HMGET', KEYS[2], 'epoch', 'sequence', 'period_start_us', 'period_end_us')
 local epoch, sequence = state[1], state[2]
@@ -67,7 +71,7 @@ end
 local used = redis.call('HMGET', KEYS[3], unpack(fields))
 local held = redis.call('HMGET', KEYS[4], unpack(fields))
 -- A part that is gone (evicted, deleted) must not read as zero.
-if used[1] ~= epoch or held[1] ~= epoch then
+if used[1] ~= epoch or held[1] ~= epoch or not redis.call('ZSCORE', KEYS[5], '|' .. epoch) then
   return {'MISSING'}
 end
 

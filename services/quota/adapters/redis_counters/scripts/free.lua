@@ -63,4 +63,9 @@ end
 if lost then
   redis.call('HDEL', KEYS[2], 'epoch')
 end
-return {#ends, waiting, string.format('%.0f', now), redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or ''}
+local next_expiry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+-- The epoch's own member, see reset.lua: nothing is open.
+if next_expiry == 'inf' then
+  next_expiry = nil
+end
+return {#ends, waiting, string.format('%.0f', now), next_expiry or ''}

@@ -10,6 +10,8 @@
 --
 -- Why so: compare-and-set makes it happen once while many processes try. What is held survives a reset, since only Redis
 -- knows it; if it is gone, the new epoch makes every surviving reservation void, so that none frees what is not held.
+-- The expiries are part of it: without them no hold would ever end by time. An empty sorted set is no key, so the epoch
+-- is a member of it, that never comes due and that no reservation can be called.
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us')
 if state[1] then
@@ -29,6 +31,7 @@ for index = 1, 3 do
 end
 local epoch = state[1]
 local holds_lost = not epoch or redis.call('HGET', KEYS[4], 'epoch') ~= epoch
+  or not redis.call('ZSCORE', KEYS[5], '|' .. epoch)
 if holds_lost then
   epoch = ARGV[8]
 end
@@ -36,6 +39,7 @@ end
 if holds_lost then
   redis.call('DEL', KEYS[4], KEYS[5])
   redis.call('HSET', KEYS[4], 'epoch', epoch)
+  redis.call('ZADD', KEYS[5], '+inf', '|' .. epoch)
 end
 redis.call('DEL', KEYS[3])
 redis.call('HSET', KEYS[3], 'epoch', epoch)
