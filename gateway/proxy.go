@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	billingv1 "tollbook.dev/tollbook/gen/go/tollbook/billing/v1"
+	meteringv1 "tollbook.dev/tollbook/gen/go/tollbook/metering/v1"
 )
 
 // What a service may say beside an OK answer, as initial metadata: the HTTP status of an answer that REST callers are to
@@ -56,11 +57,13 @@ func newMux(
 			}
 		}
 	}
+	events := cloudEvents{meteringv1.NewCloudEventsServiceClient(connections[metering])}
 	webhooks := stripeWebhooks{billingv1.NewStripeWebhookServiceClient(connections[billing])}
 	routes := []struct {
 		method, path string
 		handler      runtime.HandlerFunc
 	}{
+		{http.MethodPost, "/api/v1/cloudevents", events.receive},
 		{http.MethodPost, "/api/webhooks/stripe", webhooks.receive},
 		{http.MethodGet, "/openapi.json", serveOpenAPI},
 		{http.MethodGet, livenessPath, serveLiveness},

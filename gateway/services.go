@@ -15,7 +15,10 @@ import (
 
 type registration func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error
 
-const billing = "billing"
+const (
+	billing  = "billing"
+	metering = "metering"
+)
 
 // services is the table of what stands behind the gateway: a process, and those of its gRPC services that have REST
 // paths. A test finds a service that has paths in the contract and no line here.
@@ -23,7 +26,7 @@ var services = []struct {
 	name          string
 	registrations []registration
 }{
-	{"metering", []registration{meteringv1.RegisterMeteringServiceHandler}},
+	{metering, []registration{meteringv1.RegisterMeteringServiceHandler}},
 	{"quota", []registration{quotav1.RegisterQuotaServiceHandler}},
 	{billing, []registration{billingv1.RegisterBillingServiceHandler, billingv1.RegisterCatalogServiceHandler}},
 	{"analytics", []registration{analyticsv1.RegisterAnalyticsServiceHandler, analyticsv1.RegisterPriceServiceHandler}},

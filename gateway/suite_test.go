@@ -38,6 +38,7 @@ type suite struct {
 	check       func(context.Context, *quotav1.CheckRequest) (*quotav1.CheckResponse, error)
 	costSummary func(context.Context, *analyticsv1.GetCostSummaryRequest) (*analyticsv1.GetCostSummaryResponse, error)
 	recordUsage func(context.Context, *meteringv1.RecordUsageRequest) (*meteringv1.RecordUsageResponse, error)
+	cloudEvents func(context.Context, *meteringv1.IngestCloudEventsRequest) (*meteringv1.IngestCloudEventsResponse, error)
 	getInvoice  func(context.Context, *billingv1.GetInvoiceRequest) (*billingv1.GetInvoiceResponse, error)
 	stripeEvent func(context.Context, *billingv1.HandleStripeEventRequest) (*billingv1.HandleStripeEventResponse, error)
 }
@@ -49,12 +50,16 @@ func startSuite(t *testing.T) *suite {
 		check:       unset[*quotav1.CheckRequest, *quotav1.CheckResponse],
 		costSummary: unset[*analyticsv1.GetCostSummaryRequest, *analyticsv1.GetCostSummaryResponse],
 		recordUsage: unset[*meteringv1.RecordUsageRequest, *meteringv1.RecordUsageResponse],
+		cloudEvents: unset[*meteringv1.IngestCloudEventsRequest, *meteringv1.IngestCloudEventsResponse],
 		getInvoice:  unset[*billingv1.GetInvoiceRequest, *billingv1.GetInvoiceResponse],
 		stripeEvent: unset[*billingv1.HandleStripeEventRequest, *billingv1.HandleStripeEventResponse],
 	}
 	register := map[string]func(*grpc.Server){
-		"metering": func(to *grpc.Server) { meteringv1.RegisterMeteringServiceServer(to, fakeMetering{suite: s}) },
-		"quota":    func(to *grpc.Server) { quotav1.RegisterQuotaServiceServer(to, fakeQuota{suite: s}) },
+		"metering": func(to *grpc.Server) {
+			meteringv1.RegisterMeteringServiceServer(to, fakeMetering{suite: s})
+			meteringv1.RegisterCloudEventsServiceServer(to, fakeCloudEvents{suite: s})
+		},
+		"quota": func(to *grpc.Server) { quotav1.RegisterQuotaServiceServer(to, fakeQuota{suite: s}) },
 		"billing": func(to *grpc.Server) {
 			billingv1.RegisterBillingServiceServer(to, fakeBilling{suite: s})
 			billingv1.RegisterCatalogServiceServer(to, billingv1.UnimplementedCatalogServiceServer{})
@@ -74,7 +79,7 @@ func startSuite(t *testing.T) *suite {
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := grpc.NewServer()
+		server := grpc.NewServer(grpc.MaxRecvMsgSize(upstreamAnswerBytes)) // as the services
 		registerOn(server)
 		s.health[name] = health.NewServer()
 		grpc_health_v1.RegisterHealthServer(server, s.health[name])
@@ -231,6 +236,17 @@ func (f fakeMetering) RecordUsage(
 	ctx context.Context, request *meteringv1.RecordUsageRequest,
 ) (*meteringv1.RecordUsageResponse, error) {
 	return f.suite.recordUsage(ctx, request)
+}
+
+type fakeCloudEvents struct {
+	meteringv1.UnimplementedCloudEventsServiceServer
+	suite *suite
+}
+
+func (f fakeCloudEvents) IngestCloudEvents(
+	ctx context.Context, request *meteringv1.IngestCloudEventsRequest,
+) (*meteringv1.IngestCloudEventsResponse, error) {
+	return f.suite.cloudEvents(ctx, request)
 }
 
 type fakeBilling struct {

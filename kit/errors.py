@@ -7,6 +7,7 @@ documented ErrorReason names without their prefix, and its `kind` decides the st
 from __future__ import annotations
 
 import inspect
+from datetime import timedelta
 from enum import Enum
 from typing import ClassVar
 
@@ -33,6 +34,8 @@ class Refused(Exception):
 
     kind: ClassVar[Kind] = Kind.INVALID_ARGUMENT
     reason: ClassVar[str] = "INVALID_FIELD"
+    retry_delay: timedelta | None = None
+    """When to try again; None: nothing is said about it."""
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields
@@ -95,6 +98,24 @@ class LogRewound(Refused):
 
 class DependencyUnavailable(Refused):
     """{dependency} cannot be reached now; nothing was changed that a retry with the same ids would repeat."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class Overloaded(Refused):
+    """{what}: more comes in than can be done now, and nothing of this was begun; send it again in {seconds} s."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+    def __init__(self, *, what: str, seconds: float) -> None:
+        super().__init__(what=what, seconds=seconds)
+        self.retry_delay = timedelta(seconds=seconds)
+
+
+class Draining(Refused):
+    """The process is stopping; connect again and send what was not answered, with the same ids."""
 
     kind = Kind.UNAVAILABLE
     reason = "DEPENDENCY_UNAVAILABLE"

@@ -197,7 +197,7 @@ class Follower(Generic[E]):
 
 
 async def watch_by_polling(
-    read_heads: Callable[[], Awaitable[Sequence[Head]]],
+    read_heads: Callable[[], Awaitable[Sequence[Head]]], *, every_seconds: float = POLL_SECONDS
 ) -> AsyncIterator[Sequence[Head]]:
     """The owner's side of `watch`: every head first, then those that changed since the last look. Polling misses
     nothing: a head row carries the latest state, whenever its transaction commits.
@@ -210,4 +210,4 @@ async def watch_by_polling(
         if heads or first:
             yield heads
         first = False
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(every_seconds)

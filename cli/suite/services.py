@@ -18,7 +18,7 @@ GATEWAY_BINARY = CHECKOUT / ".build" / "tollbook-gateway"
 
 # All that a process inherits. Anything else in the caller's environment (a proxy, a PGHOST) is not meant for
 # it.
-_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TOLLBOOK_LOG_LEVEL"})
+_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TOLLBOOK_LOG_LEVEL", "TOLLBOOK_CLOUDEVENT_METERS"})
 _PASSED_ON_PREFIXES = ("OTEL_", "SSL_")
 
 

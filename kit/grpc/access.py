@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import descriptor_pool
@@ -62,10 +62,11 @@ class AccessRule:
         return self.scope in principal.scopes and self.scope in TENANT_SCOPES
 
 
-def access_rules(services: Iterable[str]) -> dict[str, AccessRule]:
+def access_rules(services: Iterable[str], *, foreign: Mapping[str, int] | None = None) -> dict[str, AccessRule]:
     """The rules of every method of the named services, by `/package.Service/Method`.
 
-    Raises AccessUndeclared when a method has no rule, or one without a scope.
+    foreign: the scope (of access.v1) that a key needs for any method of a service whose proto is another project's and
+    so declares none, by the service's name. Raises AccessUndeclared when a method has no rule, or one without a scope.
     """
     pool = descriptor_pool.Default()
     rules: dict[str, AccessRule] = {}
@@ -76,8 +77,10 @@ def access_rules(services: Iterable[str]) -> dict[str, AccessRule]:
                 rules[path] = AccessRule(path, access_pb2.SCOPE_PUBLIC, frozenset(), is_own=False)
                 continue
             declared = method.GetOptions().Extensions[access_pb2.access]
-            if declared.scope == access_pb2.SCOPE_UNSPECIFIED:
+            # What a proto declares stands: the application can close what is open, and never open what is closed.
+            scope = declared.scope or (foreign or {}).get(name, access_pb2.SCOPE_UNSPECIFIED)
+            if scope == access_pb2.SCOPE_UNSPECIFIED:
                 msg = f"{path} declares no access scope in its proto"
                 raise AccessUndeclared(msg)
-            rules[path] = AccessRule(path, declared.scope, frozenset(declared.services))
+            rules[path] = AccessRule(path, scope, frozenset(declared.services))
     return rules

@@ -44,6 +44,10 @@ class Principal:
 NOBODY = Principal(CallerKind.NOBODY, "nobody")
 
 
+async def _nothing_to_ask() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call in progress."""
@@ -51,6 +55,8 @@ class Call:
     method: str
     request_id: str
     principal: Principal
+    admit_again: Callable[[], Awaitable[None]] = _nothing_to_ask
+    """Raises what the call would be refused with if it came now."""
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
@@ -60,6 +66,15 @@ def current_principal() -> Principal:
     """Who makes the current call; NOBODY outside of one."""
     call = current_call.get()
     return call.principal if call else NOBODY
+
+
+async def admit_again() -> None:
+    """For streams, at each request: a key that was revoked or has expired since the call began ends it, as it would be
+    refused a new one. Raises CredentialInvalid, ScopeMissing or DependencyUnavailable.
+    """
+    call = current_call.get()
+    if call is not None:
+        await call.admit_again()
 
 
 OrganizationExists = Callable[[str], Awaitable[bool]]

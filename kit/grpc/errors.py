@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -12,17 +14,26 @@ from kit.errors import DependencyUnavailable, Kind, LogRewound, Refused
 DOMAIN = "tollbook.dev"
 
 
-def to_status(kind: str, reason: str, message: str, request_id: str) -> grpc.Status:
-    """A gRPC status with the reason, and the request id to find the log line by."""
+def to_status(
+    kind: str, reason: str, message: str, request_id: str, *, retry_delay: timedelta | None = None
+) -> grpc.Status:
+    """A gRPC status with the reason, the request id to find the log line by, and google.rpc.RetryInfo if there is a
+    delay after which to try again.
+    """
     info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id})
-    detail = any_pb2.Any()
-    detail.Pack(info)
-    return rpc_status.to_status(status_pb2.Status(code=code_pb2.Code.Value(kind), message=message, details=[detail]))
+    details = [any_pb2.Any()]
+    details[0].Pack(info)
+    if retry_delay is not None:
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(retry_delay)
+        details.append(any_pb2.Any())
+        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return rpc_status.to_status(status_pb2.Status(code=code_pb2.Code.Value(kind), message=message, details=details))
 
 
 def refusal_to_status(refusal: Refused, request_id: str) -> grpc.Status:
     """The status that a refusal is answered with."""
-    return to_status(refusal.kind.value, refusal.reason, str(refusal), request_id)
+    return to_status(refusal.kind.value, refusal.reason, str(refusal), request_id, retry_delay=refusal.retry_delay)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
@@ -33,6 +44,16 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
         if detail.Unpack(info):
             return info.reason
     return ""
+
+
+def retry_delay_of(error: grpc.aio.AioRpcError) -> timedelta | None:
+    """The delay that google.rpc.RetryInfo of a failed call asks for; None when it carries none."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # AioRpcError has the two methods it reads
+    for detail in status.details if status else ():
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return retry.retry_delay.ToTimedelta()
+    return None
 
 
 def refusal_from_call(error: grpc.aio.AioRpcError, dependency: str) -> Refused:

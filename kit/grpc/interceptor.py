@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import uuid4
@@ -19,7 +19,7 @@ import structlog
 
 from kit.errors import DependencyUnavailable, Refused
 from kit.grpc.access import AccessRule
-from kit.grpc.call import NOBODY, REQUEST_ID_KEY, Call, current_call
+from kit.grpc.call import NOBODY, REQUEST_ID_KEY, Call, Principal, current_call
 from kit.grpc.context import ServicerContext
 from kit.grpc.errors import refusal_to_status, to_status
 from kit.grpc.identity import AUTHORIZATION_KEY, Authenticator
@@ -115,7 +115,8 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         async def answer_stream(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
             async with _Edge(self, rule, context) as edge:
                 await edge.admit()
-                with self.gate.stream():
+                # A stream of requests is ended by its application, after what it has read.
+                with nullcontext() if handler.request_streaming else self.gate.stream():
                     async for response in behaviour(request, context):
                         yield response
 
@@ -160,11 +161,18 @@ class _Edge:
         self._context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
         if rule.is_own and not self._interceptor.gate.is_open:
             raise DependencyUnavailable(dependency=f"{self._interceptor.service} is not ready: a store or a peer")
+        principal = await self._identify()
+        current_call.set(Call(rule.method, self._request_id, principal, self._admit_again))
+
+    async def _admit_again(self) -> None:
+        await self._identify()
+
+    async def _identify(self) -> Principal:
         principal = NOBODY
-        if not rule.is_public:
+        if not self._rule.is_public:
             principal = await self._interceptor.authenticator.authenticate(self._authorization)
-        rule.admit(principal)
-        current_call.set(Call(rule.method, self._request_id, principal))
+        self._rule.admit(principal)
+        return principal
 
     async def __aenter__(self) -> Self:
         return self

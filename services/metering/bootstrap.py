@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from kit.clock import SystemClock
+from kit.feed import Follower
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application
@@ -14,14 +15,31 @@ from services.metering.adapters.postgres_ledger import (
     PostgresLedgerHeads,
     PostgresLedgerReader,
     PostgresLedgerWriter,
-    PostgresMeterCatalog,
 )
+from services.metering.adapters.postgres_meters import PostgresMeterCatalog
+from services.metering.adapters.postgres_rollups import LedgerSpans, PostgresRollups
+from services.metering.adapters.postgres_task_times import PostgresTaskTimes
+from services.metering.adapters.postgres_usage import PostgresUsageReader
+from services.metering.application.commit_batches import CommitBatches
+from services.metering.application.create_meter import CreateMeter
+from services.metering.application.list_usage_events import ListUsageEvents
 from services.metering.application.query_usage import QueryUsage
+from services.metering.application.record_mapped_usage import RecordMappedUsage
 from services.metering.application.record_usage import RecordUsage
+from services.metering.application.report_task_time import ReportTaskTime
+from services.metering.application.stream_usage import StreamUsage
 from services.metering.config import MeteringSettings
+from services.metering.domain.cloudevents import MeterMapping
+from services.metering.rpc.cloudevents_servicer import CloudEventsServicer
 from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
+from services.metering.rpc.otlp_servicers import FOREIGN_SCOPES, OtlpLogsServicer, OtlpTraceServicer
+from services.metering.rpc.task_time_servicer import TaskTimeServicer
+from services.metering.rpc.usage_streams import UsageStreams
 from services.metering.workers.partitions import keep_partitions
+
+ROLLUP_CONNECTIONS = 2
+TASK_TIME_CONNECTIONS = 4
 
 
 async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Application:
@@ -34,20 +52,50 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
             ("fleet", settings.postgres_fleet_url),
         )
     }
+    # Connections of their own: neither rolling up a long span nor many reports at once keep a batch waiting for one.
+    databases["rollups"] = Database(settings.postgres_writer_url, pool_size=ROLLUP_CONNECTIONS)
+    databases["task_times"] = Database(settings.postgres_writer_url, pool_size=TASK_TIME_CONNECTIONS)
     for database in databases.values():
         resources.push_async_callback(database.close)
     accounts = await resources.enter_async_context(connect(settings.accounts_address, settings.service_key))
 
     reader = PostgresLedgerReader(databases["tenant"])
     heads = PostgresLedgerHeads(databases["fleet"])
-    meters = PostgresMeterCatalog(databases["tenant"])
+    meters = PostgresMeterCatalog(databases["tenant"], databases["writer"])
+    organizations = RemoteOrganizations(accounts)
+    batches = CommitBatches(PostgresLedgerWriter(databases["writer"]), transactions=settings.commit_transactions)
+    resources.push_async_callback(batches.close)
+    stream_usage = StreamUsage(batches, meters, SystemClock(), label_keys=settings.label_keys)
+    streams = UsageStreams(stream_usage, organizations.exists)
+    record_usage = RecordUsage(batches, meters, SystemClock(), label_keys=settings.label_keys)
     metering = MeteringServicer(
-        record_usage=RecordUsage(PostgresLedgerWriter(databases["writer"]), meters, SystemClock()),
-        query_usage=QueryUsage(reader, meters),
+        record_usage=record_usage,
+        list_usage_events=ListUsageEvents(reader),
+        query_usage=QueryUsage(PostgresUsageReader(databases["tenant"]), meters),
+        create_meter=CreateMeter(meters),
         meters=meters,
-        exists=RemoteOrganizations(accounts).exists,
+        streams=streams,
+        exists=organizations.exists,
     )
     ledger = LedgerServicer(heads=heads, reader=reader)
+    record_mapped_usage = RecordMappedUsage(record_usage)
+    cloudevents = CloudEventsServicer(
+        record_usage=record_mapped_usage,
+        mappings={name: MeterMapping(each.meter, each.value) for name, each in settings.cloudevent_meters.items()},
+        exists=organizations.exists,
+    )
+    task_time = TaskTimeServicer(
+        report_task_time=ReportTaskTime(PostgresTaskTimes(databases["task_times"]), SystemClock()),
+        exists=organizations.exists,
+    )
+    otlp = (OtlpTraceServicer(record_mapped_usage), OtlpLogsServicer(record_mapped_usage))
+
+    rollups = Follower(
+        "rollups",
+        LedgerSpans(databases["rollups"], heads),
+        PostgresRollups(databases["rollups"]),
+        parallel_keys=ROLLUP_CONNECTIONS,
+    )
 
     async def prepare() -> None:
         for database in databases.values():
@@ -56,8 +104,10 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[metering, ledger],
-        workers={"partitions": partial(keep_partitions, heads)},
+        servicers=[metering, ledger, cloudevents, task_time, *otlp],
+        foreign_scopes=FOREIGN_SCOPES,
+        workers={"partitions": partial(keep_partitions, heads), "rollups": rollups.run},
         prepare=prepare,
         ready=[*(database.ping for database in databases.values()), heads.require_partitions],
+        drain=streams.drain,
     )

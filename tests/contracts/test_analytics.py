@@ -19,6 +19,7 @@ from services.analytics.adapters.memory import MemoryCosts, MemoryPriceBook
 from services.analytics.adapters.postgres_costs import PostgresCostReader, PostgresCostRerater, PostgresCostWriter
 from services.analytics.adapters.postgres_prices import PostgresPriceBook
 from services.analytics.application.ports import CostReader, CostRerater, CostTotals, CostWriter, PriceBook
+from services.analytics.domain.calls import taken_back
 from services.analytics.domain.days import Interval
 from services.analytics.domain.prices import BEGINNING, END, Rates
 from services.analytics.domain.pricing import Costs, RatedCall
@@ -294,6 +295,36 @@ async def test_totals_are_per_provider(store: Store) -> None:
     await store.begin()
     await store.append(START, SECOND, rated(1, 1, provider="b"), rated(2, 2, provider="a"), rated(3, 4, provider="b"))
     assert (await store.totals()).providers == (total("a", 2, 1), total("b", 5, 2))
+
+
+def taken_back_again(of: RatedCall, sequence: int) -> RatedCall:
+    costs = replace(
+        of.costs,
+        cost_femto_usd=-of.costs.cost_femto_usd,
+        baseline_femto_usd=-of.costs.baseline_femto_usd,
+    )
+    return RatedCall(sequence, taken_back(of.call), costs, of.price_version)
+
+
+async def test_a_call_that_is_taken_back_counts_in_neither_cost_nor_number(store: Store) -> None:
+    await store.begin()
+    first, huge, last = rated(1, 7), rated(2, HUGE), rated(3, 5, provider="q")
+    await store.append(START, FIRST, first, huge, last)
+    await store.append(FIRST, SECOND, taken_back_again(huge, 4), taken_back_again(last, 5))
+    assert (await store.totals()).providers == (total("p", 7, 1),)
+    assert (await store.totals(Interval(NOON + timedelta(microseconds=1), ALWAYS.end))).providers == ()
+
+
+async def test_a_call_that_is_taken_back_is_rerated_as_the_call_is(store: Store) -> None:
+    await _at_version_two(store)
+    first = rated(1, 7)
+    back = taken_back_again(first, 2)
+    await store.append(START, FIRST, first, back)
+    assert await store.calls_before(2) == [first, back]
+    newer = rated(1, 9, version=2)
+    replaced = [newer, taken_back_again(newer, 2)]
+    assert await store.rerater.replace_costs(store.organization_id, replaced, price_version=2)
+    assert (await store.totals()).providers == ()
 
 
 async def test_totals_are_of_one_organization(store: Store) -> None:

@@ -26,7 +26,16 @@ from services.metering.adapters.postgres_ledger import (
 from services.metering.application.ports import Interval, LedgerHeads, LedgerReader, LedgerWriter
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Outcome, Status
-from services.metering.domain.events import LedgerEvent, Measurement, ProviderCall, Subject, UsageEvent
+from services.metering.domain.digests import content_digest, identity_digest
+from services.metering.domain.events import (
+    EventRef,
+    LedgerEvent,
+    Measurement,
+    ProviderCall,
+    Subject,
+    TaskOutcome,
+    UsageEvent,
+)
 
 ALWAYS = Interval(None, None)
 
@@ -57,8 +66,47 @@ class Ledger:
         totals = await self.reader.totals(self.organization_id, interval, as_of_sequence=as_of)
         return totals.quantities.get("api_calls", 0)
 
+    def reversal(self, event_id: str, target_id: str, *, source: str = "tests") -> UsageEvent:
+        return UsageEvent(
+            id=event_id,
+            source="tests",
+            subject=Subject(organization_id=self.organization_id),
+            event_time_ns=None,
+            measurements=(),
+            reversal_of=EventRef(source, target_id),
+        )
+
+    async def reasons(self, *events: UsageEvent) -> list[str]:
+        outcomes = await self.append(*events)
+        return [outcome.refusal.reason if outcome.refusal else outcome.status.value for outcome in outcomes]
+
+    async def page(self, interval: Interval = ALWAYS, *, after: int = 0, count: int = 10) -> list[str]:
+        entries = await self.reader.page(self.organization_id, interval, after_sequence=after, count=count)
+        return [entry.event.id for entry in entries]
+
     async def entries(self, after: Position = START) -> list[LedgerEvent]:
         return [entry async for page in self.reader.read(self.organization_id, after) for entry in page.entries]
+
+
+@pytest.fixture
+def age(ledger: Ledger, postgres: EmbeddedPostgres) -> Callable[[UsageEvent], None]:
+    """Makes the ledger remember an event as if it had been recorded with the first version of the content digest."""
+
+    def as_first_version(event: UsageEvent) -> None:
+        identity, content = identity_digest(event), content_digest(event, version=1)
+        if isinstance(ledger.writer, MemoryLedger):
+            recorded = ledger.writer._recorded[ledger.organization_id]
+            recorded[identity] = replace(recorded[identity], content=content, content_version=1)
+            return
+        with psycopg.connect(postgres.url) as owner:
+            changed = owner.execute(
+                "UPDATE metering.event_identities SET content = %s, content_version = 1"
+                " WHERE organization_id = %s AND identity = %s",
+                (content, ledger.organization_id, identity),
+            )
+            assert changed.rowcount == 1
+
+    return as_first_version
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -146,9 +194,10 @@ async def test_batches_of_shared_organizations_in_any_order_do_not_deadlock(ledg
     assert all(outcome.status is Status.ACCEPTED for answer in answers for outcome in answer)
 
 
-async def test_the_ledger_reads_back_what_was_sent_to_the_nanosecond(ledger: Ledger) -> None:
-    event = replace(
-        ledger.event("a"),
+def full_event(ledger: Ledger, event_id: str = "a") -> UsageEvent:
+    """An event with everything that there is."""
+    return replace(
+        ledger.event(event_id),
         subject=Subject(
             organization_id=ledger.organization_id,
             project_id="p",
@@ -175,11 +224,72 @@ async def test_the_ledger_reads_back_what_was_sent_to_the_nanosecond(ledger: Led
         ),
         reservation_id="r",
         reservation_final=True,
+        task_outcome=TaskOutcome.FAILED,
+        labels=(("environment", "test"), ("workflow", "nightly")),
     )
+
+
+async def test_the_ledger_reads_back_what_was_sent_to_the_nanosecond(ledger: Ledger) -> None:
+    event = full_event(ledger)
     await ledger.append(event)
     entry = (await ledger.entries())[0]
     assert entry.event == event
+    assert entry.reversed is None
     assert entry.receive_time_us == unix_microseconds(ledger.now)
+
+
+AWKWARD = [
+    "",
+    " ",
+    "NULL",
+    "null",
+    '"',
+    "\\",
+    '\\"',
+    "\\N",
+    "a,b",
+    "{a}",
+    "it's",
+    "tab\tnewline\n",
+    "\x1f\x1e\x02",
+    "äß漢🙂",
+    "\u2028",
+    "%s :name %(name)s",
+]
+
+
+async def test_text_of_any_kind_is_read_back_as_it_was_sent(ledger: Ledger) -> None:
+    base = full_event(ledger)
+    assert base.provider_call is not None
+    events = [
+        replace(
+            base,
+            id=f"{number}{text}",
+            source=f"s{text}",
+            reservation_id=text,
+            provider_call=replace(base.provider_call, provider=text, model=text, operation=text, error_code=text),
+            measurements=(Measurement(f"meter{text}", number),),
+            labels=((f"key{text}", text),),
+        )
+        for number, text in enumerate(AWKWARD)
+    ]
+    await ledger.append(*events)
+    assert [entry.event for entry in await ledger.entries()] == events
+
+
+async def test_events_with_and_without_a_call_or_labels_stand_side_by_side(ledger: Ledger) -> None:
+    bare, full = ledger.event("bare"), full_event(ledger, "full")
+    assert full.provider_call is not None
+    mixed = [
+        bare,
+        full,
+        replace(full, id="unlabelled", labels=()),
+        replace(full, id="no call", provider_call=None),
+        replace(full, id="no latency", provider_call=replace(full.provider_call, latency_ns=None)),
+        ledger.reversal("reversal", "full"),
+    ]
+    await ledger.append(*mixed)
+    assert [entry.event for entry in await ledger.entries()] == mixed
 
 
 async def test_reading_after_a_position_gives_exactly_what_follows_it(ledger: Ledger) -> None:
@@ -226,9 +336,219 @@ async def test_heads_tell_how_far_each_ledger_reaches(ledger: Ledger) -> None:
     assert heads[ledger.organization_id] == Position(last.sequence, last.commit_id)
 
 
+# ---- identity, for ever
+
+
+async def test_a_duplicate_leaves_the_rest_of_its_batch_standing_and_counted(ledger: Ledger) -> None:
+    await ledger.append(ledger.event("a", 1))
+    outcomes = await ledger.append(ledger.event("b", 10), ledger.event("a", 1), ledger.event("c", 100))
+    assert [(outcome.status, outcome.sequence) for outcome in outcomes] == [
+        (Status.ACCEPTED, 2),
+        (Status.DUPLICATE, 1),
+        (Status.ACCEPTED, 3),
+    ]
+    assert await ledger.total() == 111
+    assert [entry.event.id for entry in await ledger.entries()] == ["a", "b", "c"]
+
+
+async def test_the_same_id_of_another_source_or_organization_is_another_event(ledger: Ledger) -> None:
+    event = ledger.event("a", 1)
+    elsewhere = Subject(organization_id=f"{ledger.organization_id}-other")
+    assert await ledger.reasons(event, replace(event, source="other"), replace(event, subject=elsewhere)) == [
+        "ACCEPTED",
+        "ACCEPTED",
+        "ACCEPTED",
+    ]
+    assert await ledger.total() == 2
+
+
+async def test_a_replay_of_everything_changes_no_total_and_no_entry(ledger: Ledger) -> None:
+    batches = [[ledger.event(f"{batch}-{number}", number) for number in range(20)] for batch in range(5)]
+    batches[3] = [ledger.reversal(f"r{number}", f"1-{number}") for number in range(10)]
+    for batch in batches:
+        await ledger.append(*batch)
+    total, entries = await ledger.total(), await ledger.entries()
+    for batch in (*reversed(batches), [event for each in batches for event in each]):
+        assert {outcome.status for outcome in await ledger.append(*batch)} == {Status.DUPLICATE}
+    assert (await ledger.total(), await ledger.entries()) == (total, entries)
+
+
+async def test_the_largest_quantities_add_up_exactly_beyond_64_bits(ledger: Ledger) -> None:
+    largest, count = 2**53 - 1, 1_100
+    await ledger.append(*(ledger.event(f"e{number}", largest) for number in range(count)))
+    assert await ledger.total() == largest * count > 2**63
+
+
+async def test_what_was_recorded_with_the_first_content_version_stays_a_duplicate(
+    ledger: Ledger, age: Callable[[UsageEvent], None]
+) -> None:
+    event = ledger.event("a", 7)
+    await ledger.append(event)
+    age(event)
+    assert await ledger.append(event) == [Outcome(Status.DUPLICATE, 1)]
+    assert await ledger.reasons(replace(event, reservation_id="r")) == ["CONTENT_CONFLICT"]
+    # Nothing that the first version had no word for can have been said with it.
+    for other in (
+        replace(event, labels=(("environment", "test"),)),
+        replace(event, task_outcome=TaskOutcome.FAILED),
+    ):
+        assert await ledger.reasons(other) == ["CONTENT_CONFLICT"]
+    assert await ledger.total() == 7
+
+
+# ---- backfill
+
+
+async def test_a_backfill_admits_the_past_and_never_the_future(ledger: Ledger) -> None:
+    old = ledger.event("old", 1, ago=timedelta(days=400))
+    assert await ledger.reasons(old) == ["EVENT_TOO_OLD"]
+    assert await ledger.reasons(replace(old, is_backfill=True)) == ["ACCEPTED"]
+    assert await ledger.reasons(old) == ["DUPLICATE"]
+    early = ledger.event("early", ago=-limits.ACCEPTED_AHEAD - timedelta(seconds=1))
+    before_time = replace(ledger.event("before time"), event_time_ns=-1)
+    assert await ledger.reasons(replace(early, is_backfill=True), replace(before_time, is_backfill=True)) == [
+        "EVENT_IN_FUTURE",
+        "EVENT_TOO_OLD",
+    ]
+    assert await ledger.total(Interval(None, ledger.now - timedelta(days=399))) == 1
+
+
+# ---- reversals
+
+
+async def test_a_reversal_takes_back_the_whole_event_at_the_time_of_that_event(ledger: Ledger) -> None:
+    day = ledger.now - timedelta(days=20)
+    that_day = Interval(day, day + timedelta(seconds=1))
+    await ledger.append(ledger.event("a", 7, ago=timedelta(days=20)), ledger.event("b", 5, ago=timedelta(days=20)))
+    assert await ledger.append(ledger.reversal("r", "a")) == [Outcome(Status.ACCEPTED, 3)]
+    assert await ledger.total(that_day) == 5
+    assert await ledger.total() == 5
+    assert await ledger.total(Interval(day + timedelta(seconds=1), None)) == 0
+
+
+async def test_totals_as_of_a_sequence_before_the_reversal_still_count_the_event(ledger: Ledger) -> None:
+    await ledger.append(ledger.event("a", 7))
+    await ledger.append(ledger.reversal("r", "a"))
+    assert [await ledger.total(as_of=sequence) for sequence in (1, 2)] == [7, 0]
+
+
+async def test_a_reversal_reads_back_as_sent_beside_what_it_takes_back_as_recorded(ledger: Ledger) -> None:
+    event, reversal = full_event(ledger), ledger.reversal("r", "a")
+    await ledger.append(event)
+    await ledger.append(reversal)
+    entry = (await ledger.entries())[1]
+    assert (entry.sequence, entry.event, entry.reversed) == (2, reversal, event)
+    assert entry.counted.provider_call is not None
+    assert entry.counted.provider_call.tokens_input_uncached == 1 - 2**53
+
+
+async def test_of_many_reversals_of_one_event_one_is_accepted_for_ever(ledger: Ledger) -> None:
+    await ledger.append(ledger.event("a", 7))
+    asked = [ledger.reversal(f"r{number}", "a") for number in range(8)]
+    answers = [reason for [reason] in await asyncio.gather(*(ledger.reasons(each) for each in asked))]
+    assert sorted(answers) == ["ACCEPTED"] + ["ALREADY_REVERSED"] * 7
+    assert await ledger.total() == 0
+    assert len(await ledger.entries()) == 2
+
+
+async def test_a_reversal_cannot_be_reversed(ledger: Ledger) -> None:
+    await ledger.append(ledger.event("a", 7), ledger.reversal("r", "a"))
+    assert await ledger.reasons(ledger.reversal("r2", "r")) == ["ALREADY_REVERSED"]
+    assert await ledger.reasons(ledger.event("b"), ledger.reversal("r3", "b"), ledger.reversal("r4", "r3")) == [
+        "ACCEPTED",
+        "ACCEPTED",
+        "ALREADY_REVERSED",
+    ]
+    assert await ledger.total() == 0
+
+
+async def test_the_same_reversal_again_is_a_duplicate_and_of_another_event_a_conflict(ledger: Ledger) -> None:
+    await ledger.append(ledger.event("a", 7), ledger.event("b", 5))
+    reversal = ledger.reversal("r", "a")
+    assert await ledger.reasons(reversal, reversal) == ["ACCEPTED", "DUPLICATE"]
+    assert await ledger.append(reversal) == [Outcome(Status.DUPLICATE, 3)]
+    assert await ledger.reasons(ledger.reversal("r", "b"), ledger.event("r")) == ["CONTENT_CONFLICT"] * 2
+    assert await ledger.total() == 5
+
+
+async def test_a_reversal_of_what_was_never_recorded_is_refused_and_changes_nothing(ledger: Ledger) -> None:
+    await ledger.append(ledger.event("a", 7))
+    elsewhere = Subject(organization_id=f"{ledger.organization_id}-other")
+    assert (
+        await ledger.reasons(
+            ledger.reversal("r", "unheard of"),
+            ledger.reversal("r", "a", source="other"),
+            ledger.reversal("r", "r"),
+            replace(ledger.reversal("r", "a"), subject=elsewhere),
+        )
+        == ["REVERSAL_TARGET_NOT_FOUND"] * 4
+    )
+    assert await ledger.total() == 7
+    assert await ledger.reasons(ledger.reversal("r", "a")) == ["ACCEPTED"]
+
+
+async def test_a_reversal_finds_what_is_earlier_in_its_batch_and_not_what_is_later(ledger: Ledger) -> None:
+    batch = [ledger.reversal("r1", "a"), ledger.event("a", 7), ledger.reversal("r2", "a"), ledger.reversal("r3", "a")]
+    assert await ledger.reasons(*batch) == ["REVERSAL_TARGET_NOT_FOUND", "ACCEPTED", "ACCEPTED", "ALREADY_REVERSED"]
+    assert [entry.sequence for entry in await ledger.entries()] == [1, 2]
+    assert await ledger.total() == 0
+
+
+async def test_an_event_that_was_refused_cannot_be_reversed(ledger: Ledger) -> None:
+    old = ledger.event("old", ago=timedelta(days=400))
+    assert await ledger.reasons(old, ledger.reversal("r", "old")) == ["EVENT_TOO_OLD", "REVERSAL_TARGET_NOT_FOUND"]
+
+
+async def test_the_time_window_does_not_apply_to_a_reversal(ledger: Ledger) -> None:
+    await ledger.append(replace(ledger.event("a", 7, ago=timedelta(days=400)), is_backfill=True))
+    assert await ledger.reasons(ledger.reversal("r", "a")) == ["ACCEPTED"]
+    assert await ledger.total() == 0
+
+
+async def test_reversals_of_several_organizations_in_one_batch_stay_in_their_own(ledger: Ledger) -> None:
+    other = Subject(organization_id=f"{ledger.organization_id}-other")
+    own_event, own_reversal = ledger.event("a", 7), ledger.reversal("r", "a")
+    await ledger.append(own_event, ledger.event("b", 5), replace(own_event, subject=other))
+    assert await ledger.reasons(
+        replace(own_reversal, subject=other), ledger.reversal("r", "b"), replace(own_reversal, id="r2", subject=other)
+    ) == ["ACCEPTED", "ACCEPTED", "ALREADY_REVERSED"]
+    assert await ledger.total() == 7
+    others = await ledger.reader.totals(other.organization_id, ALWAYS, as_of_sequence=None)
+    assert others.quantities.get("api_calls", 0) == 0
+
+
+# ---- pages
+
+
+async def test_pages_of_events_with_equal_times_skip_and_repeat_nothing(ledger: Ledger) -> None:
+    await ledger.append(*(ledger.event(f"e{number}") for number in range(25)))
+    seen: list[str] = []
+    after = 0
+    while page := await ledger.page(after=after, count=4):
+        seen += page
+        after += len(page)
+        if after < 25:
+            await ledger.append(ledger.event(f"meanwhile {after}"))
+    assert seen[:25] == [f"e{number}" for number in range(25)]
+    assert len(set(seen)) == len(seen) == len(await ledger.entries())
+
+
+async def test_a_page_holds_a_half_open_interval_to_the_microsecond(ledger: Ledger) -> None:
+    start = ledger.now - timedelta(hours=1)
+    for name, offset_us in (("before", -1), ("at", 0), ("last", 999_999), ("end", 1_000_000)):
+        event = replace(ledger.event(name), event_time_ns=(unix_microseconds(start) + offset_us) * 1_000 + 999)
+        await ledger.append(event)
+    await ledger.append(ledger.reversal("r", "last"), ledger.reversal("r2", "end"))
+    assert await ledger.page(Interval(start, start + timedelta(seconds=1))) == ["at", "last", "r"]
+    assert await ledger.page(Interval(start, start)) == []
+    assert await ledger.page(Interval(None, start)) == ["before"]
+    assert await ledger.page(Interval(start, None), after=3, count=2) == ["end", "r"]
+
+
 async def test_an_unknown_organization_has_an_empty_ledger(ledger: Ledger) -> None:
     assert await ledger.entries() == []
     assert (await ledger.reader.totals(ledger.organization_id, ALWAYS, as_of_sequence=None)).position == START
+    assert await ledger.page() == []
 
 
 async def test_a_log_that_lost_entries_is_rewound_and_never_read_past_the_gap(

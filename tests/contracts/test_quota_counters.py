@@ -298,6 +298,25 @@ async def test_usage_of_another_period_draws_down_but_is_not_counted(account: Ac
     assert await account.usage() == Usage(0, 6)
 
 
+async def test_usage_that_is_taken_back_leaves_its_period_and_no_counter_goes_below_zero(account: Account) -> None:
+    await account.begin(minutes_limit(100), used={MINUTES: 70})
+    await account.apply(usage_entry({MINUTES: -30, CALLS: 0}))
+    assert await account.usage() == Usage(40, 0)
+    await account.apply(usage_entry({MINUTES: -10}, event_time_us=account.entitled.period.start_us - 1))
+    assert await account.usage() == Usage(40, 0)
+    await account.apply(usage_entry({MINUTES: -QUANTITY_MAX, CALLS: -1}), usage_entry({MINUTES: -QUANTITY_MAX}))
+    assert (await account.usage(), await account.usage(CALLS)) == (Usage(0, 0), Usage(0, 0))
+    assert (await account.reserve("r1", agent_minutes=100)).decision.outcome is Outcome.ALLOWED
+
+
+async def test_usage_that_is_taken_back_touches_no_reservation(account: Account) -> None:
+    await account.begin(minutes_limit(100))
+    await account.reserve("r1", agent_minutes=60)
+    await account.apply(usage_entry({MINUTES: 25}, reservation_id="r1"))
+    assert await account.apply(usage_entry({MINUTES: -25})) == Overrun(0, 0)
+    assert await account.usage() == Usage(0, 35)
+
+
 # --- expiry
 
 

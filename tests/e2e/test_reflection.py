@@ -9,7 +9,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tests.e2e.running_suite import SERVICES, RunningSuite
 
 _OWN_SERVICES = {
-    "metering": {"tollbook.metering.v1.MeteringService", "tollbook.metering.v1.LedgerService"},
+    "metering": {
+        "tollbook.metering.v1.CloudEventsService",
+        "tollbook.metering.v1.LedgerService",
+        "tollbook.metering.v1.MeteringService",
+        "tollbook.metering.v1.TaskTimeService",
+    },
     "quota": {"tollbook.quota.v1.QuotaService"},
     "billing": {
         "tollbook.billing.v1.BillingService",

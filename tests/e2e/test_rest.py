@@ -122,6 +122,73 @@ def test_denied_check_that_never_fits_names_the_reset_in_the_header_only(rest: h
     assert answer.json()["retryAfter"] is None
 
 
+def test_recorded_events_are_listed_page_by_page(rest: httpx.Client) -> None:
+    now = datetime.now(UTC)
+    events = [
+        {
+            "id": f"listed-{number}",
+            "source": "e2e",
+            "eventTime": (now - timedelta(seconds=number)).isoformat(),
+            "measurements": [{"meter": "api_calls", "quantity": "1"}],
+            "labels": {"environment": "test"},
+            "taskOutcome": "TASK_OUTCOME_SUCCEEDED",
+        }
+        for number in range(5)
+    ]
+    _json(rest.post("/api/v1/usage", json={"events": events}))
+    interval = {"startTime": (now - timedelta(seconds=3)).isoformat(), "endTime": now.isoformat()}
+    listed, token = list[dict[str, Any]](), ""
+    for expected_count in (2, 1):
+        page = {"pageSize": "2", "pageToken": token}
+        body = _json(rest.get("/api/v1/usage/events", params=interval | page))
+        assert len(body["events"]) == expected_count
+        listed, token = listed + body["events"], body.get("nextPageToken", "")
+    assert token == ""
+    assert [each["event"]["id"] for each in listed] == ["listed-1", "listed-2", "listed-3"]
+    assert [each["sequence"] for each in listed] == ["2", "3", "4"]
+    assert listed[0]["event"]["labels"] == {"environment": "test"}
+    assert listed[0]["event"]["taskOutcome"] == "TASK_OUTCOME_SUCCEEDED"
+    assert _reason(_json(rest.get("/api/v1/usage/events", params={"pageSize": "1001"}), status=400)) == "LIMIT_EXCEEDED"
+
+
+def test_a_reversal_takes_usage_back_from_totals_quota_and_costs(rest: httpx.Client, tenant: Tenant) -> None:
+    _record_calls(rest, tenant)
+    minutes = {
+        "id": "minutes",
+        "source": "e2e",
+        "eventTime": datetime.now(UTC).isoformat(),
+        "measurements": [{"meter": "agent_minutes", "quantity": "60000"}],
+    }
+    _json(rest.post("/api/v1/usage", json={"events": [minutes]}))
+    wait_for(
+        lambda: int(_agent_minutes(rest)["used"]) == 60_000,
+        seconds=_FOLLOWED_SECONDS_MAX,
+        what="the recorded usage on the counter",
+    )
+    targets = ["minutes", "call-0", "call-1", "call-2"]
+    reversals = [
+        {"id": f"not-{name}", "source": "e2e", "reversalOf": {"source": "e2e", "id": name}} for name in targets
+    ]
+    results = _json(rest.post("/api/v1/usage", json={"events": reversals}))["results"]
+    assert [result["status"] for result in results] == ["EVENT_STATUS_ACCEPTED"] * len(targets)
+    again = _json(rest.post("/api/v1/usage", json={"events": [reversals[0] | {"id": "once more"}]}))["results"]
+    assert again[0]["reason"] == "ERROR_REASON_ALREADY_REVERSED"
+
+    assert {int(row.get("quantity", 0)) for row in _json(rest.get("/api/v1/usage")).get("rows", [])} <= {0}
+    wait_for(
+        lambda: int(_agent_minutes(rest).get("used", 0)) == 0,
+        seconds=_FOLLOWED_SECONDS_MAX,
+        what="the reversal on the counter",
+    )
+    today = datetime.now(UTC).date()
+    days = {"startDate": (today - timedelta(days=1)).isoformat(), "endDate": (today + timedelta(days=1)).isoformat()}
+    wait_for(
+        lambda: not _json(rest.get("/api/v1/analytics/cost-summary", params=days))["breakdown"],
+        seconds=_FOLLOWED_SECONDS_MAX,
+        what="the reversal in the costs",
+    )
+
+
 def test_cost_summary_has_the_shape_the_dashboard_was_promised(rest: httpx.Client, tenant: Tenant) -> None:
     _record_calls(rest, tenant)
     path = "/api/v1/analytics/cost-summary"

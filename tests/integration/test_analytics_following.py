@@ -24,7 +24,7 @@ from services.analytics.application.ports import CostTotals
 from services.analytics.application.rate_calls import RateCalls
 from services.analytics.application.rerate_calls import RerateCalls
 from services.analytics.domain import limits
-from services.analytics.domain.calls import LedgerEntry, ProviderCall
+from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_back
 from services.analytics.domain.days import Interval
 from services.analytics.domain.errors import PricesMissing
 from services.analytics.domain.prices import PriceTable
@@ -218,6 +218,28 @@ async def test_a_ledger_rewound_to_fewer_events_is_priced_anew(process: Process,
     process.feed.rewind(key, 4)
     await process.catch_up(key)
     await assert_exact(process, key)
+
+
+async def test_reversed_calls_cost_nothing_and_a_rebuild_says_the_same(
+    process: Process, key: str, postgres: EmbeddedPostgres
+) -> None:
+    await set_prices(process)
+    recorded = some_calls(30)
+    process.feed.record(key, *recorded)
+    await process.catch_up(key)
+    reversed_calls = [each for each in recorded[::3] if each is not None]
+    process.feed.record(key, *map(taken_back, reversed_calls))
+    await process.catch_up(key)
+    await process.prices.set_price(request(price("unheard_of", start=NOON, rates=("0.01", "0.02"))))
+    await process.rerate_calls()
+    standing = [each for place, each in enumerate(recorded) if place % 3]
+    wanted = expected([LedgerEntry(0, each) for each in standing], await process.prices.current())
+    followed = await process.totals(key)
+    assert followed.providers == wanted.providers
+    with psycopg.connect(postgres.url) as owner:
+        owner.execute("TRUNCATE analytics.call_costs, analytics.cost_positions")
+    await process.catch_up(key)
+    assert await process.totals(key) == followed
 
 
 async def test_dropped_costs_are_rebuilt_to_equal_answers(

@@ -18,18 +18,18 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from redis.asyncio import Redis
 
-from kit.clock import SystemClock, unix_microseconds
+from kit.clock import unix_microseconds
 from kit.feed import Head, Position, watch_by_polling
 from kit.grpc.access import TENANT_SCOPES
 from kit.process import ChildProcess
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import free_port, temporary_redis
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
-from services.metering.application.query_usage import QueryUsage
-from services.metering.application.record_usage import RecordUsage
-from services.metering.domain.events import Measurement, Meter, Subject, UsageEvent
+from services.metering.domain.events import Measurement, Subject, UsageEvent
+from services.metering.domain.meters import Meter
 from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
+from tests.metering_house import metering_servicer
 from tests.unit.quota.samples import MINUTES
 from tollbook.accounts.v1 import identity_pb2
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
@@ -59,20 +59,12 @@ def accounts_handler() -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("tollbook.accounts.v1.IdentityFeedService", {"VerifyApiKey": method})
 
 
-def metering_servicer(recorded: MemoryLedger) -> MeteringServicer:
+def recording_servicer(recorded: MemoryLedger) -> MeteringServicer:
     """Metering with one meter."""
     meter = Meter(name=MINUTES, base_unit="ms", display_unit="minute", base_units_per_display_unit=60_000)
     catalog = MemoryMeterCatalog(meter)
 
-    async def exists(_: str) -> bool:
-        return True
-
-    return MeteringServicer(
-        record_usage=RecordUsage(recorded, catalog, SystemClock()),
-        query_usage=QueryUsage(recorded, catalog),
-        meters=catalog,
-        exists=exists,
-    )
+    return metering_servicer(recorded, catalog)
 
 
 class Billing(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
@@ -170,7 +162,7 @@ async def suite(tmp_path: Path, own_redis: EmbeddedRedis) -> AsyncIterator[Suite
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
     LedgerServicer(heads=recorded, reader=recorded).add_to(peers)
-    metering_servicer(recorded).add_to(peers)
+    recording_servicer(recorded).add_to(peers)
     entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(billing, peers)
     peers.add_generic_rpc_handlers((accounts_handler(),))
     peers_address = f"127.0.0.1:{peers.add_insecure_port('127.0.0.1:0')}"

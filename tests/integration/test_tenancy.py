@@ -35,6 +35,8 @@ OPEN_POLICIES = {
         ("event_identities", "tollbook_metering_writer", "SELECT"),
         ("event_identities", "tollbook_metering_writer", "INSERT"),
         ("events", "tollbook_metering_writer", "INSERT"),
+        ("reversals", "tollbook_metering_writer", "SELECT"),
+        ("reversals", "tollbook_metering_writer", "INSERT"),
         ("ledger_heads", "tollbook_metering_fleet", "SELECT"),
     },
 }

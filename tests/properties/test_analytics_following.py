@@ -15,6 +15,7 @@ from kit.feed import Follower
 from services.analytics.adapters.memory import MemoryCosts, MemoryPriceBook
 from services.analytics.application.rate_calls import RateCalls
 from services.analytics.application.rerate_calls import RerateCalls
+from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_back
 from services.analytics.domain.days import Interval
 from services.analytics.domain.pricing import price_call
 from tests.unit.analytics.samples import NOON, MemoryFeed, call, price, request
@@ -34,6 +35,7 @@ steps = st.lists(
             st.just("price"),
             st.tuples(st.sampled_from(["a", "b"]), st.none() | HOURS, st.integers(0, 9), st.booleans()),
         ),
+        st.tuples(st.just("take back"), st.integers(0, 9)),
         st.tuples(st.sampled_from(["follow", "rerate"]), st.none()),
         st.tuples(st.just("rewind"), st.integers(0, 5)),
     ),
@@ -57,6 +59,9 @@ class Suite:
                     )
                     if kind == "use":
                         await self.follower.catch_up("acme")
+                case "take back":
+                    standing = _standing(self.feed.entries("acme"))
+                    self.feed.record("acme", *map(taken_back, standing[detail : detail + 1]))
                 case "price":
                     provider, hours, amount, makes_baseline = detail
                     start = None if hours is None else NOON + timedelta(hours=hours)
@@ -72,6 +77,17 @@ class Suite:
             pass  # there is no price yet, or another one at that instant
 
 
+def _standing(entries: Sequence[LedgerEntry]) -> list[ProviderCall]:
+    """The calls that were not taken back."""
+    standing: list[ProviderCall] = []
+    for entry in entries:
+        if entry.call is not None and entry.call.call_count < 0:
+            standing.remove(taken_back(entry.call))
+        elif entry.call is not None:
+            standing.append(entry.call)
+    return standing
+
+
 async def _run(taken: Sequence[Step]) -> None:
     suite = Suite()
     suite.feed.record("acme", None)
@@ -83,7 +99,7 @@ async def _run(taken: Sequence[Step]) -> None:
         await suite.follower.catch_up("acme")
     await suite.rerate_calls()
 
-    expected = [price_call(entry.call, suite.prices.table) for entry in suite.feed.entries("acme") if entry.call]
+    expected = [price_call(each, suite.prices.table) for each in _standing(suite.feed.entries("acme"))]
     totals = (await suite.costs.totals("acme", ALWAYS)).providers
     assert sum(each.call_count for each in totals) == len(expected)
     assert sum(each.cost_femto_usd for each in totals) == sum(costs.cost_femto_usd for costs in expected)

@@ -46,11 +46,12 @@ RESERVED = {"r1": {MINUTES: 30, AGENTS: 1}, "r2": {MINUTES: 50, CALLS: 3}, "r3":
 
 RESERVE = st.tuples(st.just("reserve"), NAMES, st.booleans())
 USE = st.tuples(st.just("use"), NAMES | st.just(""), AMOUNTS, st.booleans(), st.booleans())
+TAKE_BACK = st.tuples(st.just("take_back"), AMOUNTS, st.booleans())
 REPEAT = st.tuples(st.just("repeat"))
 EXPIRE = st.tuples(st.just("expire"), NAMES, st.integers(-1, 2))
 RESET = st.tuples(st.just("reset"), AMOUNTS)
 CHANGE = st.tuples(st.just("change"), st.integers(1, 4), st.none() | st.integers(0, 120))
-STEPS = st.lists(st.one_of(RESERVE, USE, REPEAT, EXPIRE, RESET, CHANGE), max_size=25)
+STEPS = st.lists(st.one_of(RESERVE, USE, TAKE_BACK, REPEAT, EXPIRE, RESET, CHANGE), max_size=25)
 
 
 class Driver:
@@ -85,9 +86,16 @@ class Driver:
         return answer.decision, answer.reservation is None, answer.entitlement_version
 
     async def use(self, name: str, quantities: dict[str, int], final: bool, inside: bool) -> object:  # noqa: FBT001
+        return await self._apply(quantities, name, final=final and bool(name), inside=inside)
+
+    async def take_back(self, quantities: dict[str, int], inside: bool) -> object:  # noqa: FBT001
+        taken_back = {meter: -quantity for meter, quantity in quantities.items()}
+        return await self._apply(taken_back, "", final=False, inside=inside)
+
+    async def _apply(self, quantities: dict[str, int], name: str, *, final: bool, inside: bool) -> Overrun | None:
         state = await self._state()
         event_time_us = state.period.start_us - (0 if inside else 1)
-        entry = usage_entry(quantities, reservation_id=name, final=final and bool(name), event_time_us=event_time_us)
+        entry = usage_entry(quantities, reservation_id=name, final=final, event_time_us=event_time_us)
         self._repeat_last_page = partial(
             self._store.apply,
             self._organization_id,

@@ -26,7 +26,7 @@ from kit.testing.servers import KnownKeys
 from services.analytics.adapters import remote_zones
 from services.analytics.adapters.ledger_feed import LedgerFeed
 from services.analytics.adapters.remote_zones import RemoteTimeZones
-from services.analytics.domain.calls import LedgerEntry, ProviderCall
+from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_back
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.domain import events
 from services.metering.domain.limits import PAGE_EVENTS
@@ -151,6 +151,24 @@ async def test_the_feed_hands_over_provider_calls_and_where_the_others_were(
             ),
         ),
     ]
+
+
+async def test_the_feed_hands_over_a_reversal_as_the_call_taken_back(ledger: MemoryLedger, feed: LedgerFeed) -> None:
+    reversals = [
+        events.UsageEvent(
+            id=f"r{number}",
+            source="tests",
+            subject=events.Subject(organization_id="acme"),
+            event_time_ns=None,
+            measurements=(),
+            reversal_of=events.EventRef("tests", f"e{number}"),
+        )
+        for number in (1, 2)
+    ]
+    await ledger.append([event(1), event(2, CALL), *reversals], now=NOW)
+    found = await entries(feed)
+    assert found[1].call is not None
+    assert found[2:] == [LedgerEntry(3, None), LedgerEntry(4, taken_back(found[1].call))]
 
 
 async def test_the_feed_goes_on_after_a_position_and_knows_every_head(ledger: MemoryLedger, feed: LedgerFeed) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from kit.clock import SystemClock
 from kit.errors import DependencyUnavailable
 from kit.grpc import interceptor
 from kit.grpc.access import TENANT_SCOPES
@@ -23,12 +25,11 @@ from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application
 from kit.testing.servers import KnownKeys, serving
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
-from services.metering.application.query_usage import QueryUsage
-from services.metering.application.record_usage import RecordUsage
 from services.metering.domain.acceptance import Outcome
-from services.metering.domain.events import Meter, UsageEvent
+from services.metering.domain.events import UsageEvent
+from services.metering.domain.meters import Meter
 from services.metering.rpc.ledger_servicer import LedgerServicer
-from services.metering.rpc.metering_servicer import MeteringServicer
+from tests.metering_house import metering_servicer
 from tollbook.access.v1 import access_pb2
 from tollbook.errors.v1 import errors_pb2
 from tollbook.feed.v1 import feed_pb2
@@ -88,12 +89,7 @@ def application(ledger: TroubledLedger, keys: KnownKeys) -> Application:
     async def prepare() -> None:
         return None
 
-    metering = MeteringServicer(
-        record_usage=RecordUsage(ledger, catalog, SystemClock()),
-        query_usage=QueryUsage(ledger, catalog),
-        meters=catalog,
-        exists=exists,
-    )
+    metering = metering_servicer(ledger, catalog, exists=exists)
     return Application(
         authenticator=Authenticator(keys, {"quota": hashlib.sha256(QUOTA_KEY.encode()).hexdigest()}),
         servicers=[metering, LedgerServicer(heads=ledger, reader=ledger)],
@@ -206,6 +202,171 @@ async def test_a_tenant_cannot_speak_in_the_name_of_a_service(channel: grpc.aio.
         metering_pb2.EVENT_STATUS_REJECTED,
         metering_pb2.EVENT_STATUS_ACCEPTED,
     ]
+
+
+def reversal(event_id: str, target_id: str, *, source: str = "tests") -> metering_pb2.UsageEvent:
+    target = metering_pb2.EventRef(source=source, id=target_id)
+    return metering_pb2.UsageEvent(id=event_id, source="tests", reversal_of=target)
+
+
+def reasons(answer: metering_pb2.RecordUsageResponse) -> list[str]:
+    return [
+        errors_pb2.ErrorReason.Name(result.reason).removeprefix("ERROR_REASON_")
+        if result.reason
+        else metering_pb2.EventStatus.Name(result.status).removeprefix("EVENT_STATUS_")
+        for result in answer.results
+    ]
+
+
+async def list_events(
+    channel: grpc.aio.Channel, caller: str = "tb_live_acme", **fields: Any
+) -> metering_pb2.ListUsageEventsResponse:
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    return await stub.ListUsageEvents(metering_pb2.ListUsageEventsRequest(**fields), metadata=key(caller))
+
+
+async def test_a_reversal_over_the_wire_takes_its_event_back_once(channel: grpc.aio.Channel) -> None:
+    answer = await record(
+        channel,
+        "tb_live_acme",
+        event("a", quantity=5),
+        event("b", quantity=7),
+        reversal("r1", "a"),
+        reversal("r2", "a"),
+        reversal("r3", "unheard of"),
+        reversal("r4", "r1"),
+    )
+    assert reasons(answer) == [
+        "ACCEPTED",
+        "ACCEPTED",
+        "ACCEPTED",
+        "ALREADY_REVERSED",
+        "REVERSAL_TARGET_NOT_FOUND",
+        "ALREADY_REVERSED",
+    ]
+    assert await query(channel, "tb_live_acme") == {"api_calls": 7}
+
+
+async def test_followers_are_handed_a_reversal_with_what_it_takes_back(channel: grpc.aio.Channel) -> None:
+    target = event("a", "acme", quantity=5)
+    await record(channel, "tb_admin_1", target)
+    await record(channel, "tb_live_acme", reversal("r", "a"))
+    stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+    request = ledger_pb2.ReadLedgerRequest(organization_id="acme")
+    entries = [entry async for page in stub.ReadLedger(request, metadata=key(QUOTA_KEY)) for entry in page.events]
+    assert not entries[0].HasField("reversed")
+    as_sent = reversal("r", "a")
+    as_sent.subject.organization_id = "acme"
+    assert (entries[1].event, entries[1].reversed) == (as_sent, target)
+    snapshot = ledger_pb2.SnapshotUsageRequest(organization_id="acme")
+    snapshot.start_time.FromNanoseconds(0)
+    snapshot.end_time.FromSeconds(4_000_000_000)
+    rows = (await stub.SnapshotUsage(snapshot, metadata=key(QUOTA_KEY))).rows
+    assert sum(row.quantity for row in rows) == 0
+
+
+async def test_a_tenant_cannot_take_back_what_a_service_said(channel: grpc.aio.Channel) -> None:
+    said = event("denials", "acme")
+    said.source = "quota"
+    assert reasons(await record(channel, QUOTA_KEY, said)) == ["ACCEPTED"]
+    taken_back = reversal("r", "denials", source="quota")
+    assert reasons(await record(channel, "tb_live_acme", taken_back)) == ["INVALID_FIELD"]
+    taken_back.source, taken_back.subject.organization_id = "quota", "acme"
+    assert reasons(await record(channel, QUOTA_KEY, taken_back)) == ["ACCEPTED"]
+
+
+async def test_labels_and_task_outcomes_are_kept_and_others_refused_one_by_one(channel: grpc.aio.Channel) -> None:
+    labelled, foreign, ended, undefined = (
+        event(name, "acme") for name in ("labelled", "foreign", "ended", "undefined")
+    )
+    labelled.labels.update({"workflow": "nightly", "environment": "test"})
+    foreign.labels["prompt"] = "x"
+    ended.task_outcome = metering_pb2.TASK_OUTCOME_CANCELLED
+    undefined.task_outcome = 77  # type: ignore[assignment]
+    answer = await record(channel, "tb_live_acme", labelled, foreign, ended, undefined)
+    assert reasons(answer) == ["ACCEPTED", "LABEL_NOT_ALLOWED", "ACCEPTED", "INVALID_FIELD"]
+    assert [each.event for each in (await list_events(channel)).events] == [labelled, ended]
+
+
+async def test_a_backfill_over_the_wire_admits_the_past_only(channel: grpc.aio.Channel) -> None:
+    stub = metering_pb2_grpc.MeteringServiceStub(channel)
+    old, early = event("old"), event("early")
+    old.event_time.FromSeconds(1_000_000_000)
+    early.event_time.FromSeconds(4_000_000_000)
+    assert reasons(await record(channel, "tb_live_acme", old, early)) == ["EVENT_TOO_OLD", "EVENT_IN_FUTURE"]
+    request = metering_pb2.RecordUsageRequest(events=[old, early], backfill=True)
+    assert reasons(await stub.RecordUsage(request, metadata=key("tb_live_acme"))) == ["ACCEPTED", "EVENT_IN_FUTURE"]
+
+
+async def test_a_user_is_a_surrogate_and_never_a_mail_address(channel: grpc.aio.Channel) -> None:
+    named, surrogate = event("named"), event("surrogate")
+    named.subject.user_id, surrogate.subject.user_id = "jane@example.com", "user-7f3a"
+    assert reasons(await record(channel, "tb_live_acme", named, surrogate)) == ["INVALID_FIELD", "ACCEPTED"]
+
+
+async def test_listed_events_come_page_by_page_in_sequence_as_they_were_sent(channel: grpc.aio.Channel) -> None:
+    sent = [event(f"e{number}", "acme") for number in range(5)]
+    await record(channel, "tb_live_acme", *sent)
+    pages = [await list_events(channel, page_size=2)]
+    while pages[-1].next_page_token:
+        pages.append(await list_events(channel, page_size=2, page_token=pages[-1].next_page_token))
+    assert [len(page.events) for page in pages] == [2, 2, 1]
+    listed = [each for page in pages for each in page.events]
+    assert [each.sequence for each in listed] == [1, 2, 3, 4, 5]
+    assert [each.event for each in listed] == sent
+    assert all(each.HasField("receive_time") for each in listed)
+
+
+async def test_a_last_page_that_is_full_has_no_token(channel: grpc.aio.Channel) -> None:
+    await record(channel, "tb_live_acme", event("a"), event("b"))
+    assert (await list_events(channel, page_size=2)).next_page_token == ""
+    assert len((await list_events(channel)).events) == 2
+
+
+async def test_a_listing_filters_by_a_half_open_interval_with_edges_of_a_microsecond(
+    channel: grpc.aio.Channel,
+) -> None:
+    message = event("a")
+    await record(channel, "tb_live_acme", message)
+    at_us = message.event_time.ToNanoseconds() // 1_000
+    start, end = Timestamp(), Timestamp()
+    start.FromMicroseconds(at_us)
+    end.FromMicroseconds(at_us + 1)
+    assert len((await list_events(channel, start_time=start, end_time=end)).events) == 1
+    assert len((await list_events(channel, start_time=end)).events) == 0
+    assert len((await list_events(channel, end_time=start)).events) == 0
+    start.nanos += 1
+    refused = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert await refusal(list_events(channel, start_time=start)) == refused
+
+
+async def test_a_page_token_is_good_for_its_interval_alone(channel: grpc.aio.Channel) -> None:
+    await record(channel, "tb_live_acme", event("a"), event("b"))
+    token = (await list_events(channel, page_size=1)).next_page_token
+    refused = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    for fields in (
+        {"page_token": token, "end_time": Timestamp(seconds=4_000_000_000)},
+        {"page_token": "nonsense"},
+        {"page_token": token + "="},
+        {"page_token": base64.urlsafe_b64encode(b"-1:None:None").decode()},
+        {"page_token": "ä"},
+    ):
+        assert await refusal(list_events(channel, **fields)) == refused, fields
+
+
+async def test_a_page_size_out_of_range_is_refused(channel: grpc.aio.Channel) -> None:
+    refused = grpc.StatusCode.INVALID_ARGUMENT
+    assert await refusal(list_events(channel, page_size=-1)) == (refused, "INVALID_FIELD")
+    assert await refusal(list_events(channel, page_size=1_001)) == (refused, "LIMIT_EXCEEDED")
+    assert len((await list_events(channel, page_size=1_000)).events) == 0
+
+
+async def test_a_listing_is_of_ones_own_organization(channel: grpc.aio.Channel) -> None:
+    await record(channel, "tb_admin_1", event("a", "other"))
+    assert len((await list_events(channel)).events) == 0
+    refused = (grpc.StatusCode.PERMISSION_DENIED, "ORGANIZATION_MISMATCH")
+    assert await refusal(list_events(channel, organization_id="other")) == refused
+    assert len((await list_events(channel, "tb_admin_1", organization_id="other")).events) == 1
 
 
 async def test_the_request_id_of_the_caller_comes_back(channel: grpc.aio.Channel) -> None:
@@ -324,7 +485,7 @@ async def test_a_total_beyond_the_contract_is_refused_and_other_meters_are_still
 ) -> None:
     largest = [event(str(number), quantity=2**53 - 1) for number in range(1_025)]
     await record(channel, "tb_live_acme", *largest, event("small", meter="agent_minutes"))
-    beyond = (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_STATE")
+    beyond = (grpc.StatusCode.INVALID_ARGUMENT, "LIMIT_EXCEEDED")
     assert await refusal(query(channel, "tb_live_acme")) == beyond
     stub = metering_pb2_grpc.MeteringServiceStub(channel)
     request = metering_pb2.QueryUsageRequest(meters=["agent_minutes"])

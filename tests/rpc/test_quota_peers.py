@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health
 
-from kit.clock import SystemClock, unix_microseconds
+from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import START, Position
 from kit.grpc.client import connect
@@ -21,16 +21,16 @@ from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application, Servicer, build_server
 from kit.testing.servers import KnownKeys
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
-from services.metering.application.query_usage import QueryUsage
-from services.metering.application.record_usage import RecordUsage
-from services.metering.domain.events import Measurement, Meter, Subject, UsageEvent
+from services.metering.domain.events import EventRef, Measurement, Subject, UsageEvent
+from services.metering.domain.meters import Meter
 from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.domain.entitlements import Period, Standing
 from services.quota.domain.limits import LimitKind, plan_limit
-from services.quota.domain.usage import UsageEntry
+from services.quota.domain.usage import UsageEntry, tally
+from tests.metering_house import metering_servicer
 from tests.unit.quota.samples import AGENTS, MINUTES, counter
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
 from tollbook.feed.v1 import feed_pb2
@@ -71,15 +71,7 @@ async def metering(recorded: MemoryLedger) -> AsyncIterator[grpc.aio.Channel]:
     meter = Meter(name=MINUTES, base_unit="ms", display_unit="minute", base_units_per_display_unit=60_000)
     catalog = MemoryMeterCatalog(meter)
 
-    async def exists(_: str) -> bool:
-        return True
-
-    servicer = MeteringServicer(
-        record_usage=RecordUsage(recorded, catalog, SystemClock()),
-        query_usage=QueryUsage(recorded, catalog),
-        meters=catalog,
-        exists=exists,
-    )
+    servicer = metering_servicer(recorded, catalog)
     async with channel_to(servicer, LedgerServicer(heads=recorded, reader=recorded)) as channel:
         yield channel
 
@@ -106,6 +98,26 @@ async def test_the_ledger_is_read_from_a_position_to_its_head(
     assert page.entries[0] == UsageEntry(1, NOW_US, ((MINUTES, 5),), "r1", reservation_final=True)
     assert heads[0].position == page.position == await ledger.head("acme")
     assert [page async for page in ledger.read("acme", page.position)] == []
+
+
+async def test_a_reversal_is_read_as_usage_taken_back_in_the_period_of_its_event(
+    metering: grpc.aio.Channel, recorded: MemoryLedger
+) -> None:
+    reversal = UsageEvent(
+        id="r",
+        source="tests",
+        subject=Subject(organization_id="acme"),
+        event_time_ns=None,
+        measurements=(),
+        reversal_of=EventRef("tests", "e1"),
+    )
+    await recorded.append([event(1), event(2), reversal], now=NOW)
+    ledger = RemoteLedger(metering)
+    (page,) = [page async for page in ledger.read("acme", START)]
+    assert page.entries[2] == UsageEntry(3, NOW_US, ((MINUTES, -5),))
+    period = Period(NOW_US, NOW_US + 1)
+    snapshot = await ledger.snapshot("acme", period)
+    assert snapshot.used == tally(page.entries, period).used == {counter(MINUTES): 5}
 
 
 async def test_a_position_that_is_not_in_the_ledger_says_that_it_was_rewound(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from kit.errors import CredentialMissing, ScopeMissing
 from kit.grpc.access import AccessRule, AccessUndeclared, access_rules
@@ -10,7 +11,7 @@ from tollbook.access.v1 import access_pb2
 from tollbook.accounts.v1 import accounts_pb2, identity_pb2
 from tollbook.analytics.v1 import analytics_pb2, prices_pb2
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, stripe_webhook_pb2
-from tollbook.metering.v1 import ledger_pb2, metering_pb2
+from tollbook.metering.v1 import cloudevents_pb2, ledger_pb2, metering_pb2, task_time_pb2
 from tollbook.quota.v1 import quota_pb2
 
 FILES = [
@@ -22,8 +23,10 @@ FILES = [
     catalog_pb2,
     entitlements_pb2,
     stripe_webhook_pb2,
+    cloudevents_pb2,
     ledger_pb2,
     metering_pb2,
+    task_time_pb2,
     quota_pb2,
 ]
 SERVICES = [service.full_name for file in FILES for service in file.DESCRIPTOR.services_by_name.values()]
@@ -61,6 +64,23 @@ def test_a_method_that_declares_nothing_stops_the_server() -> None:
     descriptor_pool.Default().Add(file)
     with pytest.raises(AccessUndeclared, match="Door"):
         access_rules(["undeclared.Open"])
+
+
+TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
+
+
+def test_a_service_of_another_projects_proto_stops_the_server_unless_the_application_says_its_scope() -> None:
+    assert trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name == TRACES
+    with pytest.raises(AccessUndeclared, match="TraceService/Export"):
+        access_rules([TRACES])
+    rules = access_rules([TRACES], foreign={TRACES: access_pb2.SCOPE_USAGE_WRITE})
+    assert rules == {f"/{TRACES}/Export": AccessRule(f"/{TRACES}/Export", access_pb2.SCOPE_USAGE_WRITE, frozenset())}
+
+
+def test_what_a_proto_declares_cannot_be_opened_by_the_application() -> None:
+    name = "tollbook.metering.v1.LedgerService"
+    rules = access_rules([name], foreign={name: access_pb2.SCOPE_PUBLIC})
+    assert {rule.scope for rule in rules.values()} == {access_pb2.SCOPE_INTERNAL}
 
 
 def rule(scope: int, *services: str) -> AccessRule:

@@ -11,7 +11,7 @@ from kit.clock import from_unix_microseconds
 from kit.feed import Head, Page, Position
 from kit.grpc.convert import position_from_pb, position_to_pb
 from kit.grpc.errors import refusal_from_call
-from services.analytics.domain.calls import LedgerEntry, ProviderCall
+from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_back
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2
 
 _DEPENDENCY = "metering"
@@ -48,8 +48,12 @@ class LedgerFeed:
 
 
 def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> LedgerEntry:
-    event = message.event
-    return LedgerEntry(message.sequence, _call_from_pb(event) if event.HasField("provider_call") else None)
+    is_reversal = message.HasField("reversed")
+    event = message.reversed if is_reversal else message.event
+    if not event.HasField("provider_call"):
+        return LedgerEntry(message.sequence, None)
+    call = _call_from_pb(event)
+    return LedgerEntry(message.sequence, taken_back(call) if is_reversal else call)
 
 
 def _call_from_pb(event: metering_pb2.UsageEvent) -> ProviderCall:

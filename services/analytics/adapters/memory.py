@@ -148,10 +148,11 @@ class MemoryCosts:
         inside = [
             rated for rated in organization.calls.values() if interval.start <= rated.call.event_time < interval.end
         ]
-        totals = tuple(
+        by_provider = (
             _total(provider, [rated for rated in inside if rated.call.provider == provider])
             for provider in sorted({rated.call.provider for rated in inside})
         )
+        totals = tuple(total for total in by_provider if total.call_count)
         return CostTotals(totals, applied_sequence=organization.position.sequence)
 
 
@@ -173,5 +174,5 @@ def _total(provider: str, calls: Sequence[RatedCall]) -> ProviderTotal:
         provider=provider,
         cost_femto_usd=sum(rated.costs.cost_femto_usd for rated in calls),
         baseline_femto_usd=sum(rated.costs.baseline_femto_usd for rated in calls),
-        call_count=len(calls),
+        call_count=sum(rated.call.call_count for rated in calls),
     )

@@ -177,6 +177,7 @@ def _call_columns(rated: Sequence[RatedCall]) -> dict[str, Any]:
         "tokens_cache_write": [call.tokens_cache_write for call in calls],
         "tokens_output": [call.tokens_output for call in calls],
         "tokens_reasoning": [call.tokens_reasoning for call in calls],
+        "call_counts": [call.call_count for call in calls],
         **_cost_columns(rated),
     }
 
@@ -210,6 +211,7 @@ def _rated_from_row(row: Row[Any]) -> RatedCall:
             tokens_cache_write=row.tokens_cache_write,
             tokens_output=row.tokens_output,
             tokens_reasoning=row.tokens_reasoning,
+            call_count=row.call_count,
         ),
         Costs(
             cost_femto_usd=int(row.cost_femto_usd),
@@ -266,7 +268,7 @@ _ORGANIZATIONS_BEFORE = text("""
 _APPEND = text("""
     INSERT INTO analytics.call_costs (
         organization_id, sequence, event_time, provider, model, project_id, team_id, user_id, agent_id, task_id,
-        tokens_input_uncached, tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning,
+        tokens_input_uncached, tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning, call_count,
         cost_femto_usd, baseline_femto_usd, is_fallback, baseline_is_fallback, price_version)
     SELECT :organization_id, fresh.*
     FROM unnest(
@@ -274,13 +276,14 @@ _APPEND = text("""
         CAST(:models AS text[]), CAST(:project_ids AS text[]), CAST(:team_ids AS text[]), CAST(:user_ids AS text[]),
         CAST(:agent_ids AS text[]), CAST(:task_ids AS text[]), CAST(:tokens_input_uncached AS bigint[]),
         CAST(:tokens_cache_read AS bigint[]), CAST(:tokens_cache_write AS bigint[]), CAST(:tokens_output AS bigint[]),
-        CAST(:tokens_reasoning AS bigint[]), CAST(:costs AS numeric[]), CAST(:baselines AS numeric[]),
+        CAST(:tokens_reasoning AS bigint[]), CAST(:call_counts AS smallint[]),
+        CAST(:costs AS numeric[]), CAST(:baselines AS numeric[]),
         CAST(:fallbacks AS boolean[]), CAST(:baseline_fallbacks AS boolean[]), CAST(:price_versions AS bigint[]))
         AS fresh
 """)
 _CALLS_BEFORE = text("""
     SELECT sequence, event_time, provider, model, project_id, team_id, user_id, agent_id, task_id,
-        tokens_input_uncached, tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning,
+        tokens_input_uncached, tokens_cache_read, tokens_cache_write, tokens_output, tokens_reasoning, call_count,
         cost_femto_usd, baseline_femto_usd, is_fallback, baseline_is_fallback, price_version
     FROM analytics.call_costs
     WHERE organization_id = :organization_id AND sequence > :after AND event_time >= :since
@@ -300,8 +303,8 @@ _REPLACE = text("""
 """)
 _TOTALS = text("""
     SELECT provider, sum(cost_femto_usd) AS cost_femto_usd, sum(baseline_femto_usd) AS baseline_femto_usd,
-        count(*) AS call_count
+        sum(call_count) AS call_count
     FROM analytics.call_costs
     WHERE organization_id = :organization_id AND event_time >= :start AND event_time < :end
-    GROUP BY provider ORDER BY provider
+    GROUP BY provider HAVING sum(call_count) <> 0 ORDER BY provider
 """)

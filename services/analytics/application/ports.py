@@ -108,7 +108,8 @@ class CostReader(Protocol):
     """Reads one organization's priced calls."""
 
     async def totals(self, organization_id: str, interval: Interval) -> CostTotals:
-        """Exact totals of the calls in the interval and the applied sequence, both of the same instant. An
+        """Exact totals of the calls in the interval and the applied sequence, both of the same instant. A call that
+        was taken back counts in neither cost nor number, and a provider of whose calls none is left is not named. An
         organization that was never begun has none, at sequence 0.
         """
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 
@@ -24,11 +24,26 @@ class ProviderCall:
     tokens_cache_write: int
     tokens_output: int
     tokens_reasoning: int
+    call_count: int = 1
+    """-1: a call that is taken back, with tokens below zero; its costs are then the negated ones."""
+
+
+def taken_back(call: ProviderCall) -> ProviderCall:
+    """What cancels the call out, wherever it is added to it: at the same time and with every number negated."""
+    return replace(
+        call,
+        tokens_input_uncached=-call.tokens_input_uncached,
+        tokens_cache_read=-call.tokens_cache_read,
+        tokens_cache_write=-call.tokens_cache_write,
+        tokens_output=-call.tokens_output,
+        tokens_reasoning=-call.tokens_reasoning,
+        call_count=-call.call_count,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """An event of the usage ledger, and the provider call that it reports, if any."""
+    """An event of the usage ledger, and the provider call that it reports or takes back, if any."""
 
     sequence: int
     call: ProviderCall | None

@@ -12,9 +12,10 @@ from kit.errors import LogRewound
 from kit.feed import START, Head, Page, Position
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain import limits
-from services.metering.domain.acceptance import Outcome, Recorded, accept
-from services.metering.domain.digests import identity_digest
-from services.metering.domain.events import LedgerEvent, Meter, UsageEvent
+from services.metering.domain.acceptance import Candidate, Outcome, Recorded, Target, accept, candidate
+from services.metering.domain.digests import CONTENT_VERSION
+from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.meters import Meter, MeterRequest, decide
 
 
 class MemoryLedger:
@@ -23,6 +24,7 @@ class MemoryLedger:
     def __init__(self) -> None:
         self._events: dict[str, list[LedgerEvent]] = defaultdict(list)
         self._recorded: dict[str, dict[bytes, Recorded]] = defaultdict(dict)
+        self._settled: dict[str, set[int]] = defaultdict(set)
 
     async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
         """As LedgerWriter."""
@@ -31,16 +33,26 @@ class MemoryLedger:
         for index, event in enumerate(events):
             indices[event.subject.organization_id].append(index)
         for organization_id, places in indices.items():
-            ledger, recorded = self._events[organization_id], self._recorded[organization_id]
-            batch = [events[place] for place in places]
-            known = {digest: recorded[digest] for event in batch if (digest := identity_digest(event)) in recorded}
-            acceptance = accept(batch, known, head_sequence=len(ledger), now=now)
-            commit_id = secrets.token_hex(8)
-            for fresh in acceptance.fresh:
-                recorded[fresh.identity] = Recorded(fresh.sequence, fresh.content)
-                ledger.append(LedgerEvent(fresh.sequence, commit_id, unix_microseconds(now), fresh.event))
-            outcomes.update(zip(places, acceptance.outcomes, strict=True))
+            batch = [candidate(events[place]) for place in places]
+            outcomes.update(zip(places, self._append(organization_id, batch, now), strict=True))
         return [outcomes[index] for index in range(len(events))]
+
+    def _append(self, organization_id: str, batch: Sequence[Candidate], now: datetime) -> Sequence[Outcome]:
+        ledger, recorded = self._events[organization_id], self._recorded[organization_id]
+        settled = self._settled[organization_id]
+        targets = {
+            each.target: Target(sequence, ledger[sequence - 1].event, is_settled=sequence in settled)
+            for each in batch
+            if each.target in recorded and (sequence := recorded[each.target].sequence)
+        }
+        acceptance = accept(batch, recorded, targets, head_sequence=len(ledger), now=now)
+        commit_id = secrets.token_hex(8)
+        for fresh in acceptance.fresh:
+            recorded[fresh.candidate.identity] = Recorded(fresh.sequence, fresh.candidate.content, CONTENT_VERSION)
+            if fresh.target is not None:
+                settled.update((fresh.sequence, fresh.target.sequence))
+            ledger.append(fresh.entry(commit_id, unix_microseconds(now)))
+        return acceptance.outcomes
 
     async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
         """As LedgerReader."""
@@ -48,8 +60,8 @@ class MemoryLedger:
         position = self._position(organization_id, as_of_sequence)
         quantities: dict[str, int] = defaultdict(int)
         for entry in ledger[: position.sequence]:
-            if _inside(entry.event, interval):
-                for measurement in entry.event.measurements:
+            if _inside(entry.counted, interval):
+                for measurement in entry.counted.measurements:
                     quantities[measurement.meter] += measurement.quantity
         return Totals(dict(sorted(quantities.items())), position)
 
@@ -62,6 +74,13 @@ class MemoryLedger:
             entries = tuple(ledger[start : start + limits.PAGE_EVENTS])
             yield Page(entries, Position(entries[-1].sequence, entries[-1].commit_id))
 
+    async def page(
+        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
+    ) -> Sequence[LedgerEvent]:
+        """As LedgerReader."""
+        following = self._events[organization_id][after_sequence:]
+        return [entry for entry in following if _inside(entry.counted, interval)][:count]
+
     async def heads(self) -> Sequence[Head]:
         """As LedgerHeads."""
         return [Head(key, self._position(key, None)) for key, ledger in self._events.items() if ledger]
@@ -73,14 +92,23 @@ class MemoryLedger:
 
 
 class MemoryMeterCatalog:
-    """A fixed catalog of meters."""
+    """MeterRegistry over a dictionary."""
 
     def __init__(self, *meters: Meter) -> None:
         self._meters = {meter.name: meter for meter in meters}
+        self._requests: dict[str, str] = {}
 
     async def meters(self) -> Mapping[str, Meter]:
-        """As MeterCatalog."""
-        return self._meters
+        """As MeterRegistry."""
+        return dict(self._meters)
+
+    async def add(self, request: MeterRequest) -> Meter:
+        """As MeterRegistry."""
+        meter = decide(request, self._meters, remembered=self._requests.get(request.request_id))
+        self._requests[request.request_id] = request.content
+        if meter is not None:
+            self._meters[meter.name] = meter
+        return request.meter
 
 
 def _inside(event: UsageEvent, interval: Interval) -> bool:

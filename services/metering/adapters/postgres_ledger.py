@@ -5,29 +5,36 @@ Appending runs as the writer role, reading as the tenant role, heads as the flee
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
-from time import monotonic
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kit.clock import from_unix_microseconds, unix_microseconds
+from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
-from kit.feed import START, Head, Page, Position
-from kit.postgres.database import Database
+from kit.feed import Head, Page, Position
+from kit.postgres.database import Database, set_organization
+from services.metering.adapters.event_rows import (
+    EVENT_ARRAYS,
+    EVENT_COLUMNS,
+    bytes_array,
+    entry_from_row,
+    event_arrays,
+    number_array,
+    text_array,
+)
+from services.metering.adapters.postgres_positions import position_at
+from services.metering.adapters.postgres_usage import measured_totals
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain import limits
-from services.metering.domain.acceptance import Fresh, Outcome, Recorded, accept
-from services.metering.domain.digests import CONTENT_VERSION, identity_digest
-from services.metering.domain.events import LedgerEvent, Measurement, Meter, ProviderCall, Subject, UsageEvent
-
-METERS_BELIEVED_SECONDS = 5.0
+from services.metering.domain.acceptance import Candidate, Fresh, Outcome, Recorded, Target, accept, candidate
+from services.metering.domain.digests import CONTENT_VERSION
+from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.windows import Window
 
 
 class PostgresLedgerWriter:
@@ -38,44 +45,124 @@ class PostgresLedgerWriter:
 
     async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
         """As LedgerWriter."""
-        indices: dict[str, list[int]] = defaultdict(list)
-        for index, event in enumerate(events):
-            indices[event.subject.organization_id].append(index)
-        outcomes: dict[int, Outcome] = {}
         async with self._writer.transaction() as connection:
-            # One by one in sorted order: two batches that share organizations cannot wait for each other in a circle.
-            for organization_id in sorted(indices):
-                places = indices[organization_id]
-                batch = [events[place] for place in places]
-                appended = await _append_to_one(connection, organization_id, batch, now)
-                outcomes.update(zip(places, appended, strict=True))
-        return [outcomes[index] for index in range(len(events))]
+            return await append_within(connection, events, now=now)
 
 
-async def _append_to_one(
-    connection: AsyncConnection, organization_id: str, batch: Sequence[UsageEvent], now: datetime
-) -> Sequence[Outcome]:
-    # The lock on the head is held until commit: nobody else can record for this organization meanwhile, so what is
-    # read here stays true, and sequences are in commit order without a gap.
-    await connection.execute(_BEGIN_HEAD, {"organization_id": organization_id})
-    head_sequence = (await connection.execute(_LOCK_HEAD, {"organization_id": organization_id})).scalar_one()
-    known_rows = await connection.execute(
-        _KNOWN,
-        {"organization_id": organization_id, "identities": [identity_digest(event) for event in batch]},
-    )
-    known = {bytes(row.identity): Recorded(row.sequence, bytes(row.content)) for row in known_rows}
-    acceptance = accept(batch, known, head_sequence=head_sequence, now=now)
-    if acceptance.fresh:
-        commit_id = secrets.token_hex(8)
-        names: dict[str, Any] = {
-            "organization_id": organization_id,
-            "commit_id": commit_id,
-            "receive_time": now,
+async def append_within(connection: AsyncConnection, events: Sequence[UsageEvent], *, now: datetime) -> list[Outcome]:
+    """As LedgerWriter.append, in a transaction of the caller's: what it did besides is committed with the events. It
+    may hold no organization's head yet, and holds those of the events from here on, until it ends.
+    """
+    batches: dict[str, list[Candidate]] = defaultdict(list)
+    for event in events:
+        batches[event.subject.organization_id].append(candidate(event))
+    outcomes = await _append(connection, batches, now)
+    following = {organization_id: iter(decided) for organization_id, decided in outcomes.items()}
+    return [next(following[event.subject.organization_id]) for event in events]
+
+
+async def _append(
+    connection: AsyncConnection, batches: Mapping[str, Sequence[Candidate]], now: datetime
+) -> dict[str, Sequence[Outcome]]:
+    # The locks on the heads are held until commit: nobody else can record for these organizations meanwhile, so what is
+    # read after them stays true, and sequences are in commit order without a gap.
+    heads = {"organization_ids": text_array(batches)}
+    await connection.execute(_LOCK_HEADS, heads)
+    head_sequences = {row.organization_id: row.sequence for row in await connection.execute(_LOCKED_HEADS, heads)}
+    recorded = await _recorded(connection, batches)
+    commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(now)
+    outcomes: dict[str, Sequence[Outcome]] = {}
+    fresh: dict[str, Sequence[Fresh]] = {}
+    for organization_id, batch in batches.items():
+        acceptance = accept(
+            batch,
+            recorded[organization_id],
+            await _targets(connection, organization_id, batch),
+            head_sequence=head_sequences[organization_id],
+            now=now,
+        )
+        outcomes[organization_id] = acceptance.outcomes
+        if acceptance.fresh:
+            fresh[organization_id] = acceptance.fresh
+    if fresh:
+        batch_names = {"commit_id": commit_id, "receive_time": now}
+        await connection.execute(_REMEMBER, _identity_arrays(fresh))
+        entries = [each.entry(commit_id, receive_time_us) for appended in fresh.values() for each in appended]
+        await connection.execute(_APPEND, batch_names | event_arrays(entries))
+        if reversals := _reversal_arrays(fresh):
+            await connection.execute(_REVERSE, reversals)
+        moved = {
+            "organization_ids": text_array(fresh),
+            "sequences": number_array([appended[-1].sequence for appended in fresh.values()]),
         }
-        await connection.execute(_REMEMBER, names | _identity_columns(acceptance.fresh))
-        await connection.execute(_APPEND, names | _event_columns(acceptance.fresh))
-        await connection.execute(_MOVE_HEAD, names | {"sequence": acceptance.fresh[-1].sequence})
-    return acceptance.outcomes
+        await connection.execute(_MOVE_HEADS, batch_names | moved)
+    return outcomes
+
+
+async def _recorded(
+    connection: AsyncConnection, batches: Mapping[str, Sequence[Candidate]]
+) -> dict[str, dict[bytes, Recorded]]:
+    """What is remembered of the identities of the batches, by organization."""
+    identities = [(organization_id, each.identity) for organization_id, batch in batches.items() for each in batch]
+    rows = await connection.execute(_KNOWN, _asked(identities))
+    known: dict[str, dict[bytes, Recorded]] = {organization_id: {} for organization_id in batches}
+    for row in rows:
+        recorded = Recorded(row.sequence, bytes(row.content), row.content_version)
+        known[row.organization_id][bytes(row.identity)] = recorded
+    return known
+
+
+async def _targets(
+    connection: AsyncConnection, organization_id: str, batch: Sequence[Candidate]
+) -> dict[bytes, Target]:
+    """What the reversals of the batch name, as far as it was recorded before it."""
+    identities = [(organization_id, each.target) for each in batch if each.target is not None]
+    if not identities:
+        return {}
+    found = (await connection.execute(_TARGETS, _asked(identities))).all()
+    # The writer sees the events of no organization but the one named here, until the transaction ends.
+    await connection.exec_driver_sql(set_organization(organization_id))
+    sequences = number_array([row.sequence for row in found])
+    rows = await connection.execute(_EVENTS_AT, {"organization_id": organization_id, "sequences": sequences})
+    events = {entry.sequence: entry.event for entry in map(entry_from_row, rows)}
+    return {
+        bytes(row.identity): Target(row.sequence, events.get(row.sequence), is_settled=row.is_settled) for row in found
+    }
+
+
+def _asked(identities: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    return {
+        "organization_ids": text_array([organization_id for organization_id, _ in identities]),
+        "identities": bytes_array([identity for _, identity in identities]),
+    }
+
+
+def _identity_arrays(fresh: Mapping[str, Sequence[Fresh]]) -> dict[str, Any]:
+    appended = [(organization_id, each) for organization_id, batch in fresh.items() for each in batch]
+    return {
+        "organization_ids": text_array([organization_id for organization_id, _ in appended]),
+        "identities": bytes_array([each.candidate.identity for _, each in appended]),
+        "contents": bytes_array([each.candidate.content for _, each in appended]),
+        "content_version": CONTENT_VERSION,
+        "sequences": number_array([each.sequence for _, each in appended]),
+    }
+
+
+def _reversal_arrays(fresh: Mapping[str, Sequence[Fresh]]) -> dict[str, Any]:
+    """Empty when nothing is reversed."""
+    reversals = [
+        (organization_id, each.target.sequence, each.sequence)
+        for organization_id, batch in fresh.items()
+        for each in batch
+        if each.target is not None
+    ]
+    if not reversals:
+        return {}
+    return {
+        "organization_ids": text_array([organization_id for organization_id, _, _ in reversals]),
+        "target_sequences": number_array([target_sequence for _, target_sequence, _ in reversals]),
+        "sequences": number_array([sequence for _, _, sequence in reversals]),
+    }
 
 
 class PostgresLedgerReader:
@@ -87,22 +174,17 @@ class PostgresLedgerReader:
     async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
         """As LedgerReader."""
         async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
-            position = await _position(connection, organization_id, as_of_sequence)
-            names = {
-                "organization_id": organization_id,
-                "start": interval.start,
-                "end": interval.end,
-                "sequence": position.sequence,
-            }
-            rows = await connection.execute(_TOTALS, names)
-            return Totals({row.meter: int(row.quantity) for row in rows}, position)
+            position = await position_at(connection, organization_id, as_of_sequence)
+            edges = (None if edge is None else unix_microseconds(edge) for edge in (interval.start, interval.end))
+            quantities = await measured_totals(connection, organization_id, Window(*edges), position)
+            return Totals(dict(sorted(quantities.items())), position)
 
     async def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """As LedgerReader; each page is a transaction of its own, so a slow reader holds no snapshot open."""
         position = after
         async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
-            head = await _position(connection, organization_id, None)
-            if after.sequence and await _position(connection, organization_id, after.sequence) != after:
+            head = await position_at(connection, organization_id, None)
+            if after.sequence and await position_at(connection, organization_id, after.sequence) != after:
                 raise LogRewound(sequence=after.sequence)
         while position.sequence < head.sequence:
             names: dict[str, Any] = {
@@ -111,12 +193,26 @@ class PostgresLedgerReader:
                 "upto": min(head.sequence, position.sequence + limits.PAGE_EVENTS),
             }
             async with self._tenant.transaction(organization_id=organization_id) as connection:
-                entries = tuple(_entry_from_row(row) for row in await connection.execute(_PAGE, names))
+                entries = tuple(entry_from_row(row) for row in await connection.execute(_PAGE, names))
             if len(entries) != names["upto"] - position.sequence:
                 # The log lost entries under the reader (a restored backup): a gap must never pass for their absence.
                 raise LogRewound(sequence=position.sequence)
             position = Position(entries[-1].sequence, entries[-1].commit_id)
             yield Page(entries, position)
+
+    async def page(
+        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
+    ) -> Sequence[LedgerEvent]:
+        """As LedgerReader."""
+        names = {
+            "organization_id": organization_id,
+            "start": interval.start,
+            "end": interval.end,
+            "after": after_sequence,
+            "count": count,
+        }
+        async with self._tenant.transaction(organization_id=organization_id) as connection:
+            return [entry_from_row(row) for row in await connection.execute(_LIST, names)]
 
 
 class PostgresLedgerHeads:
@@ -145,159 +241,75 @@ class PostgresLedgerHeads:
                 raise DependencyUnavailable(dependency="metering: the next partition of events is missing; it")
 
 
-class PostgresMeterCatalog:
-    """MeterCatalog; believes what it read for a few seconds."""
-
-    def __init__(self, tenant: Database) -> None:
-        self._tenant = tenant
-        self._meters: dict[str, Meter] = {}
-        self._read_at = float("-inf")
-
-    async def meters(self) -> Mapping[str, Meter]:
-        """As MeterCatalog."""
-        if monotonic() - self._read_at > METERS_BELIEVED_SECONDS:
-            async with self._tenant.transaction() as connection:
-                rows = (await connection.execute(_METERS)).all()
-            self._meters = {
-                row.name: Meter(
-                    name=row.name,
-                    base_unit=row.base_unit,
-                    display_unit=row.display_unit,
-                    base_units_per_display_unit=row.base_units_per_display_unit,
-                )
-                for row in rows
-            }
-            self._read_at = monotonic()
-        return self._meters
-
-
-async def _position(connection: AsyncConnection, organization_id: str, sequence: int | None) -> Position:
-    """The head, or the position at a sequence if the ledger reaches that far."""
-    row = (await connection.execute(_HEAD, {"organization_id": organization_id})).one_or_none()
-    if row is None:
-        return START
-    if sequence is None or sequence >= row.sequence:
-        return Position(row.sequence, row.commit_id)
-    if sequence == 0:
-        return START
-    names = {"organization_id": organization_id, "sequence": sequence}
-    return Position(sequence, (await connection.execute(_COMMIT_OF, names)).scalar_one())
-
-
-def _identity_columns(fresh: Sequence[Fresh]) -> dict[str, Any]:
-    return {
-        "identities": [each.identity for each in fresh],
-        "contents": [each.content for each in fresh],
-        "sequences": [each.sequence for each in fresh],
-        "content_version": CONTENT_VERSION,
-    }
-
-
-def _event_columns(fresh: Sequence[Fresh]) -> dict[str, Any]:
-    events = [each.event for each in fresh]
-    times_ns = [event.event_time_ns or 0 for event in events]
-    return {
-        "sequences": [each.sequence for each in fresh],
-        "sources": [event.source for event in events],
-        "ids": [event.id for event in events],
-        "event_times": [from_unix_microseconds(time_ns // 1_000) for time_ns in times_ns],
-        "event_time_nanos": [time_ns % 1_000 for time_ns in times_ns],
-        "project_ids": [event.subject.project_id for event in events],
-        "team_ids": [event.subject.team_id for event in events],
-        "user_ids": [event.subject.user_id for event in events],
-        "agent_ids": [event.subject.agent_id for event in events],
-        "task_ids": [event.subject.task_id for event in events],
-        "session_ids": [event.subject.session_id for event in events],
-        "measurements": [json.dumps({each.meter: each.quantity for each in event.measurements}) for event in events],
-        "provider_calls": [
-            None if event.provider_call is None else json.dumps(asdict(event.provider_call)) for event in events
-        ],
-        "reservation_ids": [event.reservation_id for event in events],
-        "reservation_finals": [event.reservation_final for event in events],
-    }
-
-
-def _entry_from_row(row: Row[Any]) -> LedgerEvent:
-    return LedgerEvent(
-        row.sequence,
-        row.commit_id,
-        unix_microseconds(row.receive_time),
-        UsageEvent(
-            id=row.id,
-            source=row.source,
-            subject=Subject(
-                organization_id=row.organization_id,
-                project_id=row.project_id,
-                team_id=row.team_id,
-                user_id=row.user_id,
-                agent_id=row.agent_id,
-                task_id=row.task_id,
-                session_id=row.session_id,
-            ),
-            event_time_ns=unix_microseconds(row.event_time) * 1_000 + row.event_time_nanos,
-            measurements=tuple(Measurement(meter, quantity) for meter, quantity in sorted(row.measurements.items())),
-            provider_call=None if row.provider_call is None else ProviderCall(**row.provider_call),
-            reservation_id=row.reservation_id,
-            reservation_final=row.reservation_final,
-        ),
-    )
-
-
-_BEGIN_HEAD = text("""
-    INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id) VALUES (:organization_id, 0, '')
-    ON CONFLICT (organization_id) DO NOTHING
+# Locks the heads one by one in the same order for everybody, so that two batches that share organizations cannot wait
+# for each other in a circle; and begins those that are missing. What is there is locked and not written.
+_LOCK_HEADS = text("""
+    INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id)
+    SELECT organization_id, 0, '' FROM unnest(CAST(:organization_ids AS text[])) AS asked (organization_id)
+    ORDER BY organization_id COLLATE "C"
+    ON CONFLICT (organization_id) DO UPDATE SET sequence = 0 WHERE false
 """)
-_LOCK_HEAD = text("SELECT sequence FROM metering.ledger_heads WHERE organization_id = :organization_id FOR UPDATE")
+# A statement of its own: it sees what was committed while the one before waited.
+_LOCKED_HEADS = text("""
+    SELECT organization_id, sequence FROM metering.ledger_heads
+    WHERE organization_id = ANY(CAST(:organization_ids AS text[]))
+""")
+# LATERAL and OFFSET 0 leave the planner one way: look up each identity by the index.
 _KNOWN = text("""
-    SELECT identity, content, sequence FROM metering.event_identities
-    WHERE organization_id = :organization_id AND identity = ANY(CAST(:identities AS bytea[]))
+    SELECT known.organization_id, known.identity, known.content, known.content_version, known.sequence
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:identities AS bytea[])) AS asked (organization_id, identity)
+    CROSS JOIN LATERAL (
+        SELECT * FROM metering.event_identities AS identities
+        WHERE identities.organization_id = asked.organization_id AND identities.identity = asked.identity OFFSET 0
+    ) AS known
 """)
+_TARGETS = text("""
+    SELECT known.identity, known.sequence,
+        EXISTS (SELECT FROM metering.reversals
+                WHERE organization_id = known.organization_id AND target_sequence = known.sequence)
+        OR EXISTS (SELECT FROM metering.reversals
+                   WHERE organization_id = known.organization_id AND sequence = known.sequence) AS is_settled
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:identities AS bytea[])) AS asked (organization_id, identity)
+    JOIN metering.event_identities AS known USING (organization_id, identity)
+""")
+_EVENTS_AT = text(f"""
+    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    WHERE organization_id = :organization_id AND sequence = ANY(CAST(:sequences AS bigint[]))
+""")  # noqa: S608 - constants of ours
 _REMEMBER = text("""
     INSERT INTO metering.event_identities (organization_id, identity, content, content_version, sequence)
-    SELECT :organization_id, identity, content, :content_version, sequence
-    FROM unnest(CAST(:identities AS bytea[]), CAST(:contents AS bytea[]), CAST(:sequences AS bigint[]))
-         AS fresh (identity, content, sequence)
+    SELECT organization_id, identity, content, :content_version, sequence
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:identities AS bytea[]), CAST(:contents AS bytea[]),
+                CAST(:sequences AS bigint[])) AS fresh (organization_id, identity, content, sequence)
 """)
-_APPEND = text("""
-    INSERT INTO metering.events (
-        organization_id, sequence, commit_id, receive_time, source, id, event_time, event_time_nanos, project_id,
-        team_id, user_id, agent_id, task_id, session_id, measurements, provider_call, reservation_id, reservation_final)
-    SELECT :organization_id, sequence, :commit_id, :receive_time, source, id, event_time, event_time_nanos, project_id,
-        team_id, user_id, agent_id, task_id, session_id, measurements, provider_call, reservation_id, reservation_final
-    FROM unnest(
-        CAST(:sequences AS bigint[]), CAST(:sources AS text[]), CAST(:ids AS text[]),
-        CAST(:event_times AS timestamptz[]), CAST(:event_time_nanos AS smallint[]), CAST(:project_ids AS text[]),
-        CAST(:team_ids AS text[]), CAST(:user_ids AS text[]), CAST(:agent_ids AS text[]), CAST(:task_ids AS text[]),
-        CAST(:session_ids AS text[]), CAST(:measurements AS jsonb[]), CAST(:provider_calls AS jsonb[]),
-        CAST(:reservation_ids AS text[]), CAST(:reservation_finals AS boolean[]))
-        AS fresh (sequence, source, id, event_time, event_time_nanos, project_id, team_id, user_id, agent_id, task_id,
-                  session_id, measurements, provider_call, reservation_id, reservation_final)
+_APPEND = text(f"""
+    INSERT INTO metering.events ({EVENT_COLUMNS}, commit_id, receive_time)
+    SELECT fresh.*, CAST(:commit_id AS text), CAST(:receive_time AS timestamptz) FROM unnest({EVENT_ARRAYS}) AS fresh
+""")  # noqa: S608 - constants of ours
+_REVERSE = text("""
+    INSERT INTO metering.reversals (organization_id, target_sequence, sequence)
+    SELECT * FROM unnest(
+        CAST(:organization_ids AS text[]), CAST(:target_sequences AS bigint[]), CAST(:sequences AS bigint[]))
 """)
-_MOVE_HEAD = text("""
-    UPDATE metering.ledger_heads SET sequence = :sequence, commit_id = :commit_id, update_time = :receive_time
-    WHERE organization_id = :organization_id
+_MOVE_HEADS = text("""
+    UPDATE metering.ledger_heads AS heads
+    SET sequence = moved.sequence, commit_id = :commit_id, update_time = :receive_time
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[])) AS moved (organization_id, sequence)
+    WHERE heads.organization_id = moved.organization_id
 """)
-_HEAD = text("SELECT sequence, commit_id FROM metering.ledger_heads WHERE organization_id = :organization_id")
 _HEADS = text("SELECT organization_id, sequence, commit_id FROM metering.ledger_heads WHERE sequence > 0")
 _HAS_PARTITION = text("""
     SELECT to_regclass('metering.events_' || to_char(date_trunc('week', tomorrow), 'YYYYMMDD')) IS NOT NULL
     FROM (SELECT (now() AT TIME ZONE 'UTC') + interval '1 day' AS tomorrow) AS clock
 """)
-_COMMIT_OF = text(
-    "SELECT commit_id FROM metering.events WHERE organization_id = :organization_id AND sequence = :sequence"
-)
-_PAGE = text("""
-    SELECT organization_id, sequence, commit_id, receive_time, source, id, event_time, event_time_nanos, project_id,
-        team_id, user_id, agent_id, task_id, session_id, measurements, provider_call, reservation_id, reservation_final
-    FROM metering.events
+_PAGE = text(f"""
+    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
     WHERE organization_id = :organization_id AND sequence > :after AND sequence <= :upto ORDER BY sequence
-""")
-_TOTALS = text("""
-    SELECT measurement.key AS meter, sum(CAST(measurement.value AS bigint)) AS quantity
-    FROM metering.events, jsonb_each_text(measurements) AS measurement
-    WHERE organization_id = :organization_id AND sequence <= :sequence
+""")  # noqa: S608 - constants of ours
+_LIST = text(f"""
+    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    WHERE organization_id = :organization_id AND sequence > :after
       AND (CAST(:start AS timestamptz) IS NULL OR event_time >= :start)
       AND (CAST(:end AS timestamptz) IS NULL OR event_time < :end)
-    GROUP BY measurement.key ORDER BY measurement.key
-""")
-_METERS = text("SELECT name, base_unit, display_unit, base_units_per_display_unit FROM metering.meters ORDER BY name")
+    ORDER BY sequence LIMIT :count
+""")  # noqa: S608 - constants of ours

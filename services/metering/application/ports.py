@@ -9,7 +9,10 @@ from typing import Protocol
 
 from kit.feed import Head, Page, Position
 from services.metering.domain.acceptance import Outcome
-from services.metering.domain.events import LedgerEvent, Meter, UsageEvent
+from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.meters import Meter, MeterRequest
+from services.metering.domain.task_time import TaskReport, TaskTimeAnswer
+from services.metering.domain.usage_query import UsageQuery, UsageRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,24 @@ class Totals:
     position: Position
 
 
+@dataclass(frozen=True, slots=True)
+class UsageAnswer:
+    """The rows of a usage query, and the position of the ledger that they include."""
+
+    rows: Sequence[UsageRow]
+    position: Position
+
+
 class LedgerWriter(Protocol):
     """Appends to the ledgers of organizations."""
 
     async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
-        """Records sound events of any organizations in one transaction; outcomes in the order given.
+        """Records sound events of any organizations in one transaction; outcomes in the order given, decided by
+        `acceptance.accept` per organization.
 
         When it returns, what is ACCEPTED is committed and synced. Sequences are gapless per organization and in
-        commit order. The same batch again, or at the same time elsewhere, records nothing twice. Raises
+        commit order. The same batch again, or at the same time elsewhere, records nothing twice. Of reversals of one
+        event, one is accepted for ever; its entry counts as the event negated, and is dated as it. Raises
         DependencyUnavailable when the outcome is unknown; the same batch again resolves it.
         """
         ...
@@ -45,12 +58,22 @@ class LedgerReader(Protocol):
     """Reads one organization's ledger."""
 
     async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
-        """Exact totals of the events in the interval, up to as_of_sequence (None: the head), in one snapshot."""
+        """Exact sums of every measurement in the interval, up to as_of_sequence (None: the head), in one snapshot: what
+        adding up the entries comes to. A meter of which nothing is left but reversed events may be missing.
+        """
         ...
 
     def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """The events after a position up to the head, in sequence. Raises LogRewound for a position that is not in
         this ledger.
+        """
+        ...
+
+    async def page(
+        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
+    ) -> Sequence[LedgerEvent]:
+        """The first `count` events after a sequence whose time is in the interval, in sequence; a reversal has the
+        time of what it takes back.
         """
         ...
 
@@ -68,4 +91,39 @@ class MeterCatalog(Protocol):
 
     async def meters(self) -> Mapping[str, Meter]:
         """Every meter by name."""
+        ...
+
+
+class MeterRegistry(MeterCatalog, Protocol):
+    """Knows the meters and takes new ones."""
+
+    async def add(self, request: MeterRequest) -> Meter:
+        """Adds the meter, for ever, and answers it as it is kept; `meters` has it at once. Repeating a request, or the
+        same meter under another id, changes nothing. Raises AlreadyExists, RequestIdReused and LimitExceeded, as
+        domain.meters.decide says.
+        """
+        ...
+
+
+class UsageReader(Protocol):
+    """Totals one organization's usage."""
+
+    async def usage(self, organization_id: str, query: UsageQuery, *, as_of_sequence: int | None) -> UsageAnswer:
+        """The rows that domain.aggregation.total defines, over the entries up to as_of_sequence (None: the head), in
+        one snapshot; by meter, window and group values. Of an answer with more than QUERY_ROWS_MAX rows, only some, but
+        more than the maximum.
+        """
+        ...
+
+
+class TaskTimes(Protocol):
+    """Remembers how long tasks ran, and records what each report adds."""
+
+    async def report(self, report: TaskReport, *, now: datetime) -> TaskTimeAnswer:
+        """Takes a sound report, as domain.task_time.take decides on what is remembered of its task.
+
+        What it adds is in the ledger, and remembered, in one transaction: both or neither. Reports of one task at the
+        same time wait for each other. Raises DependencyUnavailable when the outcome is unknown; the same report again
+        resolves it.
+        """
         ...

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
 from kit.clock import unix_microseconds
 from services.metering.domain import limits
-from services.metering.domain.digests import content_digest, identity_digest
-from services.metering.domain.events import UsageEvent
+from services.metering.domain.digests import CONTENT_VERSION, content_digest, identity_digest
+from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.refusals import Refusal
 
 
@@ -33,21 +33,49 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """An event to decide on, with its digests: they are worked out once, before any lock is taken."""
+
+    event: UsageEvent
+    identity: bytes
+    content: bytes
+    """Of CONTENT_VERSION."""
+    target: bytes | None
+    """The identity of what it takes back, if it is a reversal."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """What the ledger remembers for ever of an event."""
 
     sequence: int
     content: bytes
+    content_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A recorded event that a reversal names."""
+
+    sequence: int
+    event: UsageEvent | None
+    """As recorded; None: its raw event is not kept any more."""
+    is_settled: bool
+    """Whether it was reversed before, or is itself a reversal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """An event to append."""
+    """An event to append, and what it takes back, if it is a reversal."""
 
     sequence: int
-    identity: bytes
-    content: bytes
-    event: UsageEvent
+    candidate: Candidate
+    target: Target | None = None
+
+    def entry(self, commit_id: str, receive_time_us: int) -> LedgerEvent:
+        """The ledger's entry for it."""
+        taken_back = None if self.target is None else self.target.event
+        return LedgerEvent(self.sequence, commit_id, receive_time_us, self.candidate.event, taken_back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +86,92 @@ class Acceptance:
     fresh: tuple[Fresh, ...]
 
 
+def candidate(event: UsageEvent) -> Candidate:
+    """The event with its digests."""
+    target = None if event.reversal_of is None else identity_digest(event.reversal_of)
+    return Candidate(event, identity_digest(event), content_digest(event), target)
+
+
 def accept(
-    events: Sequence[UsageEvent], recorded: Mapping[bytes, Recorded], *, head_sequence: int, now: datetime
+    batch: Sequence[Candidate],
+    recorded: Mapping[bytes, Recorded],
+    targets: Mapping[bytes, Target],
+    *,
+    head_sequence: int,
+    now: datetime,
 ) -> Acceptance:
     """Decides a batch of sound events of one organization.
 
-    recorded: what is known of the identities of the batch, by identity digest. An identity that repeats within the
-    batch is treated as if it came in a later batch. What was recorded stays a DUPLICATE however old it is: only a new
-    event is refused for its time.
+    recorded, targets: what is known of the identities of the batch, and of those that its reversals name, by identity
+    digest. An identity that repeats within the batch, or a reversal of an event earlier in it, is treated as if it came
+    in a later batch. What was recorded stays a DUPLICATE however old it is: only a new event is refused for its time,
+    and a reversal never is, because its time is that of what it takes back.
     """
-    known = dict(recorded)
+    known, reversible, window = dict(recorded), dict(targets), _TimeWindow.around(now)
+    named = {each.target for each in batch if each.target is not None}
     outcomes: list[Outcome] = []
     fresh: list[Fresh] = []
-    for event in events:
-        identity, content = identity_digest(event), content_digest(event)
-        before = known.get(identity)
+    for each in batch:
+        before = known.get(each.identity)
         if before is not None:
-            outcomes.append(_repeated(before, content))
-        elif refusal := _time_problem(event, now):
+            outcomes.append(_repeated(before, each))
+            continue
+        target = None if each.target is None else reversible.get(each.target)
+        refusal = window.problem(each.event) if each.target is None else _reversal_problem(target)
+        if refusal is not None:
             outcomes.append(Outcome(Status.REJECTED, refusal=refusal))
-        else:
-            sequence = head_sequence + len(fresh) + 1
-            known[identity] = Recorded(sequence, content)
-            fresh.append(Fresh(sequence, identity, content, event))
-            outcomes.append(Outcome(Status.ACCEPTED, sequence))
+            continue
+        sequence = head_sequence + len(fresh) + 1
+        known[each.identity] = Recorded(sequence, each.content, CONTENT_VERSION)
+        if each.identity in named:
+            reversible[each.identity] = Target(sequence, each.event, is_settled=each.target is not None)
+        if each.target is not None and target is not None:
+            reversible[each.target] = replace(target, is_settled=True)
+        fresh.append(Fresh(sequence, each, target))
+        outcomes.append(Outcome(Status.ACCEPTED, sequence))
     return Acceptance(tuple(outcomes), tuple(fresh))
 
 
-def _repeated(before: Recorded, content: bytes) -> Outcome:
+def _repeated(before: Recorded, again: Candidate) -> Outcome:
+    version = before.content_version
+    content = again.content if version == CONTENT_VERSION else content_digest(again.event, version=version)
     if before.content == content:
         return Outcome(Status.DUPLICATE, before.sequence)
     message = f"this source and id were recorded with other content as sequence {before.sequence}"
     return Outcome(Status.CONFLICT, refusal=Refusal("CONTENT_CONFLICT", message))
 
 
-def _time_problem(event: UsageEvent, now: datetime) -> Refusal | None:
-    now_ns = unix_microseconds(now) * 1_000
-    time_ns = event.event_time_ns or 0
-    if time_ns < now_ns - _ns(limits.ACCEPTED_BACK):
-        return Refusal("EVENT_TOO_OLD", f"event_time: more than {limits.ACCEPTED_BACK.days} days back")
-    if time_ns > now_ns + _ns(limits.ACCEPTED_AHEAD):
-        minutes = limits.ACCEPTED_AHEAD // timedelta(minutes=1)
-        return Refusal("EVENT_IN_FUTURE", f"event_time: more than {minutes} minutes ahead")
+def _reversal_problem(target: Target | None) -> Refusal | None:
+    if target is None:
+        return Refusal("REVERSAL_TARGET_NOT_FOUND", "reversal_of: no event with this source and id was recorded")
+    if target.is_settled:
+        message = f"reversal_of: sequence {target.sequence} was reversed before, or is itself a reversal"
+        return Refusal("ALREADY_REVERSED", message)
+    if target.event is None:
+        message = f"reversal_of: sequence {target.sequence} is older than the raw events that are kept"
+        return Refusal("OUT_OF_RETENTION", message)
     return None
 
 
-def _ns(duration: timedelta) -> int:
-    return duration // timedelta(microseconds=1) * 1_000
+@dataclass(frozen=True, slots=True)
+class _TimeWindow:
+    """Of which time events are accepted, in Unix nanoseconds."""
+
+    oldest_ns: int
+    newest_ns: int
+
+    @classmethod
+    def around(cls, now: datetime) -> _TimeWindow:
+        oldest, newest = now - limits.ACCEPTED_BACK, now + limits.ACCEPTED_AHEAD
+        return cls(unix_microseconds(oldest) * 1_000, unix_microseconds(newest) * 1_000)
+
+    def problem(self, event: UsageEvent) -> Refusal | None:
+        time_ns = event.event_time_ns or 0
+        if time_ns > self.newest_ns:
+            minutes = limits.ACCEPTED_AHEAD // timedelta(minutes=1)
+            return Refusal("EVENT_IN_FUTURE", f"event_time: more than {minutes} minutes ahead")
+        if time_ns >= self.oldest_ns:
+            return None
+        if event.is_backfill:
+            return Refusal("EVENT_TOO_OLD", "event_time: before 1970") if time_ns < 0 else None
+        return Refusal("EVENT_TOO_OLD", f"event_time: more than {limits.ACCEPTED_BACK.days} days back")

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from kit.ids import ORGANIZATION_ID_RULE, is_organization_id
 from services.metering.domain import limits
-from services.metering.domain.events import ProviderCall, Subject, UsageEvent
+from services.metering.domain.events import EventRef, ProviderCall, Subject, TaskOutcome, UsageEvent
 from services.metering.domain.refusals import Refusal
 
+LABEL_KEYS = frozenset({"environment", "workflow", "feature", "team_cost_center"})
+"""The keys that labels may have, unless the platform's operator lists others."""
+
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+_TASK_OUTCOMES = frozenset(TaskOutcome)
 _LATENCY_NS_MAX = int(limits.LATENCY_MAX.total_seconds()) * 1_000_000_000
 
 
-def validate(event: UsageEvent, known_meters: Container[str]) -> Refusal | None:
+def validate(
+    event: UsageEvent, known_meters: Container[str], label_keys: Container[str] = LABEL_KEYS
+) -> Refusal | None:
     """Why the event is refused; None when it is sound. Time is judged later, and only for events not recorded yet."""
     return (
         _text_problem("id", event.id, limits.EVENT_ID_BYTES_MAX)
         or _text_problem("source", event.source, limits.SOURCE_BYTES_MAX)
         or _subject_problem(event.subject)
-        or _shape_problem(event)
+        or (_reversal_problem(event, event.reversal_of) if event.reversal_of else _shape_problem(event))
         or _measurements_problem(event, known_meters)
         or _call_problem(event.provider_call)
+        or _labels_problem(event.labels, label_keys)
     )
 
 
@@ -35,7 +42,28 @@ def _subject_problem(subject: Subject) -> Refusal | None:
         value = getattr(subject, name)
         if value and not _SUBJECT_ID.fullmatch(value):
             return Refusal("INVALID_FIELD", f"subject.{name}: 1 to 128 letters, digits or `_ - . : @`")
+    if "@" in subject.user_id:
+        # It looks like an e-mail address. Users appear as surrogates only, so that erasing a person is to forget whose
+        # surrogate it is: the ledger is never rewritten.
+        return Refusal("INVALID_FIELD", "subject.user_id: a surrogate, without `@`; never a name or an e-mail address")
     return None
+
+
+def _reversal_problem(event: UsageEvent, target: EventRef) -> Refusal | None:
+    bare = UsageEvent(
+        id=event.id,
+        source=event.source,
+        subject=Subject(organization_id=event.subject.organization_id),
+        event_time_ns=None,
+        measurements=(),
+        reversal_of=target,
+    )
+    if event != bare:
+        message = "reversal_of: with it an event has an id, a source and an organization, and nothing else of its own"
+        return Refusal("INVALID_FIELD", message)
+    return _text_problem("reversal_of.id", target.id, limits.EVENT_ID_BYTES_MAX) or _text_problem(
+        "reversal_of.source", target.source, limits.SOURCE_BYTES_MAX
+    )
 
 
 def _shape_problem(event: UsageEvent) -> Refusal | None:
@@ -45,8 +73,11 @@ def _shape_problem(event: UsageEvent) -> Refusal | None:
         return Refusal("INVALID_FIELD", "reservation_id: 1 to 128 letters, digits or `_ - . : @`")
     if event.reservation_final and not event.reservation_id:
         return Refusal("INVALID_FIELD", "reservation_final: needs a reservation_id")
-    if not event.measurements and event.provider_call is None:
-        return Refusal("INVALID_FIELD", "measurements: an event needs a measurement or a provider call")
+    if event.task_outcome not in _TASK_OUTCOMES:
+        return Refusal("INVALID_FIELD", f"task_outcome: {event.task_outcome} is no TASK_OUTCOME")
+    if not event.measurements and event.provider_call is None and not event.task_outcome:
+        message = "measurements: an event needs a measurement, a provider call or a task outcome"
+        return Refusal("INVALID_FIELD", message)
     return None
 
 
@@ -86,6 +117,17 @@ def _call_problem(call: ProviderCall | None) -> Refusal | None:
             return Refusal("INVALID_QUANTITY", f"provider_call.{name}: not in 0 to 2^53 - 1")
     if call.latency_ns is not None and not 0 <= call.latency_ns <= _LATENCY_NS_MAX:
         return Refusal("INVALID_FIELD", "provider_call.latency: not in 0 to 24 hours")
+    return None
+
+
+def _labels_problem(labels: Collection[tuple[str, str]], label_keys: Container[str]) -> Refusal | None:
+    if len(labels) > limits.LABELS_MAX:
+        return Refusal("LIMIT_EXCEEDED", f"labels: more than {limits.LABELS_MAX}")
+    for key, value in labels:
+        if key not in label_keys:
+            return Refusal("LABEL_NOT_ALLOWED", f"labels: key {key[:128]!r} is not on the platform's list")
+        if problem := _text_problem(f"labels[{key}]", value, limits.LABEL_VALUE_BYTES_MAX):
+            return problem
     return None
 
 

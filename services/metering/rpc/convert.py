@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import base64
+import binascii
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kit.clock import from_unix_microseconds
+from kit.clock import unix_microseconds
 from kit.errors import InvalidField, InvalidState
-from kit.feed import Page, Position
-from services.metering.application.ports import Totals
+from kit.feed import Page
+from kit.grpc.convert import position_to_pb
+from services.metering.application.list_usage_events import ListedEvents
+from services.metering.application.ports import Interval, Totals
 from services.metering.domain.acceptance import Outcome
-from services.metering.domain.events import LedgerEvent, Measurement, Meter, ProviderCall, Subject, UsageEvent
+from services.metering.domain.events import EventRef, LedgerEvent, Measurement, ProviderCall, Subject, UsageEvent
 from tollbook.errors.v1 import errors_pb2
-from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, metering_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
 _INT64_MAX = 2**63 - 1
 
 
-def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str) -> UsageEvent:
+def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_backfill: bool = False) -> UsageEvent:
     """The event, for the organization that the call may act on."""
     subject = message.subject
     return UsageEvent(
@@ -42,6 +44,12 @@ def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str) -> Usa
         provider_call=_call_from_pb(message.provider_call) if message.HasField("provider_call") else None,
         reservation_id=message.reservation_id,
         reservation_final=message.reservation_final,
+        reversal_of=EventRef(message.reversal_of.source, message.reversal_of.id)
+        if message.HasField("reversal_of")
+        else None,
+        task_outcome=message.task_outcome,
+        labels=tuple(sorted(message.labels.items())) if message.labels else (),
+        is_backfill=is_backfill,
     )
 
 
@@ -73,7 +81,7 @@ def _call_from_pb(message: metering_pb2.ProviderCall) -> ProviderCall:
 
 def event_to_pb(event: UsageEvent) -> metering_pb2.UsageEvent:
     """The event as it was sent, with its organization filled in."""
-    subject, call = event.subject, event.provider_call
+    subject, call, target = event.subject, event.provider_call, event.reversal_of
     message = metering_pb2.UsageEvent(
         id=event.id,
         source=event.source,
@@ -91,8 +99,12 @@ def event_to_pb(event: UsageEvent) -> metering_pb2.UsageEvent:
         ],
         reservation_id=event.reservation_id,
         reservation_final=event.reservation_final,
+        reversal_of=None if target is None else metering_pb2.EventRef(source=target.source, id=target.id),
+        task_outcome=metering_pb2.TaskOutcome.ValueType(event.task_outcome),
+        labels=dict(event.labels),
     )
-    message.event_time.FromNanoseconds(event.event_time_ns or 0)
+    if event.event_time_ns is not None:
+        message.event_time.FromNanoseconds(event.event_time_ns)
     if call is not None:
         message.provider_call.CopyFrom(
             metering_pb2.ProviderCall(
@@ -126,18 +138,6 @@ def outcome_to_pb(index: int, outcome: Outcome) -> metering_pb2.EventResult:
     return result
 
 
-def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
-    """An edge of an interval. Raises InvalidField when it is finer than a microsecond: events are kept to the
-    nanosecond but ordered in intervals by the microsecond, so a finer edge could not be answered exactly.
-    """
-    if timestamp.nanos % _NANOS_PER_MICROSECOND:
-        raise InvalidField(field=field, problem="finer than a microsecond")
-    try:
-        return from_unix_microseconds(timestamp.ToMicroseconds())
-    except (OverflowError, ValueError):
-        raise InvalidField(field=field, problem="not a time between the years 1 and 9999") from None
-
-
 def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
     """One row per meter, by name. Raises InvalidState when a total is beyond what the contract can carry."""
     for meter, quantity in totals.quantities.items():
@@ -147,25 +147,43 @@ def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
     return [metering_pb2.UsageRow(meter=meter, quantity=quantity) for meter, quantity in totals.quantities.items()]
 
 
-def meter_to_pb(meter: Meter) -> metering_pb2.Meter:
-    """The meter."""
-    return metering_pb2.Meter(
-        name=meter.name,
-        base_unit=meter.base_unit,
-        display_unit=meter.display_unit,
-        base_units_per_display_unit=meter.base_units_per_display_unit,
-    )
-
-
-def position_to_pb(position: Position) -> feed_pb2.Position:
-    """The position."""
-    return feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
-
-
 def page_to_pb(page: Page[LedgerEvent]) -> ledger_pb2.ReadLedgerResponse:
     """A page of the ledger."""
     response = ledger_pb2.ReadLedgerResponse(position=position_to_pb(page.position))
     for entry in page.entries:
         message = response.events.add(sequence=entry.sequence, event=event_to_pb(entry.event))
         message.receive_time.FromMicroseconds(entry.receive_time_us)
+        if entry.reversed is not None:
+            message.reversed.CopyFrom(event_to_pb(entry.reversed))
     return response
+
+
+def listed_to_pb(listed: ListedEvents, interval: Interval) -> metering_pb2.ListUsageEventsResponse:
+    """A page of the listing of an interval."""
+    response = metering_pb2.ListUsageEventsResponse()
+    for entry in listed.entries:
+        message = response.events.add(sequence=entry.sequence, event=event_to_pb(entry.event))
+        message.receive_time.FromMicroseconds(entry.receive_time_us)
+    if listed.next_after is not None:
+        response.next_page_token = _page_token(listed.next_after, interval)
+    return response
+
+
+def after_from_page_token(token: str, interval: Interval) -> int:
+    """The sequence that the page comes after; 0 for the first page. Raises InvalidField for a token that was not given
+    for this interval: its pages would neither be those of the one nor of the other.
+    """
+    if not token:
+        return 0
+    try:
+        after = int(base64.b64decode(token, altchars=b"-_", validate=True).partition(b":")[0])
+    except (binascii.Error, ValueError):
+        after = -1
+    if after < 0 or _page_token(after, interval) != token:
+        raise InvalidField(field="page_token", problem="not one that ListUsageEvents gave for this interval")
+    return after
+
+
+def _page_token(after_sequence: int, interval: Interval) -> str:
+    edges = [edge and unix_microseconds(edge) for edge in (interval.start, interval.end)]
+    return base64.urlsafe_b64encode(f"{after_sequence}:{edges[0]}:{edges[1]}".encode()).decode()

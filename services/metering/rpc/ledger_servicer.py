@@ -11,8 +11,9 @@ from kit.errors import InvalidField
 from kit.feed import Position, watch_by_polling
 from kit.grpc.call import organization_of
 from kit.grpc.context import ServicerContext
+from kit.grpc.convert import moment_from_pb, position_to_pb
 from services.metering.application.ports import Interval, LedgerHeads, LedgerReader
-from services.metering.rpc.convert import moment_from_pb, page_to_pb, position_to_pb, rows_to_pb
+from services.metering.rpc.convert import page_to_pb, rows_to_pb
 from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc
 

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from typing import ClassVar
 
 import grpc
 
-from kit.errors import InvalidField, OrganizationNotFound, OrganizationRequired
-from kit.grpc.call import CallerKind, OrganizationExists, current_principal, organization_of
+from kit.errors import InvalidField, NotFound
+from kit.grpc.call import OrganizationExists, organization_of
 from kit.grpc.context import ServicerContext
-from services.metering.application.ports import Interval, MeterCatalog
+from services.metering.application.create_meter import CreateMeter
+from services.metering.application.list_usage_events import ListUsageEvents
+from services.metering.application.ports import MeterCatalog
 from services.metering.application.query_usage import QueryUsage
 from services.metering.application.record_usage import RecordUsage, refuse_batch_of
-from services.metering.domain.acceptance import Outcome, Status
-from services.metering.domain.events import UsageEvent
-from services.metering.domain.refusals import Refusal
-from services.metering.rpc.convert import (
-    event_from_pb,
+from services.metering.domain.grouping import filters_from_texts, group_by_from_texts
+from services.metering.domain.limits import NAME_BYTES_MAX
+from services.metering.domain.meters import MeterRequest
+from services.metering.rpc.admission import admit
+from services.metering.rpc.convert import after_from_page_token, listed_to_pb, outcome_to_pb
+from services.metering.rpc.convert_usage import (
+    answer_to_pb,
+    interval_from_pb,
+    meter_from_pb,
     meter_to_pb,
-    moment_from_pb,
-    outcome_to_pb,
-    rows_to_pb,
+    window_size_from_pb,
 )
+from services.metering.rpc.usage_streams import UsageStreams
 from tollbook.metering.v1 import metering_pb2, metering_pb2_grpc
-
-# Events that other services of the suite write; nobody else may speak in their name.
-_RESERVED_SOURCES = frozenset({"analytics", "quota"})
 
 
 class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
@@ -38,12 +40,18 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         self,
         *,
         record_usage: RecordUsage,
+        list_usage_events: ListUsageEvents,
         query_usage: QueryUsage,
+        create_meter: CreateMeter,
         meters: MeterCatalog,
+        streams: UsageStreams,
         exists: OrganizationExists,
     ) -> None:
         self._record_usage = record_usage
+        self._streams = streams
+        self._list_usage_events = list_usage_events
         self._query_usage = query_usage
+        self._create_meter = create_meter
         self._meters = meters
         self._exists = exists
 
@@ -57,23 +65,30 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         """See the proto."""
         # Before anything is done for each event: converting a million of them would hold up every other call.
         refuse_batch_of(len(request.events))
-        organizations = await self._organizations(request.events)
-        refused: dict[int, Outcome] = {}
-        events: list[UsageEvent] = []
-        for index, message in enumerate(request.events):
-            organization_id = organizations[message.subject.organization_id]
-            if organization_id is None:
-                refused[index] = _UNKNOWN_ORGANIZATION
-            elif not _may_speak_as(message.source):
-                refused[index] = _SPOOFED
-            else:
-                events.append(event_from_pb(message, organization_id))
-        recorded = iter(await self._record_usage(events) if events else ())
-        results = [
-            outcome_to_pb(index, refused[index] if index in refused else next(recorded))
-            for index in range(len(request.events))
-        ]
+        admitted = await admit(request.events, is_backfill=request.backfill, exists=self._exists)
+        outcomes = await self._record_usage(admitted.events) if admitted.events else []
+        results = [outcome_to_pb(index, outcome) for index, outcome in enumerate(admitted.outcomes(outcomes))]
         return metering_pb2.RecordUsageResponse(results=results)
+
+    async def StreamUsage(
+        self, request_iterator: AsyncIterator[metering_pb2.StreamUsageRequest], context: ServicerContext
+    ) -> AsyncIterator[metering_pb2.StreamUsageResponse]:
+        """See the proto."""
+        async for response in self._streams.answer(request_iterator):
+            yield response
+
+    async def ListUsageEvents(
+        self, request: metering_pb2.ListUsageEventsRequest, context: ServicerContext
+    ) -> metering_pb2.ListUsageEventsResponse:
+        """See the proto."""
+        interval = interval_from_pb(request)
+        listed = await self._list_usage_events(
+            await organization_of(request.organization_id, exists=self._exists),
+            interval,
+            after_sequence=after_from_page_token(request.page_token, interval),
+            page_size=request.page_size,
+        )
+        return listed_to_pb(listed, interval)
 
     async def QueryUsage(
         self, request: metering_pb2.QueryUsageRequest, context: ServicerContext
@@ -81,16 +96,36 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         """See the proto."""
         if request.as_of_sequence < 0:
             raise InvalidField(field="as_of_sequence", problem="negative")
-        totals = await self._query_usage(
-            await organization_of(request.organization_id, exists=self._exists),
-            Interval(
-                moment_from_pb(request.start_time, "start_time") if request.HasField("start_time") else None,
-                moment_from_pb(request.end_time, "end_time") if request.HasField("end_time") else None,
-            ),
-            meters=frozenset(request.meters),
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        group_by = group_by_from_texts(request.group_by)
+        window = window_size_from_pb(request.window)
+        answer = await self._query_usage(
+            organization_id,
+            interval_from_pb(request),
+            meters=request.meters,
+            group_by=group_by,
+            filters=filters_from_texts([(each.dimension, each.values) for each in request.filters]),
+            window=window,
+            time_zone=request.time_zone,
             as_of_sequence=request.as_of_sequence,
         )
-        return metering_pb2.QueryUsageResponse(rows=rows_to_pb(totals), as_of_sequence=totals.position.sequence)
+        return answer_to_pb(answer, group_by, windowed=window is not None)
+
+    async def CreateMeter(
+        self, request: metering_pb2.CreateMeterRequest, context: ServicerContext
+    ) -> metering_pb2.CreateMeterResponse:
+        """See the proto."""
+        meter = await self._create_meter(MeterRequest(request.request_id, meter_from_pb(request.meter)))
+        return metering_pb2.CreateMeterResponse(meter=meter_to_pb(meter))
+
+    async def GetMeter(
+        self, request: metering_pb2.GetMeterRequest, context: ServicerContext
+    ) -> metering_pb2.GetMeterResponse:
+        """See the proto."""
+        meter = (await self._meters.meters()).get(request.name)
+        if meter is None:
+            raise NotFound(what="meter", name=request.name[:NAME_BYTES_MAX])
+        return metering_pb2.GetMeterResponse(meter=meter_to_pb(meter))
 
     async def ListMeters(
         self, request: metering_pb2.ListMetersRequest, context: ServicerContext
@@ -98,32 +133,3 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         """See the proto."""
         meters = await self._meters.meters()
         return metering_pb2.ListMetersResponse(meters=[meter_to_pb(meters[name]) for name in sorted(meters)])
-
-    async def _organizations(self, events: Iterable[metering_pb2.UsageEvent]) -> dict[str, str | None]:
-        """The organization that each one named in a batch stands for; None: there is no such organization.
-
-        One that is malformed or missing stays as it is and is refused with its event. Raises OrganizationMismatch,
-        and OrganizationNotFound when the batch has no other.
-        """
-        found: dict[str, str | None] = {}
-        for named in {message.subject.organization_id for message in events}:
-            try:
-                found[named] = await organization_of(named, exists=self._exists)
-            except (OrganizationRequired, InvalidField):
-                found[named] = named
-            except OrganizationNotFound:
-                found[named] = None
-        if set(found.values()) == {None}:
-            raise OrganizationNotFound(organization_id=min(found))
-        return found
-
-
-def _may_speak_as(source: str) -> bool:
-    caller = current_principal()
-    return source not in _RESERVED_SOURCES or (caller.kind is CallerKind.SERVICE and caller.name == source)
-
-
-_SPOOFED = Outcome(Status.REJECTED, refusal=Refusal("INVALID_FIELD", "source: reserved for a service of the suite"))
-_UNKNOWN_ORGANIZATION = Outcome(
-    Status.REJECTED, refusal=Refusal("ORGANIZATION_NOT_FOUND", "subject.organization_id: there is no such organization")
-)

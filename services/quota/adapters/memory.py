@@ -143,7 +143,8 @@ class MemoryCounters:
         if organization.state != expected:
             return None
         for counter, quantity in page.used.items():
-            organization.used[counter] = min(organization.used.get(counter, 0) + quantity, COUNTER_MAX)
+            sum_used = organization.used.get(counter, 0) + quantity
+            organization.used[counter] = max(0, min(sum_used, COUNTER_MAX))
         beyond_count = after_count = 0
         for reservation_id, drawn in page.draws.items():
             reservation = organization.reservations.get(reservation_id)

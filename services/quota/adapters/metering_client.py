@@ -103,6 +103,15 @@ class RemoteMeters:
 
 def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> UsageEntry:
     event = message.event
+    if message.HasField("reversed"):
+        # Usage of the reversed event's time, taken back. What that event drew from a reservation stays drawn: the hold
+        # was for work that was done, and who still needs one asks for it.
+        taken_back = message.reversed
+        return UsageEntry(
+            sequence=message.sequence,
+            event_time_us=taken_back.event_time.ToMicroseconds(),
+            quantities=tuple((each.meter, -each.quantity) for each in taken_back.measurements),
+        )
     return UsageEntry(
         sequence=message.sequence,
         event_time_us=event.event_time.ToMicroseconds(),

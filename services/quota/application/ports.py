@@ -150,9 +150,9 @@ class CounterUpkeep(Protocol):
         self, organization_id: str, page: Tally, *, expected: CounterState, position: Position
     ) -> Overrun | None:
         """Counts a page of the ledger and moves to its end, in one atomic step, if the state is as expected; else
-        None, and nothing changes. A reservation named is drawn down: held loses what used gains, at most what the
-        reservation still holds; a final draw frees the rest and ends it. Raises CountersMissing when a part of the
-        state was lost; nothing changes.
+        None, and nothing changes. A counter goes no lower than 0, whatever is taken back. A reservation named is drawn
+        down: held loses what used gains, at most what the reservation still holds; a final draw frees the rest and ends
+        it. Raises CountersMissing when a part of the state was lost; nothing changes.
         """
         ...
 

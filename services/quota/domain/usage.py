@@ -17,7 +17,7 @@ class UsageEntry:
     sequence: int
     event_time_us: int
     quantities: tuple[tuple[str, int], ...]
-    """Meter and quantity in base units."""
+    """Meter and quantity in base units; negative in a reversal, which names no reservation."""
     reservation_id: str = ""
     reservation_final: bool = False
 
@@ -35,7 +35,7 @@ class Tally:
     """The effect of entries, summed up."""
 
     used: Mapping[Counter, int]
-    """What the entries inside the period used."""
+    """What the entries inside the period used; negative where they took back more."""
     draws: Mapping[str, Draw]
     """What all entries take from reservations, by reservation: a hold is of no period."""
 

@@ -312,7 +312,7 @@ def _counted(quantities: Mapping[Counter, int]) -> Iterator[Argument]:
     yield len(quantities)
     for counter, quantity in quantities.items():
         yield counter_field(counter)
-        yield min(quantity, COUNTER_MAX)
+        yield max(-COUNTER_MAX, min(quantity, COUNTER_MAX))
 
 
 def _kept_until_ms(period: Period) -> int:

@@ -78,6 +78,19 @@ const (
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 23
 	// The call's deadline passed before it was answered; retry with the same ids. Status DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 24
+	// Nothing answers this method at this path. HTTP 405.
+	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 25
+	// More comes in than can be committed; wait for the retry delay in the answer and send again with the same ids.
+	// Status RESOURCE_EXHAUSTED.
+	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 26
+	// The event to reverse was never recorded. Per event.
+	ErrorReason_ERROR_REASON_REVERSAL_TARGET_NOT_FOUND ErrorReason = 27
+	// The event to reverse was reversed before, or is itself a reversal. Per event.
+	ErrorReason_ERROR_REASON_ALREADY_REVERSED ErrorReason = 28
+	// What was asked lies beyond the raw events that are kept. Status OUT_OF_RANGE, or per event.
+	ErrorReason_ERROR_REASON_OUT_OF_RETENTION ErrorReason = 29
+	// A label's key is not on the platform's list. Per event.
+	ErrorReason_ERROR_REASON_LABEL_NOT_ALLOWED ErrorReason = 30
 )
 
 // Enum value maps for ErrorReason.
@@ -108,33 +121,45 @@ var (
 		22: "ERROR_REASON_INVALID_STATE",
 		23: "ERROR_REASON_INTERNAL",
 		24: "ERROR_REASON_DEADLINE_EXCEEDED",
+		25: "ERROR_REASON_METHOD_NOT_ALLOWED",
+		26: "ERROR_REASON_OVERLOADED",
+		27: "ERROR_REASON_REVERSAL_TARGET_NOT_FOUND",
+		28: "ERROR_REASON_ALREADY_REVERSED",
+		29: "ERROR_REASON_OUT_OF_RETENTION",
+		30: "ERROR_REASON_LABEL_NOT_ALLOWED",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":            0,
-		"ERROR_REASON_CREDENTIAL_MISSING":     1,
-		"ERROR_REASON_CREDENTIAL_INVALID":     2,
-		"ERROR_REASON_SCOPE_MISSING":          3,
-		"ERROR_REASON_ORGANIZATION_MISMATCH":  4,
-		"ERROR_REASON_ORGANIZATION_REQUIRED":  5,
-		"ERROR_REASON_ORGANIZATION_NOT_FOUND": 6,
-		"ERROR_REASON_INVALID_FIELD":          7,
-		"ERROR_REASON_UNKNOWN_METER":          8,
-		"ERROR_REASON_INVALID_QUANTITY":       9,
-		"ERROR_REASON_LIMIT_EXCEEDED":         10,
-		"ERROR_REASON_EVENT_TOO_OLD":          11,
-		"ERROR_REASON_EVENT_IN_FUTURE":        12,
-		"ERROR_REASON_CONTENT_CONFLICT":       13,
-		"ERROR_REASON_REQUEST_ID_REUSED":      14,
-		"ERROR_REASON_LOG_REWOUND":            15,
-		"ERROR_REASON_DEPENDENCY_UNAVAILABLE": 16,
-		"ERROR_REASON_NOT_FOUND":              17,
-		"ERROR_REASON_ALREADY_EXISTS":         18,
-		"ERROR_REASON_INVALID_CATALOG":        19,
-		"ERROR_REASON_SIGNATURE_INVALID":      20,
-		"ERROR_REASON_WEBHOOK_DISABLED":       21,
-		"ERROR_REASON_INVALID_STATE":          22,
-		"ERROR_REASON_INTERNAL":               23,
-		"ERROR_REASON_DEADLINE_EXCEEDED":      24,
+		"ERROR_REASON_UNSPECIFIED":               0,
+		"ERROR_REASON_CREDENTIAL_MISSING":        1,
+		"ERROR_REASON_CREDENTIAL_INVALID":        2,
+		"ERROR_REASON_SCOPE_MISSING":             3,
+		"ERROR_REASON_ORGANIZATION_MISMATCH":     4,
+		"ERROR_REASON_ORGANIZATION_REQUIRED":     5,
+		"ERROR_REASON_ORGANIZATION_NOT_FOUND":    6,
+		"ERROR_REASON_INVALID_FIELD":             7,
+		"ERROR_REASON_UNKNOWN_METER":             8,
+		"ERROR_REASON_INVALID_QUANTITY":          9,
+		"ERROR_REASON_LIMIT_EXCEEDED":            10,
+		"ERROR_REASON_EVENT_TOO_OLD":             11,
+		"ERROR_REASON_EVENT_IN_FUTURE":           12,
+		"ERROR_REASON_CONTENT_CONFLICT":          13,
+		"ERROR_REASON_REQUEST_ID_REUSED":         14,
+		"ERROR_REASON_LOG_REWOUND":               15,
+		"ERROR_REASON_DEPENDENCY_UNAVAILABLE":    16,
+		"ERROR_REASON_NOT_FOUND":                 17,
+		"ERROR_REASON_ALREADY_EXISTS":            18,
+		"ERROR_REASON_INVALID_CATALOG":           19,
+		"ERROR_REASON_SIGNATURE_INVALID":         20,
+		"ERROR_REASON_WEBHOOK_DISABLED":          21,
+		"ERROR_REASON_INVALID_STATE":             22,
+		"ERROR_REASON_INTERNAL":                  23,
+		"ERROR_REASON_DEADLINE_EXCEEDED":         24,
+		"ERROR_REASON_METHOD_NOT_ALLOWED":        25,
+		"ERROR_REASON_OVERLOADED":                26,
+		"ERROR_REASON_REVERSAL_TARGET_NOT_FOUND": 27,
+		"ERROR_REASON_ALREADY_REVERSED":          28,
+		"ERROR_REASON_OUT_OF_RETENTION":          29,
+		"ERROR_REASON_LABEL_NOT_ALLOWED":         30,
 	}
 )
 
@@ -169,7 +194,7 @@ var File_tollbook_errors_v1_errors_proto protoreflect.FileDescriptor
 
 const file_tollbook_errors_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftollbook/errors/v1/errors.proto\x12\x12tollbook.errors.v1*\xe7\x06\n" +
+	"\x1ftollbook/errors/v1/errors.proto\x12\x12tollbook.errors.v1*\xbf\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12#\n" +
 	"\x1fERROR_REASON_CREDENTIAL_MISSING\x10\x01\x12#\n" +
@@ -196,7 +221,13 @@ const file_tollbook_errors_v1_errors_proto_rawDesc = "" +
 	"\x1dERROR_REASON_WEBHOOK_DISABLED\x10\x15\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_STATE\x10\x16\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x17\x12\"\n" +
-	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x18B\xc9\x01\n" +
+	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x18\x12#\n" +
+	"\x1fERROR_REASON_METHOD_NOT_ALLOWED\x10\x19\x12\x1b\n" +
+	"\x17ERROR_REASON_OVERLOADED\x10\x1a\x12*\n" +
+	"&ERROR_REASON_REVERSAL_TARGET_NOT_FOUND\x10\x1b\x12!\n" +
+	"\x1dERROR_REASON_ALREADY_REVERSED\x10\x1c\x12!\n" +
+	"\x1dERROR_REASON_OUT_OF_RETENTION\x10\x1d\x12\"\n" +
+	"\x1eERROR_REASON_LABEL_NOT_ALLOWED\x10\x1eB\xc9\x01\n" +
 	"\x16com.tollbook.errors.v1B\vErrorsProtoP\x01Z8tollbook.dev/tollbook/gen/go/tollbook/errors/v1;errorsv1\xa2\x02\x03TEX\xaa\x02\x12Tollbook.Errors.V1\xca\x02\x12Tollbook\\Errors\\V1\xe2\x02\x1eTollbook\\Errors\\V1\\GPBMetadata\xea\x02\x14Tollbook::Errors::V1b\x06proto3"
 
 var (

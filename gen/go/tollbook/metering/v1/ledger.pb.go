@@ -225,7 +225,9 @@ type LedgerEvent struct {
 	// The event as sent, with its organization filled in.
 	Event *UsageEvent `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
 	// When the ledger received it.
-	ReceiveTime   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
+	ReceiveTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
+	// With a reversal: the event that it takes back, as it was recorded.
+	Reversed      *UsageEvent `protobuf:"bytes,4,opt,name=reversed,proto3" json:"reversed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +279,13 @@ func (x *LedgerEvent) GetEvent() *UsageEvent {
 func (x *LedgerEvent) GetReceiveTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ReceiveTime
+	}
+	return nil
+}
+
+func (x *LedgerEvent) GetReversed() *UsageEvent {
+	if x != nil {
+		return x.Reversed
 	}
 	return nil
 }
@@ -413,11 +422,12 @@ const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\v2\x1a.tollbook.feed.v1.PositionR\x05after\"\x87\x01\n" +
 	"\x12ReadLedgerResponse\x129\n" +
 	"\x06events\x18\x01 \x03(\v2!.tollbook.metering.v1.LedgerEventR\x06events\x126\n" +
-	"\bposition\x18\x02 \x01(\v2\x1a.tollbook.feed.v1.PositionR\bposition\"\xa0\x01\n" +
+	"\bposition\x18\x02 \x01(\v2\x1a.tollbook.feed.v1.PositionR\bposition\"\xde\x01\n" +
 	"\vLedgerEvent\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x126\n" +
 	"\x05event\x18\x02 \x01(\v2 .tollbook.metering.v1.UsageEventR\x05event\x12=\n" +
-	"\freceive_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\"\xb1\x01\n" +
+	"\freceive_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12<\n" +
+	"\breversed\x18\x04 \x01(\v2 .tollbook.metering.v1.UsageEventR\breversed\"\xb1\x01\n" +
 	"\x14SnapshotUsageRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x129\n" +
 	"\n" +
@@ -468,21 +478,22 @@ var file_tollbook_metering_v1_ledger_proto_depIdxs = []int32{
 	8,  // 3: tollbook.metering.v1.ReadLedgerResponse.position:type_name -> tollbook.feed.v1.Position
 	9,  // 4: tollbook.metering.v1.LedgerEvent.event:type_name -> tollbook.metering.v1.UsageEvent
 	10, // 5: tollbook.metering.v1.LedgerEvent.receive_time:type_name -> google.protobuf.Timestamp
-	10, // 6: tollbook.metering.v1.SnapshotUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	10, // 7: tollbook.metering.v1.SnapshotUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	8,  // 8: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
-	11, // 9: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
-	0,  // 10: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
-	2,  // 11: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
-	5,  // 12: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
-	1,  // 13: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
-	3,  // 14: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
-	6,  // 15: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 6: tollbook.metering.v1.LedgerEvent.reversed:type_name -> tollbook.metering.v1.UsageEvent
+	10, // 7: tollbook.metering.v1.SnapshotUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	10, // 8: tollbook.metering.v1.SnapshotUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	8,  // 9: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
+	11, // 10: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
+	0,  // 11: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
+	2,  // 12: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
+	5,  // 13: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
+	1,  // 14: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
+	3,  // 15: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
+	6,  // 16: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_metering_v1_ledger_proto_init() }

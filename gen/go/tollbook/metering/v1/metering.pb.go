@@ -28,6 +28,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How a task ended.
+type TaskOutcome int32
+
+const (
+	// It has not ended, or the event reports no task.
+	TaskOutcome_TASK_OUTCOME_UNSPECIFIED TaskOutcome = 0
+	// It did what was asked.
+	TaskOutcome_TASK_OUTCOME_SUCCEEDED TaskOutcome = 1
+	// It failed.
+	TaskOutcome_TASK_OUTCOME_FAILED TaskOutcome = 2
+	// It was given up.
+	TaskOutcome_TASK_OUTCOME_CANCELLED TaskOutcome = 3
+)
+
+// Enum value maps for TaskOutcome.
+var (
+	TaskOutcome_name = map[int32]string{
+		0: "TASK_OUTCOME_UNSPECIFIED",
+		1: "TASK_OUTCOME_SUCCEEDED",
+		2: "TASK_OUTCOME_FAILED",
+		3: "TASK_OUTCOME_CANCELLED",
+	}
+	TaskOutcome_value = map[string]int32{
+		"TASK_OUTCOME_UNSPECIFIED": 0,
+		"TASK_OUTCOME_SUCCEEDED":   1,
+		"TASK_OUTCOME_FAILED":      2,
+		"TASK_OUTCOME_CANCELLED":   3,
+	}
+)
+
+func (x TaskOutcome) Enum() *TaskOutcome {
+	p := new(TaskOutcome)
+	*p = x
+	return p
+}
+
+func (x TaskOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TaskOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_metering_v1_metering_proto_enumTypes[0].Descriptor()
+}
+
+func (TaskOutcome) Type() protoreflect.EnumType {
+	return &file_tollbook_metering_v1_metering_proto_enumTypes[0]
+}
+
+func (x TaskOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TaskOutcome.Descriptor instead.
+func (TaskOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{0}
+}
+
 // How a provider call ended.
 type Outcome int32
 
@@ -69,11 +126,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_metering_v1_metering_proto_enumTypes[0].Descriptor()
+	return file_tollbook_metering_v1_metering_proto_enumTypes[1].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_tollbook_metering_v1_metering_proto_enumTypes[0]
+	return &file_tollbook_metering_v1_metering_proto_enumTypes[1]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -82,7 +139,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{0}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{1}
 }
 
 // What became of one event.
@@ -130,11 +187,11 @@ func (x EventStatus) String() string {
 }
 
 func (EventStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_metering_v1_metering_proto_enumTypes[1].Descriptor()
+	return file_tollbook_metering_v1_metering_proto_enumTypes[2].Descriptor()
 }
 
 func (EventStatus) Type() protoreflect.EnumType {
-	return &file_tollbook_metering_v1_metering_proto_enumTypes[1]
+	return &file_tollbook_metering_v1_metering_proto_enumTypes[2]
 }
 
 func (x EventStatus) Number() protoreflect.EnumNumber {
@@ -143,7 +200,221 @@ func (x EventStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EventStatus.Descriptor instead.
 func (EventStatus) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{1}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{2}
+}
+
+// Stretches of local time, one after another.
+type UsageWindow int32
+
+const (
+	// None: the interval as a whole.
+	UsageWindow_USAGE_WINDOW_UNSPECIFIED UsageWindow = 0
+	// From a full local hour to the next. The hour that happens twice when clocks go back is two windows.
+	UsageWindow_USAGE_WINDOW_HOUR UsageWindow = 1
+	// From local midnight to the next: 23 or 25 hours when clocks change.
+	UsageWindow_USAGE_WINDOW_DAY UsageWindow = 2
+	// From Monday to Monday.
+	UsageWindow_USAGE_WINDOW_WEEK UsageWindow = 3
+	// From the first of a month to the first of the next.
+	UsageWindow_USAGE_WINDOW_MONTH UsageWindow = 4
+)
+
+// Enum value maps for UsageWindow.
+var (
+	UsageWindow_name = map[int32]string{
+		0: "USAGE_WINDOW_UNSPECIFIED",
+		1: "USAGE_WINDOW_HOUR",
+		2: "USAGE_WINDOW_DAY",
+		3: "USAGE_WINDOW_WEEK",
+		4: "USAGE_WINDOW_MONTH",
+	}
+	UsageWindow_value = map[string]int32{
+		"USAGE_WINDOW_UNSPECIFIED": 0,
+		"USAGE_WINDOW_HOUR":        1,
+		"USAGE_WINDOW_DAY":         2,
+		"USAGE_WINDOW_WEEK":        3,
+		"USAGE_WINDOW_MONTH":       4,
+	}
+)
+
+func (x UsageWindow) Enum() *UsageWindow {
+	p := new(UsageWindow)
+	*p = x
+	return p
+}
+
+func (x UsageWindow) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UsageWindow) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_metering_v1_metering_proto_enumTypes[3].Descriptor()
+}
+
+func (UsageWindow) Type() protoreflect.EnumType {
+	return &file_tollbook_metering_v1_metering_proto_enumTypes[3]
+}
+
+func (x UsageWindow) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UsageWindow.Descriptor instead.
+func (UsageWindow) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{3}
+}
+
+// How the values of many events become one total. An event that was reversed counts as if it had never been recorded,
+// from its reversal on.
+type Aggregation int32
+
+const (
+	// Never valid.
+	Aggregation_AGGREGATION_UNSPECIFIED Aggregation = 0
+	// The sum of the values.
+	Aggregation_AGGREGATION_SUM Aggregation = 1
+	// How many events have a value.
+	Aggregation_AGGREGATION_COUNT Aggregation = 2
+	// The largest value.
+	Aggregation_AGGREGATION_MAX Aggregation = 3
+	// The value of the event with the highest event_time, among equals of the highest sequence.
+	Aggregation_AGGREGATION_LATEST Aggregation = 4
+	// How many different values there are; of a dimension only.
+	Aggregation_AGGREGATION_UNIQUE_COUNT Aggregation = 5
+	// Each value times the milliseconds that it held within the interval, added up, then rounded down. A value holds from
+	// its event_time until that of the next event of the same series, or to the end of the interval; what held when the
+	// interval began is carried in. A series is the events with the same subject and the same labels.
+	Aggregation_AGGREGATION_TIME_WEIGHTED_SUM Aggregation = 6
+)
+
+// Enum value maps for Aggregation.
+var (
+	Aggregation_name = map[int32]string{
+		0: "AGGREGATION_UNSPECIFIED",
+		1: "AGGREGATION_SUM",
+		2: "AGGREGATION_COUNT",
+		3: "AGGREGATION_MAX",
+		4: "AGGREGATION_LATEST",
+		5: "AGGREGATION_UNIQUE_COUNT",
+		6: "AGGREGATION_TIME_WEIGHTED_SUM",
+	}
+	Aggregation_value = map[string]int32{
+		"AGGREGATION_UNSPECIFIED":       0,
+		"AGGREGATION_SUM":               1,
+		"AGGREGATION_COUNT":             2,
+		"AGGREGATION_MAX":               3,
+		"AGGREGATION_LATEST":            4,
+		"AGGREGATION_UNIQUE_COUNT":      5,
+		"AGGREGATION_TIME_WEIGHTED_SUM": 6,
+	}
+)
+
+func (x Aggregation) Enum() *Aggregation {
+	p := new(Aggregation)
+	*p = x
+	return p
+}
+
+func (x Aggregation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Aggregation) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_metering_v1_metering_proto_enumTypes[4].Descriptor()
+}
+
+func (Aggregation) Type() protoreflect.EnumType {
+	return &file_tollbook_metering_v1_metering_proto_enumTypes[4]
+}
+
+func (x Aggregation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Aggregation.Descriptor instead.
+func (Aggregation) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{4}
+}
+
+// Which value of an event counts. The values of provider calls are those of `ProviderCall`.
+type ValueSource int32
+
+const (
+	// Never valid.
+	ValueSource_VALUE_SOURCE_UNSPECIFIED ValueSource = 0
+	// The quantity of the measurement that has the meter's name.
+	ValueSource_VALUE_SOURCE_MEASUREMENT ValueSource = 1
+	// 1 for an event with a provider call.
+	ValueSource_VALUE_SOURCE_CALLS ValueSource = 2
+	// Its input tokens that no cache served.
+	ValueSource_VALUE_SOURCE_TOKENS_INPUT_UNCACHED ValueSource = 3
+	// Its input tokens read from cache.
+	ValueSource_VALUE_SOURCE_TOKENS_CACHE_READ ValueSource = 4
+	// Its input tokens written to cache.
+	ValueSource_VALUE_SOURCE_TOKENS_CACHE_WRITE ValueSource = 5
+	// Its output tokens that are not reasoning.
+	ValueSource_VALUE_SOURCE_TOKENS_OUTPUT ValueSource = 6
+	// Its reasoning tokens.
+	ValueSource_VALUE_SOURCE_TOKENS_REASONING ValueSource = 7
+	// Its latency in milliseconds, rounded down; no value when the latency is not known.
+	ValueSource_VALUE_SOURCE_LATENCY_MS ValueSource = 8
+	// The id or label that `Meter.dimension` names; no value when the event does not name one.
+	ValueSource_VALUE_SOURCE_DIMENSION ValueSource = 9
+)
+
+// Enum value maps for ValueSource.
+var (
+	ValueSource_name = map[int32]string{
+		0: "VALUE_SOURCE_UNSPECIFIED",
+		1: "VALUE_SOURCE_MEASUREMENT",
+		2: "VALUE_SOURCE_CALLS",
+		3: "VALUE_SOURCE_TOKENS_INPUT_UNCACHED",
+		4: "VALUE_SOURCE_TOKENS_CACHE_READ",
+		5: "VALUE_SOURCE_TOKENS_CACHE_WRITE",
+		6: "VALUE_SOURCE_TOKENS_OUTPUT",
+		7: "VALUE_SOURCE_TOKENS_REASONING",
+		8: "VALUE_SOURCE_LATENCY_MS",
+		9: "VALUE_SOURCE_DIMENSION",
+	}
+	ValueSource_value = map[string]int32{
+		"VALUE_SOURCE_UNSPECIFIED":           0,
+		"VALUE_SOURCE_MEASUREMENT":           1,
+		"VALUE_SOURCE_CALLS":                 2,
+		"VALUE_SOURCE_TOKENS_INPUT_UNCACHED": 3,
+		"VALUE_SOURCE_TOKENS_CACHE_READ":     4,
+		"VALUE_SOURCE_TOKENS_CACHE_WRITE":    5,
+		"VALUE_SOURCE_TOKENS_OUTPUT":         6,
+		"VALUE_SOURCE_TOKENS_REASONING":      7,
+		"VALUE_SOURCE_LATENCY_MS":            8,
+		"VALUE_SOURCE_DIMENSION":             9,
+	}
+)
+
+func (x ValueSource) Enum() *ValueSource {
+	p := new(ValueSource)
+	*p = x
+	return p
+}
+
+func (x ValueSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ValueSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_metering_v1_metering_proto_enumTypes[5].Descriptor()
+}
+
+func (ValueSource) Type() protoreflect.EnumType {
+	return &file_tollbook_metering_v1_metering_proto_enumTypes[5]
+}
+
+func (x ValueSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ValueSource.Descriptor instead.
+func (ValueSource) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{5}
 }
 
 // Something that happened, recorded once under (organization, source, id).
@@ -155,7 +426,8 @@ type UsageEvent struct {
 	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// Whose usage it is.
 	Subject *Subject `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
-	// When it happened; required. Accepted from 35 days back to 5 minutes ahead of the server's clock.
+	// When it happened; required, except with reversal_of. Accepted from 35 days back to 5 minutes ahead of the server's
+	// clock.
 	EventTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"`
 	// What was used, each meter at most once; up to 32.
 	Measurements []*Measurement `protobuf:"bytes,5,rep,name=measurements,proto3" json:"measurements,omitempty"`
@@ -165,8 +437,18 @@ type UsageEvent struct {
 	ReservationId string `protobuf:"bytes,7,opt,name=reservation_id,json=reservationId,proto3" json:"reservation_id,omitempty"`
 	// Whether this event ends the reservation, so that what is left of the hold is freed.
 	ReservationFinal bool `protobuf:"varint,8,opt,name=reservation_final,json=reservationFinal,proto3" json:"reservation_final,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The event of the same organization that this one takes back as a whole, once. It is dated as that event and carries
+	// nothing of its own but an id, a source and the organization: no event_time, measurements, provider call, reservation,
+	// task outcome or labels, and no other part of the subject. Refused when no such event was recorded before it, when that
+	// was reversed before or is itself a reversal, or when it is older than the raw events that are kept.
+	ReversalOf *EventRef `protobuf:"bytes,9,opt,name=reversal_of,json=reversalOf,proto3" json:"reversal_of,omitempty"`
+	// How the task ended that this event reports, if it ended.
+	TaskOutcome TaskOutcome `protobuf:"varint,10,opt,name=task_outcome,json=taskOutcome,proto3,enum=tollbook.metering.v1.TaskOutcome" json:"task_outcome,omitempty"`
+	// What else to group usage by; up to 16. Keys must be on the platform's list (the setting
+	// `TOLLBOOK_LABEL_KEYS` of metering); values are 1 to 128 bytes of printable text. Never prompts, code or names.
+	Labels        map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageEvent) Reset() {
@@ -255,6 +537,82 @@ func (x *UsageEvent) GetReservationFinal() bool {
 	return false
 }
 
+func (x *UsageEvent) GetReversalOf() *EventRef {
+	if x != nil {
+		return x.ReversalOf
+	}
+	return nil
+}
+
+func (x *UsageEvent) GetTaskOutcome() TaskOutcome {
+	if x != nil {
+		return x.TaskOutcome
+	}
+	return TaskOutcome_TASK_OUTCOME_UNSPECIFIED
+}
+
+func (x *UsageEvent) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// An event by its identity.
+type EventRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its source.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Its id.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventRef) Reset() {
+	*x = EventRef{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventRef) ProtoMessage() {}
+
+func (x *EventRef) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventRef.ProtoReflect.Descriptor instead.
+func (*EventRef) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EventRef) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *EventRef) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 // A quantity of one meter.
 type Measurement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -268,7 +626,7 @@ type Measurement struct {
 
 func (x *Measurement) Reset() {
 	*x = Measurement{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[1]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +638,7 @@ func (x *Measurement) String() string {
 func (*Measurement) ProtoMessage() {}
 
 func (x *Measurement) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[1]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +651,7 @@ func (x *Measurement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
 func (*Measurement) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{1}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Measurement) GetMeter() string {
@@ -320,7 +678,7 @@ type Subject struct {
 	ProjectId string `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	// The team.
 	TeamId string `protobuf:"bytes,3,opt,name=team_id,json=teamId,proto3" json:"team_id,omitempty"`
-	// The user, as a surrogate.
+	// The user, as a surrogate: without `@`, never a name or an e-mail address.
 	UserId string `protobuf:"bytes,4,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	// The agent.
 	AgentId string `protobuf:"bytes,5,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -334,7 +692,7 @@ type Subject struct {
 
 func (x *Subject) Reset() {
 	*x = Subject{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[2]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +704,7 @@ func (x *Subject) String() string {
 func (*Subject) ProtoMessage() {}
 
 func (x *Subject) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[2]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +717,7 @@ func (x *Subject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subject.ProtoReflect.Descriptor instead.
 func (*Subject) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{2}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Subject) GetOrganizationId() string {
@@ -442,7 +800,7 @@ type ProviderCall struct {
 
 func (x *ProviderCall) Reset() {
 	*x = ProviderCall{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[3]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +812,7 @@ func (x *ProviderCall) String() string {
 func (*ProviderCall) ProtoMessage() {}
 
 func (x *ProviderCall) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[3]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +825,7 @@ func (x *ProviderCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCall.ProtoReflect.Descriptor instead.
 func (*ProviderCall) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{3}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProviderCall) GetProvider() string {
@@ -551,14 +909,17 @@ func (x *ProviderCall) GetErrorCode() string {
 type RecordUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 5 000 events, of one organization or (admin key, services) of several.
-	Events        []*UsageEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	Events []*UsageEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Whether to admit events further back than 35 days. Never ahead of the clock. They land in periods that may be
+	// closed, and are then billed as adjustments.
+	Backfill      bool `protobuf:"varint,2,opt,name=backfill,proto3" json:"backfill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecordUsageRequest) Reset() {
 	*x = RecordUsageRequest{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[4]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +931,7 @@ func (x *RecordUsageRequest) String() string {
 func (*RecordUsageRequest) ProtoMessage() {}
 
 func (x *RecordUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[4]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +944,7 @@ func (x *RecordUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordUsageRequest.ProtoReflect.Descriptor instead.
 func (*RecordUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{4}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RecordUsageRequest) GetEvents() []*UsageEvent {
@@ -591,6 +952,13 @@ func (x *RecordUsageRequest) GetEvents() []*UsageEvent {
 		return x.Events
 	}
 	return nil
+}
+
+func (x *RecordUsageRequest) GetBackfill() bool {
+	if x != nil {
+		return x.Backfill
+	}
+	return false
 }
 
 // One result per event.
@@ -604,7 +972,7 @@ type RecordUsageResponse struct {
 
 func (x *RecordUsageResponse) Reset() {
 	*x = RecordUsageResponse{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[5]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +984,7 @@ func (x *RecordUsageResponse) String() string {
 func (*RecordUsageResponse) ProtoMessage() {}
 
 func (x *RecordUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[5]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +997,7 @@ func (x *RecordUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordUsageResponse.ProtoReflect.Descriptor instead.
 func (*RecordUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{5}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RecordUsageResponse) GetResults() []*EventResult {
@@ -658,7 +1026,7 @@ type EventResult struct {
 
 func (x *EventResult) Reset() {
 	*x = EventResult{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[6]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +1038,7 @@ func (x *EventResult) String() string {
 func (*EventResult) ProtoMessage() {}
 
 func (x *EventResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[6]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +1051,7 @@ func (x *EventResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventResult.ProtoReflect.Descriptor instead.
 func (*EventResult) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{6}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EventResult) GetIndex() int32 {
@@ -721,6 +1089,354 @@ func (x *EventResult) GetSequence() int64 {
 	return 0
 }
 
+// A batch on a stream.
+type StreamUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sender's number of the batch, above that of the batch before on this stream.
+	BatchNumber int64 `protobuf:"varint,1,opt,name=batch_number,json=batchNumber,proto3" json:"batch_number,omitempty"`
+	// 1 to 5 000 events, as in RecordUsageRequest.
+	Events []*UsageEvent `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// As in RecordUsageRequest.
+	Backfill      bool `protobuf:"varint,3,opt,name=backfill,proto3" json:"backfill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamUsageRequest) Reset() {
+	*x = StreamUsageRequest{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamUsageRequest) ProtoMessage() {}
+
+func (x *StreamUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamUsageRequest.ProtoReflect.Descriptor instead.
+func (*StreamUsageRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StreamUsageRequest) GetBatchNumber() int64 {
+	if x != nil {
+		return x.BatchNumber
+	}
+	return 0
+}
+
+func (x *StreamUsageRequest) GetEvents() []*UsageEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *StreamUsageRequest) GetBackfill() bool {
+	if x != nil {
+		return x.Backfill
+	}
+	return false
+}
+
+// The acknowledgement of a batch.
+type StreamUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which batch.
+	BatchNumber int64 `protobuf:"varint,1,opt,name=batch_number,json=batchNumber,proto3" json:"batch_number,omitempty"`
+	// How many of its events were recorded now.
+	AcceptedCount int32 `protobuf:"varint,2,opt,name=accepted_count,json=acceptedCount,proto3" json:"accepted_count,omitempty"`
+	// How many had been recorded before with the same content.
+	DuplicateCount int32 `protobuf:"varint,3,opt,name=duplicate_count,json=duplicateCount,proto3" json:"duplicate_count,omitempty"`
+	// The results of the others, CONFLICT and REJECTED, by index.
+	Refused []*EventResult `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	// The highest sequence of the batch's events; 0 when all were refused. With several organizations: of the last event
+	// that was recorded.
+	LastSequence  int64 `protobuf:"varint,5,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamUsageResponse) Reset() {
+	*x = StreamUsageResponse{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamUsageResponse) ProtoMessage() {}
+
+func (x *StreamUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamUsageResponse.ProtoReflect.Descriptor instead.
+func (*StreamUsageResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StreamUsageResponse) GetBatchNumber() int64 {
+	if x != nil {
+		return x.BatchNumber
+	}
+	return 0
+}
+
+func (x *StreamUsageResponse) GetAcceptedCount() int32 {
+	if x != nil {
+		return x.AcceptedCount
+	}
+	return 0
+}
+
+func (x *StreamUsageResponse) GetDuplicateCount() int32 {
+	if x != nil {
+		return x.DuplicateCount
+	}
+	return 0
+}
+
+func (x *StreamUsageResponse) GetRefused() []*EventResult {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *StreamUsageResponse) GetLastSequence() int64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+// Which events.
+type ListUsageEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The start of the interval of event time, included; unset: the beginning.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// The end of the interval, excluded; unset: no end.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// At most this many, 1 to 1 000; 0: 100.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty: the first page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsageEventsRequest) Reset() {
+	*x = ListUsageEventsRequest{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsageEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsageEventsRequest) ProtoMessage() {}
+
+func (x *ListUsageEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsageEventsRequest.ProtoReflect.Descriptor instead.
+func (*ListUsageEventsRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListUsageEventsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListUsageEventsRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ListUsageEventsRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *ListUsageEventsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListUsageEventsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A page of events.
+type ListUsageEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In sequence.
+	Events []*RecordedEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Opaque; empty: the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsageEventsResponse) Reset() {
+	*x = ListUsageEventsResponse{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsageEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsageEventsResponse) ProtoMessage() {}
+
+func (x *ListUsageEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsageEventsResponse.ProtoReflect.Descriptor instead.
+func (*ListUsageEventsResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListUsageEventsResponse) GetEvents() []*RecordedEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListUsageEventsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// An event as recorded.
+type RecordedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number in the organization's ledger.
+	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The event as sent, with its organization filled in.
+	Event *UsageEvent `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// When the ledger received it.
+	ReceiveTime   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordedEvent) Reset() {
+	*x = RecordedEvent{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordedEvent) ProtoMessage() {}
+
+func (x *RecordedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordedEvent.ProtoReflect.Descriptor instead.
+func (*RecordedEvent) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RecordedEvent) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *RecordedEvent) GetEvent() *UsageEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *RecordedEvent) GetReceiveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceiveTime
+	}
+	return nil
+}
+
 // What to total.
 type QueryUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -733,14 +1449,24 @@ type QueryUsageRequest struct {
 	// The end of the interval, excluded; unset: no end.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Count only events up to this number; 0: up to the ledger's head.
-	AsOfSequence  int64 `protobuf:"varint,5,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
+	AsOfSequence int64 `protobuf:"varint,5,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
+	// Total apart for each combination of values of these: up to 4 of `project`, `team`, `user`, `agent`, `task`,
+	// `session` and `label:<key>`, each at most once. Empty: one total per meter and window.
+	GroupBy []string `protobuf:"bytes,6,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	// Count only events that pass every one of these; up to 8, each of another dimension.
+	Filters []*UsageFilter `protobuf:"bytes,7,rep,name=filters,proto3" json:"filters,omitempty"`
+	// Total apart for each of these stretches of local time; needs start_time and end_time. Unspecified: the interval is
+	// not cut. At most 10 000 windows.
+	Window UsageWindow `protobuf:"varint,8,opt,name=window,proto3,enum=tollbook.metering.v1.UsageWindow" json:"window,omitempty"`
+	// The IANA time zone that windows follow, for example `Europe/Vienna`; empty: UTC. Only with a window.
+	TimeZone      string `protobuf:"bytes,9,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueryUsageRequest) Reset() {
 	*x = QueryUsageRequest{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[7]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +1478,7 @@ func (x *QueryUsageRequest) String() string {
 func (*QueryUsageRequest) ProtoMessage() {}
 
 func (x *QueryUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[7]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +1491,7 @@ func (x *QueryUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryUsageRequest.ProtoReflect.Descriptor instead.
 func (*QueryUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{7}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *QueryUsageRequest) GetOrganizationId() string {
@@ -803,10 +1529,94 @@ func (x *QueryUsageRequest) GetAsOfSequence() int64 {
 	return 0
 }
 
+func (x *QueryUsageRequest) GetGroupBy() []string {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetFilters() []*UsageFilter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *QueryUsageRequest) GetWindow() UsageWindow {
+	if x != nil {
+		return x.Window
+	}
+	return UsageWindow_USAGE_WINDOW_UNSPECIFIED
+}
+
+func (x *QueryUsageRequest) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+// What an event must be like to be counted.
+type UsageFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of `project`, `team`, `user`, `agent`, `task`, `session` and `label:<key>`.
+	Dimension string `protobuf:"bytes,1,opt,name=dimension,proto3" json:"dimension,omitempty"`
+	// Its value is one of these, 1 to 100; the empty text stands for events that do not name one.
+	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageFilter) Reset() {
+	*x = UsageFilter{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageFilter) ProtoMessage() {}
+
+func (x *UsageFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageFilter.ProtoReflect.Descriptor instead.
+func (*UsageFilter) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UsageFilter) GetDimension() string {
+	if x != nil {
+		return x.Dimension
+	}
+	return ""
+}
+
+func (x *UsageFilter) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 // The totals.
 type QueryUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One row per meter that has usage in the interval, by meter name.
+	// One row per meter, window and group that has usage, by meter name, window and group values. An empty interval has
+	// none. A query with more than 10 000 rows is refused with LIMIT_EXCEEDED.
 	Rows []*UsageRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
 	// The number of the last event that the totals could include.
 	AsOfSequence  int64 `protobuf:"varint,2,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
@@ -816,7 +1626,7 @@ type QueryUsageResponse struct {
 
 func (x *QueryUsageResponse) Reset() {
 	*x = QueryUsageResponse{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[8]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1638,7 @@ func (x *QueryUsageResponse) String() string {
 func (*QueryUsageResponse) ProtoMessage() {}
 
 func (x *QueryUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[8]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1651,7 @@ func (x *QueryUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryUsageResponse.ProtoReflect.Descriptor instead.
 func (*QueryUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{8}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *QueryUsageResponse) GetRows() []*UsageRow {
@@ -863,15 +1673,22 @@ type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The meter.
 	Meter string `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`
-	// The total in the meter's base unit.
-	Quantity      int64 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	// The total in the meter's base unit, as its aggregation defines it.
+	Quantity int64 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	// With group_by: the value of each dimension, by its name as asked for. The empty text stands for events that do not
+	// name one.
+	Group map[string]string `protobuf:"bytes,3,rep,name=group,proto3" json:"group,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// With a window: where it begins, included; the first window begins no earlier than the interval.
+	WindowStart *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=window_start,json=windowStart,proto3" json:"window_start,omitempty"`
+	// With a window: where it ends, excluded; the last window ends no later than the interval.
+	WindowEnd     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=window_end,json=windowEnd,proto3" json:"window_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[9]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1700,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[9]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1713,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{9}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UsageRow) GetMeter() string {
@@ -913,6 +1730,27 @@ func (x *UsageRow) GetQuantity() int64 {
 	return 0
 }
 
+func (x *UsageRow) GetGroup() map[string]string {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *UsageRow) GetWindowStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WindowStart
+	}
+	return nil
+}
+
+func (x *UsageRow) GetWindowEnd() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WindowEnd
+	}
+	return nil
+}
+
 // Asks for the meters.
 type ListMetersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -922,7 +1760,7 @@ type ListMetersRequest struct {
 
 func (x *ListMetersRequest) Reset() {
 	*x = ListMetersRequest{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[10]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1772,7 @@ func (x *ListMetersRequest) String() string {
 func (*ListMetersRequest) ProtoMessage() {}
 
 func (x *ListMetersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[10]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1785,7 @@ func (x *ListMetersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMetersRequest.ProtoReflect.Descriptor instead.
 func (*ListMetersRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{10}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{17}
 }
 
 // The meters.
@@ -961,7 +1799,7 @@ type ListMetersResponse struct {
 
 func (x *ListMetersResponse) Reset() {
 	*x = ListMetersResponse{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[11]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1811,7 @@ func (x *ListMetersResponse) String() string {
 func (*ListMetersResponse) ProtoMessage() {}
 
 func (x *ListMetersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[11]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1824,7 @@ func (x *ListMetersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMetersResponse.ProtoReflect.Descriptor instead.
 func (*ListMetersResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{11}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListMetersResponse) GetMeters() []*Meter {
@@ -1005,15 +1843,21 @@ type Meter struct {
 	BaseUnit string `protobuf:"bytes,2,opt,name=base_unit,json=baseUnit,proto3" json:"base_unit,omitempty"`
 	// The unit that people and prices speak of, for example `minute`.
 	DisplayUnit string `protobuf:"bytes,3,opt,name=display_unit,json=displayUnit,proto3" json:"display_unit,omitempty"`
-	// How many base units one display unit has, exactly.
+	// How many base units one display unit has, exactly; 1 to 2^53 - 1.
 	BaseUnitsPerDisplayUnit int64 `protobuf:"varint,4,opt,name=base_units_per_display_unit,json=baseUnitsPerDisplayUnit,proto3" json:"base_units_per_display_unit,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	// How the values of many events become one total.
+	Aggregation Aggregation `protobuf:"varint,5,opt,name=aggregation,proto3,enum=tollbook.metering.v1.Aggregation" json:"aggregation,omitempty"`
+	// Which value of an event counts.
+	ValueSource ValueSource `protobuf:"varint,6,opt,name=value_source,json=valueSource,proto3,enum=tollbook.metering.v1.ValueSource" json:"value_source,omitempty"`
+	// With VALUE_SOURCE_DIMENSION: `project`, `team`, `user`, `agent`, `task`, `session` or `label:<key>`; else empty.
+	Dimension     string `protobuf:"bytes,7,opt,name=dimension,proto3" json:"dimension,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Meter) Reset() {
 	*x = Meter{}
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[12]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1869,7 @@ func (x *Meter) String() string {
 func (*Meter) ProtoMessage() {}
 
 func (x *Meter) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[12]
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1882,7 @@ func (x *Meter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meter.ProtoReflect.Descriptor instead.
 func (*Meter) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{12}
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Meter) GetName() string {
@@ -1069,11 +1913,226 @@ func (x *Meter) GetBaseUnitsPerDisplayUnit() int64 {
 	return 0
 }
 
+func (x *Meter) GetAggregation() Aggregation {
+	if x != nil {
+		return x.Aggregation
+	}
+	return Aggregation_AGGREGATION_UNSPECIFIED
+}
+
+func (x *Meter) GetValueSource() ValueSource {
+	if x != nil {
+		return x.ValueSource
+	}
+	return ValueSource_VALUE_SOURCE_UNSPECIFIED
+}
+
+func (x *Meter) GetDimension() string {
+	if x != nil {
+		return x.Dimension
+	}
+	return ""
+}
+
+// A meter to add.
+type CreateMeterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes. Safe to retry with.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The meter. Its name is a lower-case letter and up to 63 lower-case letters, digits and `_`; its units are 1 to 64
+	// bytes of printable text. AGGREGATION_UNIQUE_COUNT goes with VALUE_SOURCE_DIMENSION and with no other.
+	Meter         *Meter `protobuf:"bytes,2,opt,name=meter,proto3" json:"meter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateMeterRequest) Reset() {
+	*x = CreateMeterRequest{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateMeterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateMeterRequest) ProtoMessage() {}
+
+func (x *CreateMeterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateMeterRequest.ProtoReflect.Descriptor instead.
+func (*CreateMeterRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CreateMeterRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateMeterRequest) GetMeter() *Meter {
+	if x != nil {
+		return x.Meter
+	}
+	return nil
+}
+
+// The meter as it is kept.
+type CreateMeterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It.
+	Meter         *Meter `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateMeterResponse) Reset() {
+	*x = CreateMeterResponse{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateMeterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateMeterResponse) ProtoMessage() {}
+
+func (x *CreateMeterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateMeterResponse.ProtoReflect.Descriptor instead.
+func (*CreateMeterResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CreateMeterResponse) GetMeter() *Meter {
+	if x != nil {
+		return x.Meter
+	}
+	return nil
+}
+
+// Which meter.
+type GetMeterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMeterRequest) Reset() {
+	*x = GetMeterRequest{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMeterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMeterRequest) ProtoMessage() {}
+
+func (x *GetMeterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMeterRequest.ProtoReflect.Descriptor instead.
+func (*GetMeterRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetMeterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// The meter.
+type GetMeterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It.
+	Meter         *Meter `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMeterResponse) Reset() {
+	*x = GetMeterResponse{}
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMeterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMeterResponse) ProtoMessage() {}
+
+func (x *GetMeterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_metering_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMeterResponse.ProtoReflect.Descriptor instead.
+func (*GetMeterResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_metering_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetMeterResponse) GetMeter() *Meter {
+	if x != nil {
+		return x.Meter
+	}
+	return nil
+}
+
 var File_tollbook_metering_v1_metering_proto protoreflect.FileDescriptor
 
 const file_tollbook_metering_v1_metering_proto_rawDesc = "" +
 	"\n" +
-	"#tollbook/metering/v1/metering.proto\x12\x14tollbook.metering.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a\x1ftollbook/errors/v1/errors.proto\"\x8c\x03\n" +
+	"#tollbook/metering/v1/metering.proto\x12\x14tollbook.metering.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a\x1ftollbook/errors/v1/errors.proto\"\x94\x05\n" +
 	"\n" +
 	"UsageEvent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -1084,7 +2143,18 @@ const file_tollbook_metering_v1_metering_proto_rawDesc = "" +
 	"\fmeasurements\x18\x05 \x03(\v2!.tollbook.metering.v1.MeasurementR\fmeasurements\x12G\n" +
 	"\rprovider_call\x18\x06 \x01(\v2\".tollbook.metering.v1.ProviderCallR\fproviderCall\x12%\n" +
 	"\x0ereservation_id\x18\a \x01(\tR\rreservationId\x12+\n" +
-	"\x11reservation_final\x18\b \x01(\bR\x10reservationFinal\"?\n" +
+	"\x11reservation_final\x18\b \x01(\bR\x10reservationFinal\x12?\n" +
+	"\vreversal_of\x18\t \x01(\v2\x1e.tollbook.metering.v1.EventRefR\n" +
+	"reversalOf\x12D\n" +
+	"\ftask_outcome\x18\n" +
+	" \x01(\x0e2!.tollbook.metering.v1.TaskOutcomeR\vtaskOutcome\x12D\n" +
+	"\x06labels\x18\v \x03(\v2,.tollbook.metering.v1.UsageEvent.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
+	"\bEventRef\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"?\n" +
 	"\vMeasurement\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\tR\x05meter\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\x03R\bquantity\"\xd6\x01\n" +
@@ -1111,9 +2181,10 @@ const file_tollbook_metering_v1_metering_proto_rawDesc = "" +
 	"\aoutcome\x18\n" +
 	" \x01(\x0e2\x1d.tollbook.metering.v1.OutcomeR\aoutcome\x12\x1d\n" +
 	"\n" +
-	"error_code\x18\v \x01(\tR\terrorCode\"N\n" +
+	"error_code\x18\v \x01(\tR\terrorCode\"j\n" +
 	"\x12RecordUsageRequest\x128\n" +
-	"\x06events\x18\x01 \x03(\v2 .tollbook.metering.v1.UsageEventR\x06events\"R\n" +
+	"\x06events\x18\x01 \x03(\v2 .tollbook.metering.v1.UsageEventR\x06events\x12\x1a\n" +
+	"\bbackfill\x18\x02 \x01(\bR\bbackfill\"R\n" +
 	"\x13RecordUsageResponse\x12;\n" +
 	"\aresults\x18\x01 \x03(\v2!.tollbook.metering.v1.EventResultR\aresults\"\xcd\x01\n" +
 	"\vEventResult\x12\x14\n" +
@@ -1121,28 +2192,86 @@ const file_tollbook_metering_v1_metering_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\x0e2!.tollbook.metering.v1.EventStatusR\x06status\x127\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x1f.tollbook.errors.v1.ErrorReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1a\n" +
-	"\bsequence\x18\x05 \x01(\x03R\bsequence\"\xec\x01\n" +
+	"\bsequence\x18\x05 \x01(\x03R\bsequence\"\x8d\x01\n" +
+	"\x12StreamUsageRequest\x12!\n" +
+	"\fbatch_number\x18\x01 \x01(\x03R\vbatchNumber\x128\n" +
+	"\x06events\x18\x02 \x03(\v2 .tollbook.metering.v1.UsageEventR\x06events\x12\x1a\n" +
+	"\bbackfill\x18\x03 \x01(\bR\bbackfill\"\xea\x01\n" +
+	"\x13StreamUsageResponse\x12!\n" +
+	"\fbatch_number\x18\x01 \x01(\x03R\vbatchNumber\x12%\n" +
+	"\x0eaccepted_count\x18\x02 \x01(\x05R\racceptedCount\x12'\n" +
+	"\x0fduplicate_count\x18\x03 \x01(\x05R\x0eduplicateCount\x12;\n" +
+	"\arefused\x18\x04 \x03(\v2!.tollbook.metering.v1.EventResultR\arefused\x12#\n" +
+	"\rlast_sequence\x18\x05 \x01(\x03R\flastSequence\"\xef\x01\n" +
+	"\x16ListUsageEventsRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"~\n" +
+	"\x17ListUsageEventsResponse\x12;\n" +
+	"\x06events\x18\x01 \x03(\v2#.tollbook.metering.v1.RecordedEventR\x06events\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x01\n" +
+	"\rRecordedEvent\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x03R\bsequence\x126\n" +
+	"\x05event\x18\x02 \x01(\v2 .tollbook.metering.v1.UsageEventR\x05event\x12=\n" +
+	"\freceive_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\"\x9c\x03\n" +
 	"\x11QueryUsageRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x16\n" +
 	"\x06meters\x18\x02 \x03(\tR\x06meters\x129\n" +
 	"\n" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12$\n" +
-	"\x0eas_of_sequence\x18\x05 \x01(\x03R\fasOfSequence\"n\n" +
+	"\x0eas_of_sequence\x18\x05 \x01(\x03R\fasOfSequence\x12\x19\n" +
+	"\bgroup_by\x18\x06 \x03(\tR\agroupBy\x12;\n" +
+	"\afilters\x18\a \x03(\v2!.tollbook.metering.v1.UsageFilterR\afilters\x129\n" +
+	"\x06window\x18\b \x01(\x0e2!.tollbook.metering.v1.UsageWindowR\x06window\x12\x1b\n" +
+	"\ttime_zone\x18\t \x01(\tR\btimeZone\"C\n" +
+	"\vUsageFilter\x12\x1c\n" +
+	"\tdimension\x18\x01 \x01(\tR\tdimension\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\"n\n" +
 	"\x12QueryUsageResponse\x122\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1e.tollbook.metering.v1.UsageRowR\x04rows\x12$\n" +
-	"\x0eas_of_sequence\x18\x02 \x01(\x03R\fasOfSequence\"<\n" +
+	"\x0eas_of_sequence\x18\x02 \x01(\x03R\fasOfSequence\"\xb1\x02\n" +
 	"\bUsageRow\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\tR\x05meter\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x03R\bquantity\"\x13\n" +
+	"\bquantity\x18\x02 \x01(\x03R\bquantity\x12?\n" +
+	"\x05group\x18\x03 \x03(\v2).tollbook.metering.v1.UsageRow.GroupEntryR\x05group\x12=\n" +
+	"\fwindow_start\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vwindowStart\x129\n" +
+	"\n" +
+	"window_end\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\twindowEnd\x1a8\n" +
+	"\n" +
+	"GroupEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x13\n" +
 	"\x11ListMetersRequest\"I\n" +
 	"\x12ListMetersResponse\x123\n" +
-	"\x06meters\x18\x01 \x03(\v2\x1b.tollbook.metering.v1.MeterR\x06meters\"\x99\x01\n" +
+	"\x06meters\x18\x01 \x03(\v2\x1b.tollbook.metering.v1.MeterR\x06meters\"\xc2\x02\n" +
 	"\x05Meter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tbase_unit\x18\x02 \x01(\tR\bbaseUnit\x12!\n" +
 	"\fdisplay_unit\x18\x03 \x01(\tR\vdisplayUnit\x12<\n" +
-	"\x1bbase_units_per_display_unit\x18\x04 \x01(\x03R\x17baseUnitsPerDisplayUnit*c\n" +
+	"\x1bbase_units_per_display_unit\x18\x04 \x01(\x03R\x17baseUnitsPerDisplayUnit\x12C\n" +
+	"\vaggregation\x18\x05 \x01(\x0e2!.tollbook.metering.v1.AggregationR\vaggregation\x12D\n" +
+	"\fvalue_source\x18\x06 \x01(\x0e2!.tollbook.metering.v1.ValueSourceR\vvalueSource\x12\x1c\n" +
+	"\tdimension\x18\a \x01(\tR\tdimension\"f\n" +
+	"\x12CreateMeterRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x121\n" +
+	"\x05meter\x18\x02 \x01(\v2\x1b.tollbook.metering.v1.MeterR\x05meter\"H\n" +
+	"\x13CreateMeterResponse\x121\n" +
+	"\x05meter\x18\x01 \x01(\v2\x1b.tollbook.metering.v1.MeterR\x05meter\"%\n" +
+	"\x0fGetMeterRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"E\n" +
+	"\x10GetMeterResponse\x121\n" +
+	"\x05meter\x18\x01 \x01(\v2\x1b.tollbook.metering.v1.MeterR\x05meter*|\n" +
+	"\vTaskOutcome\x12\x1c\n" +
+	"\x18TASK_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16TASK_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n" +
+	"\x13TASK_OUTCOME_FAILED\x10\x02\x12\x1a\n" +
+	"\x16TASK_OUTCOME_CANCELLED\x10\x03*c\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_SUCCESS\x10\x01\x12\x13\n" +
@@ -1153,11 +2282,40 @@ const file_tollbook_metering_v1_metering_proto_rawDesc = "" +
 	"\x15EVENT_STATUS_ACCEPTED\x10\x01\x12\x1a\n" +
 	"\x16EVENT_STATUS_DUPLICATE\x10\x02\x12\x19\n" +
 	"\x15EVENT_STATUS_CONFLICT\x10\x03\x12\x19\n" +
-	"\x15EVENT_STATUS_REJECTED\x10\x042\xd6\x03\n" +
+	"\x15EVENT_STATUS_REJECTED\x10\x04*\x87\x01\n" +
+	"\vUsageWindow\x12\x1c\n" +
+	"\x18USAGE_WINDOW_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11USAGE_WINDOW_HOUR\x10\x01\x12\x14\n" +
+	"\x10USAGE_WINDOW_DAY\x10\x02\x12\x15\n" +
+	"\x11USAGE_WINDOW_WEEK\x10\x03\x12\x16\n" +
+	"\x12USAGE_WINDOW_MONTH\x10\x04*\xc4\x01\n" +
+	"\vAggregation\x12\x1b\n" +
+	"\x17AGGREGATION_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fAGGREGATION_SUM\x10\x01\x12\x15\n" +
+	"\x11AGGREGATION_COUNT\x10\x02\x12\x13\n" +
+	"\x0fAGGREGATION_MAX\x10\x03\x12\x16\n" +
+	"\x12AGGREGATION_LATEST\x10\x04\x12\x1c\n" +
+	"\x18AGGREGATION_UNIQUE_COUNT\x10\x05\x12!\n" +
+	"\x1dAGGREGATION_TIME_WEIGHTED_SUM\x10\x06*\xce\x02\n" +
+	"\vValueSource\x12\x1c\n" +
+	"\x18VALUE_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18VALUE_SOURCE_MEASUREMENT\x10\x01\x12\x16\n" +
+	"\x12VALUE_SOURCE_CALLS\x10\x02\x12&\n" +
+	"\"VALUE_SOURCE_TOKENS_INPUT_UNCACHED\x10\x03\x12\"\n" +
+	"\x1eVALUE_SOURCE_TOKENS_CACHE_READ\x10\x04\x12#\n" +
+	"\x1fVALUE_SOURCE_TOKENS_CACHE_WRITE\x10\x05\x12\x1e\n" +
+	"\x1aVALUE_SOURCE_TOKENS_OUTPUT\x10\x06\x12!\n" +
+	"\x1dVALUE_SOURCE_TOKENS_REASONING\x10\a\x12\x1b\n" +
+	"\x17VALUE_SOURCE_LATENCY_MS\x10\b\x12\x1a\n" +
+	"\x16VALUE_SOURCE_DIMENSION\x10\t2\xaa\b\n" +
 	"\x0fMeteringService\x12\x94\x01\n" +
-	"\vRecordUsage\x12(.tollbook.metering.v1.RecordUsageRequest\x1a).tollbook.metering.v1.RecordUsageResponse\"0\xb2\xe1\x18\x14\b\x04\x12\x05quota\x12\tanalytics\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/api/v1/usage\x12\x90\x01\n" +
+	"\vRecordUsage\x12(.tollbook.metering.v1.RecordUsageRequest\x1a).tollbook.metering.v1.RecordUsageResponse\"0\xb2\xe1\x18\x14\b\x04\x12\x05quota\x12\tanalytics\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/api/v1/usage\x12\x80\x01\n" +
+	"\vStreamUsage\x12(.tollbook.metering.v1.StreamUsageRequest\x1a).tollbook.metering.v1.StreamUsageResponse\"\x18\xb2\xe1\x18\x14\b\x04\x12\x05quota\x12\tanalytics(\x010\x01\x12\x92\x01\n" +
+	"\x0fListUsageEvents\x12,.tollbook.metering.v1.ListUsageEventsRequest\x1a-.tollbook.metering.v1.ListUsageEventsResponse\"\"\xb2\xe1\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/usage/events\x12\xaa\x01\n" +
 	"\n" +
-	"QueryUsage\x12'.tollbook.metering.v1.QueryUsageRequest\x1a(.tollbook.metering.v1.QueryUsageResponse\"/\xb2\xe1\x18\x16\b\x05\x12\abilling\x12\tanalytics\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/usage\x12\x98\x01\n" +
+	"QueryUsage\x12'.tollbook.metering.v1.QueryUsageRequest\x1a(.tollbook.metering.v1.QueryUsageResponse\"I\xb2\xe1\x18\x16\b\x05\x12\abilling\x12\tanalytics\x82\xd3\xe4\x93\x02)Z\x18:\x01*\"\x13/api/v1/usage:query\x12\r/api/v1/usage\x12\x83\x01\n" +
+	"\vCreateMeter\x12(.tollbook.metering.v1.CreateMeterRequest\x1a).tollbook.metering.v1.CreateMeterResponse\"\x1f\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x13:\x01*\"\x0e/api/v1/meters\x12\x99\x01\n" +
+	"\bGetMeter\x12%.tollbook.metering.v1.GetMeterRequest\x1a&.tollbook.metering.v1.GetMeterResponse\">\xb2\xe1\x18\x1d\b\x05\x12\x05quota\x12\abilling\x12\tanalytics\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/meters/{name}\x12\x98\x01\n" +
 	"\n" +
 	"ListMeters\x12'.tollbook.metering.v1.ListMetersRequest\x1a(.tollbook.metering.v1.ListMetersResponse\"7\xb2\xe1\x18\x1d\b\x05\x12\x05quota\x12\abilling\x12\tanalytics\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/metersB\xd9\x01\n" +
 	"\x18com.tollbook.metering.v1B\rMeteringProtoP\x01Z<tollbook.dev/tollbook/gen/go/tollbook/metering/v1;meteringv1\xa2\x02\x03TMX\xaa\x02\x14Tollbook.Metering.V1\xca\x02\x14Tollbook\\Metering\\V1\xe2\x02 Tollbook\\Metering\\V1\\GPBMetadata\xea\x02\x16Tollbook::Metering::V1b\x06proto3"
@@ -1174,54 +2332,99 @@ func file_tollbook_metering_v1_metering_proto_rawDescGZIP() []byte {
 	return file_tollbook_metering_v1_metering_proto_rawDescData
 }
 
-var file_tollbook_metering_v1_metering_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tollbook_metering_v1_metering_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tollbook_metering_v1_metering_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_tollbook_metering_v1_metering_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_tollbook_metering_v1_metering_proto_goTypes = []any{
-	(Outcome)(0),                  // 0: tollbook.metering.v1.Outcome
-	(EventStatus)(0),              // 1: tollbook.metering.v1.EventStatus
-	(*UsageEvent)(nil),            // 2: tollbook.metering.v1.UsageEvent
-	(*Measurement)(nil),           // 3: tollbook.metering.v1.Measurement
-	(*Subject)(nil),               // 4: tollbook.metering.v1.Subject
-	(*ProviderCall)(nil),          // 5: tollbook.metering.v1.ProviderCall
-	(*RecordUsageRequest)(nil),    // 6: tollbook.metering.v1.RecordUsageRequest
-	(*RecordUsageResponse)(nil),   // 7: tollbook.metering.v1.RecordUsageResponse
-	(*EventResult)(nil),           // 8: tollbook.metering.v1.EventResult
-	(*QueryUsageRequest)(nil),     // 9: tollbook.metering.v1.QueryUsageRequest
-	(*QueryUsageResponse)(nil),    // 10: tollbook.metering.v1.QueryUsageResponse
-	(*UsageRow)(nil),              // 11: tollbook.metering.v1.UsageRow
-	(*ListMetersRequest)(nil),     // 12: tollbook.metering.v1.ListMetersRequest
-	(*ListMetersResponse)(nil),    // 13: tollbook.metering.v1.ListMetersResponse
-	(*Meter)(nil),                 // 14: tollbook.metering.v1.Meter
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
-	(v1.ErrorReason)(0),           // 17: tollbook.errors.v1.ErrorReason
+	(TaskOutcome)(0),                // 0: tollbook.metering.v1.TaskOutcome
+	(Outcome)(0),                    // 1: tollbook.metering.v1.Outcome
+	(EventStatus)(0),                // 2: tollbook.metering.v1.EventStatus
+	(UsageWindow)(0),                // 3: tollbook.metering.v1.UsageWindow
+	(Aggregation)(0),                // 4: tollbook.metering.v1.Aggregation
+	(ValueSource)(0),                // 5: tollbook.metering.v1.ValueSource
+	(*UsageEvent)(nil),              // 6: tollbook.metering.v1.UsageEvent
+	(*EventRef)(nil),                // 7: tollbook.metering.v1.EventRef
+	(*Measurement)(nil),             // 8: tollbook.metering.v1.Measurement
+	(*Subject)(nil),                 // 9: tollbook.metering.v1.Subject
+	(*ProviderCall)(nil),            // 10: tollbook.metering.v1.ProviderCall
+	(*RecordUsageRequest)(nil),      // 11: tollbook.metering.v1.RecordUsageRequest
+	(*RecordUsageResponse)(nil),     // 12: tollbook.metering.v1.RecordUsageResponse
+	(*EventResult)(nil),             // 13: tollbook.metering.v1.EventResult
+	(*StreamUsageRequest)(nil),      // 14: tollbook.metering.v1.StreamUsageRequest
+	(*StreamUsageResponse)(nil),     // 15: tollbook.metering.v1.StreamUsageResponse
+	(*ListUsageEventsRequest)(nil),  // 16: tollbook.metering.v1.ListUsageEventsRequest
+	(*ListUsageEventsResponse)(nil), // 17: tollbook.metering.v1.ListUsageEventsResponse
+	(*RecordedEvent)(nil),           // 18: tollbook.metering.v1.RecordedEvent
+	(*QueryUsageRequest)(nil),       // 19: tollbook.metering.v1.QueryUsageRequest
+	(*UsageFilter)(nil),             // 20: tollbook.metering.v1.UsageFilter
+	(*QueryUsageResponse)(nil),      // 21: tollbook.metering.v1.QueryUsageResponse
+	(*UsageRow)(nil),                // 22: tollbook.metering.v1.UsageRow
+	(*ListMetersRequest)(nil),       // 23: tollbook.metering.v1.ListMetersRequest
+	(*ListMetersResponse)(nil),      // 24: tollbook.metering.v1.ListMetersResponse
+	(*Meter)(nil),                   // 25: tollbook.metering.v1.Meter
+	(*CreateMeterRequest)(nil),      // 26: tollbook.metering.v1.CreateMeterRequest
+	(*CreateMeterResponse)(nil),     // 27: tollbook.metering.v1.CreateMeterResponse
+	(*GetMeterRequest)(nil),         // 28: tollbook.metering.v1.GetMeterRequest
+	(*GetMeterResponse)(nil),        // 29: tollbook.metering.v1.GetMeterResponse
+	nil,                             // 30: tollbook.metering.v1.UsageEvent.LabelsEntry
+	nil,                             // 31: tollbook.metering.v1.UsageRow.GroupEntry
+	(*timestamppb.Timestamp)(nil),   // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
+	(v1.ErrorReason)(0),             // 34: tollbook.errors.v1.ErrorReason
 }
 var file_tollbook_metering_v1_metering_proto_depIdxs = []int32{
-	4,  // 0: tollbook.metering.v1.UsageEvent.subject:type_name -> tollbook.metering.v1.Subject
-	15, // 1: tollbook.metering.v1.UsageEvent.event_time:type_name -> google.protobuf.Timestamp
-	3,  // 2: tollbook.metering.v1.UsageEvent.measurements:type_name -> tollbook.metering.v1.Measurement
-	5,  // 3: tollbook.metering.v1.UsageEvent.provider_call:type_name -> tollbook.metering.v1.ProviderCall
-	16, // 4: tollbook.metering.v1.ProviderCall.latency:type_name -> google.protobuf.Duration
-	0,  // 5: tollbook.metering.v1.ProviderCall.outcome:type_name -> tollbook.metering.v1.Outcome
-	2,  // 6: tollbook.metering.v1.RecordUsageRequest.events:type_name -> tollbook.metering.v1.UsageEvent
-	8,  // 7: tollbook.metering.v1.RecordUsageResponse.results:type_name -> tollbook.metering.v1.EventResult
-	1,  // 8: tollbook.metering.v1.EventResult.status:type_name -> tollbook.metering.v1.EventStatus
-	17, // 9: tollbook.metering.v1.EventResult.reason:type_name -> tollbook.errors.v1.ErrorReason
-	15, // 10: tollbook.metering.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	15, // 11: tollbook.metering.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	11, // 12: tollbook.metering.v1.QueryUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
-	14, // 13: tollbook.metering.v1.ListMetersResponse.meters:type_name -> tollbook.metering.v1.Meter
-	6,  // 14: tollbook.metering.v1.MeteringService.RecordUsage:input_type -> tollbook.metering.v1.RecordUsageRequest
-	9,  // 15: tollbook.metering.v1.MeteringService.QueryUsage:input_type -> tollbook.metering.v1.QueryUsageRequest
-	12, // 16: tollbook.metering.v1.MeteringService.ListMeters:input_type -> tollbook.metering.v1.ListMetersRequest
-	7,  // 17: tollbook.metering.v1.MeteringService.RecordUsage:output_type -> tollbook.metering.v1.RecordUsageResponse
-	10, // 18: tollbook.metering.v1.MeteringService.QueryUsage:output_type -> tollbook.metering.v1.QueryUsageResponse
-	13, // 19: tollbook.metering.v1.MeteringService.ListMeters:output_type -> tollbook.metering.v1.ListMetersResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	9,  // 0: tollbook.metering.v1.UsageEvent.subject:type_name -> tollbook.metering.v1.Subject
+	32, // 1: tollbook.metering.v1.UsageEvent.event_time:type_name -> google.protobuf.Timestamp
+	8,  // 2: tollbook.metering.v1.UsageEvent.measurements:type_name -> tollbook.metering.v1.Measurement
+	10, // 3: tollbook.metering.v1.UsageEvent.provider_call:type_name -> tollbook.metering.v1.ProviderCall
+	7,  // 4: tollbook.metering.v1.UsageEvent.reversal_of:type_name -> tollbook.metering.v1.EventRef
+	0,  // 5: tollbook.metering.v1.UsageEvent.task_outcome:type_name -> tollbook.metering.v1.TaskOutcome
+	30, // 6: tollbook.metering.v1.UsageEvent.labels:type_name -> tollbook.metering.v1.UsageEvent.LabelsEntry
+	33, // 7: tollbook.metering.v1.ProviderCall.latency:type_name -> google.protobuf.Duration
+	1,  // 8: tollbook.metering.v1.ProviderCall.outcome:type_name -> tollbook.metering.v1.Outcome
+	6,  // 9: tollbook.metering.v1.RecordUsageRequest.events:type_name -> tollbook.metering.v1.UsageEvent
+	13, // 10: tollbook.metering.v1.RecordUsageResponse.results:type_name -> tollbook.metering.v1.EventResult
+	2,  // 11: tollbook.metering.v1.EventResult.status:type_name -> tollbook.metering.v1.EventStatus
+	34, // 12: tollbook.metering.v1.EventResult.reason:type_name -> tollbook.errors.v1.ErrorReason
+	6,  // 13: tollbook.metering.v1.StreamUsageRequest.events:type_name -> tollbook.metering.v1.UsageEvent
+	13, // 14: tollbook.metering.v1.StreamUsageResponse.refused:type_name -> tollbook.metering.v1.EventResult
+	32, // 15: tollbook.metering.v1.ListUsageEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	32, // 16: tollbook.metering.v1.ListUsageEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	18, // 17: tollbook.metering.v1.ListUsageEventsResponse.events:type_name -> tollbook.metering.v1.RecordedEvent
+	6,  // 18: tollbook.metering.v1.RecordedEvent.event:type_name -> tollbook.metering.v1.UsageEvent
+	32, // 19: tollbook.metering.v1.RecordedEvent.receive_time:type_name -> google.protobuf.Timestamp
+	32, // 20: tollbook.metering.v1.QueryUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	32, // 21: tollbook.metering.v1.QueryUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	20, // 22: tollbook.metering.v1.QueryUsageRequest.filters:type_name -> tollbook.metering.v1.UsageFilter
+	3,  // 23: tollbook.metering.v1.QueryUsageRequest.window:type_name -> tollbook.metering.v1.UsageWindow
+	22, // 24: tollbook.metering.v1.QueryUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
+	31, // 25: tollbook.metering.v1.UsageRow.group:type_name -> tollbook.metering.v1.UsageRow.GroupEntry
+	32, // 26: tollbook.metering.v1.UsageRow.window_start:type_name -> google.protobuf.Timestamp
+	32, // 27: tollbook.metering.v1.UsageRow.window_end:type_name -> google.protobuf.Timestamp
+	25, // 28: tollbook.metering.v1.ListMetersResponse.meters:type_name -> tollbook.metering.v1.Meter
+	4,  // 29: tollbook.metering.v1.Meter.aggregation:type_name -> tollbook.metering.v1.Aggregation
+	5,  // 30: tollbook.metering.v1.Meter.value_source:type_name -> tollbook.metering.v1.ValueSource
+	25, // 31: tollbook.metering.v1.CreateMeterRequest.meter:type_name -> tollbook.metering.v1.Meter
+	25, // 32: tollbook.metering.v1.CreateMeterResponse.meter:type_name -> tollbook.metering.v1.Meter
+	25, // 33: tollbook.metering.v1.GetMeterResponse.meter:type_name -> tollbook.metering.v1.Meter
+	11, // 34: tollbook.metering.v1.MeteringService.RecordUsage:input_type -> tollbook.metering.v1.RecordUsageRequest
+	14, // 35: tollbook.metering.v1.MeteringService.StreamUsage:input_type -> tollbook.metering.v1.StreamUsageRequest
+	16, // 36: tollbook.metering.v1.MeteringService.ListUsageEvents:input_type -> tollbook.metering.v1.ListUsageEventsRequest
+	19, // 37: tollbook.metering.v1.MeteringService.QueryUsage:input_type -> tollbook.metering.v1.QueryUsageRequest
+	26, // 38: tollbook.metering.v1.MeteringService.CreateMeter:input_type -> tollbook.metering.v1.CreateMeterRequest
+	28, // 39: tollbook.metering.v1.MeteringService.GetMeter:input_type -> tollbook.metering.v1.GetMeterRequest
+	23, // 40: tollbook.metering.v1.MeteringService.ListMeters:input_type -> tollbook.metering.v1.ListMetersRequest
+	12, // 41: tollbook.metering.v1.MeteringService.RecordUsage:output_type -> tollbook.metering.v1.RecordUsageResponse
+	15, // 42: tollbook.metering.v1.MeteringService.StreamUsage:output_type -> tollbook.metering.v1.StreamUsageResponse
+	17, // 43: tollbook.metering.v1.MeteringService.ListUsageEvents:output_type -> tollbook.metering.v1.ListUsageEventsResponse
+	21, // 44: tollbook.metering.v1.MeteringService.QueryUsage:output_type -> tollbook.metering.v1.QueryUsageResponse
+	27, // 45: tollbook.metering.v1.MeteringService.CreateMeter:output_type -> tollbook.metering.v1.CreateMeterResponse
+	29, // 46: tollbook.metering.v1.MeteringService.GetMeter:output_type -> tollbook.metering.v1.GetMeterResponse
+	24, // 47: tollbook.metering.v1.MeteringService.ListMeters:output_type -> tollbook.metering.v1.ListMetersResponse
+	41, // [41:48] is the sub-list for method output_type
+	34, // [34:41] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_metering_v1_metering_proto_init() }
@@ -1234,8 +2437,8 @@ func file_tollbook_metering_v1_metering_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_metering_v1_metering_proto_rawDesc), len(file_tollbook_metering_v1_metering_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   13,
+			NumEnums:      6,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,9 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MeteringService_RecordUsage_FullMethodName = "/tollbook.metering.v1.MeteringService/RecordUsage"
-	MeteringService_QueryUsage_FullMethodName  = "/tollbook.metering.v1.MeteringService/QueryUsage"
-	MeteringService_ListMeters_FullMethodName  = "/tollbook.metering.v1.MeteringService/ListMeters"
+	MeteringService_RecordUsage_FullMethodName     = "/tollbook.metering.v1.MeteringService/RecordUsage"
+	MeteringService_StreamUsage_FullMethodName     = "/tollbook.metering.v1.MeteringService/StreamUsage"
+	MeteringService_ListUsageEvents_FullMethodName = "/tollbook.metering.v1.MeteringService/ListUsageEvents"
+	MeteringService_QueryUsage_FullMethodName      = "/tollbook.metering.v1.MeteringService/QueryUsage"
+	MeteringService_CreateMeter_FullMethodName     = "/tollbook.metering.v1.MeteringService/CreateMeter"
+	MeteringService_GetMeter_FullMethodName        = "/tollbook.metering.v1.MeteringService/GetMeter"
+	MeteringService_ListMeters_FullMethodName      = "/tollbook.metering.v1.MeteringService/ListMeters"
 )
 
 // MeteringServiceClient is the client API for MeteringService service.
@@ -36,8 +40,22 @@ type MeteringServiceClient interface {
 	// synced. Safe to retry with the same events: what was recorded answers DUPLICATE and is not counted again. A bad
 	// event is refused alone, the rest of the batch stands.
 	RecordUsage(ctx context.Context, in *RecordUsageRequest, opts ...grpc.CallOption) (*RecordUsageResponse, error)
-	// Exact totals of one organization over a half-open interval of event time.
+	// Batches in, durable acknowledgements out, in order, over one long call. Each batch is committed as RecordUsage would,
+	// together with those of other streams; an answer means committed and synced. The server reads only as fast as it
+	// commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
+	// batches only; send again what was not answered.
+	StreamUsage(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamUsageRequest, StreamUsageResponse], error)
+	// The recorded events of one organization, in sequence.
+	ListUsageEvents(ctx context.Context, in *ListUsageEventsRequest, opts ...grpc.CallOption) (*ListUsageEventsResponse, error)
+	// Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
+	// be sent with POST only.
 	QueryUsage(ctx context.Context, in *QueryUsageRequest, opts ...grpc.CallOption) (*QueryUsageResponse, error)
+	// Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
+	// never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
+	// ALREADY_EXISTS.
+	CreateMeter(ctx context.Context, in *CreateMeterRequest, opts ...grpc.CallOption) (*CreateMeterResponse, error)
+	// One meter. NOT_FOUND when there is none of that name.
+	GetMeter(ctx context.Context, in *GetMeterRequest, opts ...grpc.CallOption) (*GetMeterResponse, error)
 	// The catalog of meters, by name.
 	ListMeters(ctx context.Context, in *ListMetersRequest, opts ...grpc.CallOption) (*ListMetersResponse, error)
 }
@@ -60,10 +78,53 @@ func (c *meteringServiceClient) RecordUsage(ctx context.Context, in *RecordUsage
 	return out, nil
 }
 
+func (c *meteringServiceClient) StreamUsage(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamUsageRequest, StreamUsageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MeteringService_ServiceDesc.Streams[0], MeteringService_StreamUsage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamUsageRequest, StreamUsageResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MeteringService_StreamUsageClient = grpc.BidiStreamingClient[StreamUsageRequest, StreamUsageResponse]
+
+func (c *meteringServiceClient) ListUsageEvents(ctx context.Context, in *ListUsageEventsRequest, opts ...grpc.CallOption) (*ListUsageEventsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUsageEventsResponse)
+	err := c.cc.Invoke(ctx, MeteringService_ListUsageEvents_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *meteringServiceClient) QueryUsage(ctx context.Context, in *QueryUsageRequest, opts ...grpc.CallOption) (*QueryUsageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(QueryUsageResponse)
 	err := c.cc.Invoke(ctx, MeteringService_QueryUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *meteringServiceClient) CreateMeter(ctx context.Context, in *CreateMeterRequest, opts ...grpc.CallOption) (*CreateMeterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateMeterResponse)
+	err := c.cc.Invoke(ctx, MeteringService_CreateMeter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *meteringServiceClient) GetMeter(ctx context.Context, in *GetMeterRequest, opts ...grpc.CallOption) (*GetMeterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMeterResponse)
+	err := c.cc.Invoke(ctx, MeteringService_GetMeter_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -90,8 +151,22 @@ type MeteringServiceServer interface {
 	// synced. Safe to retry with the same events: what was recorded answers DUPLICATE and is not counted again. A bad
 	// event is refused alone, the rest of the batch stands.
 	RecordUsage(context.Context, *RecordUsageRequest) (*RecordUsageResponse, error)
-	// Exact totals of one organization over a half-open interval of event time.
+	// Batches in, durable acknowledgements out, in order, over one long call. Each batch is committed as RecordUsage would,
+	// together with those of other streams; an answer means committed and synced. The server reads only as fast as it
+	// commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
+	// batches only; send again what was not answered.
+	StreamUsage(grpc.BidiStreamingServer[StreamUsageRequest, StreamUsageResponse]) error
+	// The recorded events of one organization, in sequence.
+	ListUsageEvents(context.Context, *ListUsageEventsRequest) (*ListUsageEventsResponse, error)
+	// Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
+	// be sent with POST only.
 	QueryUsage(context.Context, *QueryUsageRequest) (*QueryUsageResponse, error)
+	// Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
+	// never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
+	// ALREADY_EXISTS.
+	CreateMeter(context.Context, *CreateMeterRequest) (*CreateMeterResponse, error)
+	// One meter. NOT_FOUND when there is none of that name.
+	GetMeter(context.Context, *GetMeterRequest) (*GetMeterResponse, error)
 	// The catalog of meters, by name.
 	ListMeters(context.Context, *ListMetersRequest) (*ListMetersResponse, error)
 	mustEmbedUnimplementedMeteringServiceServer()
@@ -107,8 +182,20 @@ type UnimplementedMeteringServiceServer struct{}
 func (UnimplementedMeteringServiceServer) RecordUsage(context.Context, *RecordUsageRequest) (*RecordUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RecordUsage not implemented")
 }
+func (UnimplementedMeteringServiceServer) StreamUsage(grpc.BidiStreamingServer[StreamUsageRequest, StreamUsageResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamUsage not implemented")
+}
+func (UnimplementedMeteringServiceServer) ListUsageEvents(context.Context, *ListUsageEventsRequest) (*ListUsageEventsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUsageEvents not implemented")
+}
 func (UnimplementedMeteringServiceServer) QueryUsage(context.Context, *QueryUsageRequest) (*QueryUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method QueryUsage not implemented")
+}
+func (UnimplementedMeteringServiceServer) CreateMeter(context.Context, *CreateMeterRequest) (*CreateMeterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateMeter not implemented")
+}
+func (UnimplementedMeteringServiceServer) GetMeter(context.Context, *GetMeterRequest) (*GetMeterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMeter not implemented")
 }
 func (UnimplementedMeteringServiceServer) ListMeters(context.Context, *ListMetersRequest) (*ListMetersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMeters not implemented")
@@ -152,6 +239,31 @@ func _MeteringService_RecordUsage_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MeteringService_StreamUsage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MeteringServiceServer).StreamUsage(&grpc.GenericServerStream[StreamUsageRequest, StreamUsageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MeteringService_StreamUsageServer = grpc.BidiStreamingServer[StreamUsageRequest, StreamUsageResponse]
+
+func _MeteringService_ListUsageEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUsageEventsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MeteringServiceServer).ListUsageEvents(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MeteringService_ListUsageEvents_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MeteringServiceServer).ListUsageEvents(ctx, req.(*ListUsageEventsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _MeteringService_QueryUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(QueryUsageRequest)
 	if err := dec(in); err != nil {
@@ -166,6 +278,42 @@ func _MeteringService_QueryUsage_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(MeteringServiceServer).QueryUsage(ctx, req.(*QueryUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MeteringService_CreateMeter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateMeterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MeteringServiceServer).CreateMeter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MeteringService_CreateMeter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MeteringServiceServer).CreateMeter(ctx, req.(*CreateMeterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MeteringService_GetMeter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMeterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MeteringServiceServer).GetMeter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MeteringService_GetMeter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MeteringServiceServer).GetMeter(ctx, req.(*GetMeterRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -200,14 +348,33 @@ var MeteringService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _MeteringService_RecordUsage_Handler,
 		},
 		{
+			MethodName: "ListUsageEvents",
+			Handler:    _MeteringService_ListUsageEvents_Handler,
+		},
+		{
 			MethodName: "QueryUsage",
 			Handler:    _MeteringService_QueryUsage_Handler,
+		},
+		{
+			MethodName: "CreateMeter",
+			Handler:    _MeteringService_CreateMeter_Handler,
+		},
+		{
+			MethodName: "GetMeter",
+			Handler:    _MeteringService_GetMeter_Handler,
 		},
 		{
 			MethodName: "ListMeters",
 			Handler:    _MeteringService_ListMeters_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "StreamUsage",
+			Handler:       _MeteringService_StreamUsage_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "tollbook/metering/v1/metering.proto",
 }

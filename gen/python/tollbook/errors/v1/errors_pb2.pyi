@@ -74,6 +74,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A defect of ours; the request id in the answer finds the log line. Status INTERNAL."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 24
     """The call's deadline passed before it was answered; retry with the same ids. Status DEADLINE_EXCEEDED."""
+    ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 25
+    """Nothing answers this method at this path. HTTP 405."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 26
+    """More comes in than can be committed; wait for the retry delay in the answer and send again with the same ids.
+    Status RESOURCE_EXHAUSTED.
+    """
+    ERROR_REASON_REVERSAL_TARGET_NOT_FOUND: _ErrorReason.ValueType  # 27
+    """The event to reverse was never recorded. Per event."""
+    ERROR_REASON_ALREADY_REVERSED: _ErrorReason.ValueType  # 28
+    """The event to reverse was reversed before, or is itself a reversal. Per event."""
+    ERROR_REASON_OUT_OF_RETENTION: _ErrorReason.ValueType  # 29
+    """What was asked lies beyond the raw events that are kept. Status OUT_OF_RANGE, or per event."""
+    ERROR_REASON_LABEL_NOT_ALLOWED: _ErrorReason.ValueType  # 30
+    """A label's key is not on the platform's list. Per event."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or one item of a batch was refused."""
@@ -128,4 +142,18 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 23
 """A defect of ours; the request id in the answer finds the log line. Status INTERNAL."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 24
 """The call's deadline passed before it was answered; retry with the same ids. Status DEADLINE_EXCEEDED."""
+ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 25
+"""Nothing answers this method at this path. HTTP 405."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 26
+"""More comes in than can be committed; wait for the retry delay in the answer and send again with the same ids.
+Status RESOURCE_EXHAUSTED.
+"""
+ERROR_REASON_REVERSAL_TARGET_NOT_FOUND: ErrorReason.ValueType  # 27
+"""The event to reverse was never recorded. Per event."""
+ERROR_REASON_ALREADY_REVERSED: ErrorReason.ValueType  # 28
+"""The event to reverse was reversed before, or is itself a reversal. Per event."""
+ERROR_REASON_OUT_OF_RETENTION: ErrorReason.ValueType  # 29
+"""What was asked lies beyond the raw events that are kept. Status OUT_OF_RANGE, or per event."""
+ERROR_REASON_LABEL_NOT_ALLOWED: ErrorReason.ValueType  # 30
+"""A label's key is not on the platform's list. Per event."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -28,7 +28,7 @@ from tollbook.feed.v1 import feed_pb2 as tollbook_dot_feed_dot_v1_dot_feed__pb2
 from tollbook.metering.v1 import metering_pb2 as tollbook_dot_metering_dot_v1_dot_metering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollbook/metering/v1/ledger.proto\x12\x14tollbook.metering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a\x1btollbook/feed/v1/feed.proto\x1a#tollbook/metering/v1/metering.proto\"\x13\n\x11WatchHeadsRequest\";\n\x12WatchHeadsResponse\x12%\n\x05heads\x18\x01 \x03(\x0b\x32\x16.tollbook.feed.v1.Head\"W\n\x11ReadLedgerRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12)\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1a.tollbook.feed.v1.Position\"u\n\x12ReadLedgerResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.tollbook.metering.v1.LedgerEvent\x12,\n\x08position\x18\x02 \x01(\x0b\x32\x1a.tollbook.feed.v1.Position\"\x82\x01\n\x0bLedgerEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .tollbook.metering.v1.UsageEvent\x12\x30\n\x0creceive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8d\x01\n\x14SnapshotUsageRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x15SnapshotUsageResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.tollbook.feed.v1.Position\x12,\n\x04rows\x18\x02 \x03(\x0b\x32\x1e.tollbook.metering.v1.UsageRow2\xab\x03\n\rLedgerService\x12\x84\x01\n\nWatchHeads\x12\'.tollbook.metering.v1.WatchHeadsRequest\x1a(.tollbook.metering.v1.WatchHeadsResponse\"!\xb2\xe1\x18\x1d\x08\x03\x12\x05quota\x12\x07\x62illing\x12\tanalytics0\x01\x12\x84\x01\n\nReadLedger\x12\'.tollbook.metering.v1.ReadLedgerRequest\x1a(.tollbook.metering.v1.ReadLedgerResponse\"!\xb2\xe1\x18\x1d\x08\x03\x12\x05quota\x12\x07\x62illing\x12\tanalytics0\x01\x12\x8b\x01\n\rSnapshotUsage\x12*.tollbook.metering.v1.SnapshotUsageRequest\x1a+.tollbook.metering.v1.SnapshotUsageResponse\"!\xb2\xe1\x18\x1d\x08\x03\x12\x05quota\x12\x07\x62illing\x12\tanalyticsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollbook/metering/v1/ledger.proto\x12\x14tollbook.metering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a\x1btollbook/feed/v1/feed.proto\x1a#tollbook/metering/v1/metering.proto\"\x13\n\x11WatchHeadsRequest\";\n\x12WatchHeadsResponse\x12%\n\x05heads\x18\x01 \x03(\x0b\x32\x16.tollbook.feed.v1.Head\"W\n\x11ReadLedgerRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12)\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1a.tollbook.feed.v1.Position\"u\n\x12ReadLedgerResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.tollbook.metering.v1.LedgerEvent\x12,\n\x08position\x18\x02 \x01(\x0b\x32\x1a.tollbook.feed.v1.Position\"\xb6\x01\n\x0bLedgerEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .tollbook.metering.v1.UsageEvent\x12\x30\n\x0creceive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x08reversed\x18\x04 \x01(\x0b\x32 .tollbook.metering.v1.UsageEvent\"\x8d\x01\n\x14SnapshotUsageRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x15SnapshotUsageResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.tollbook.feed.v1.Position\x12,\n\x04rows\x18\x02 \x03(\x0b\x32\x1e.tollbook.metering.v1.UsageRow2\xab\x03\n\rLedgerService\x12\x84\x01\n\nWatchHeads\x12\'.tollbook.metering.v1.WatchHeadsRequest\x1a(.tollbook.metering.v1.WatchHeadsResponse\"!\xb2\xe1\x18\x1d\x08\x03\x12\x05quota\x12\x07\x62illing\x12\tanalytics0\x01\x12\x84\x01\n\nReadLedger\x12\'.tollbook.metering.v1.ReadLedgerRequest\x1a(.tollbook.metering.v1.ReadLedgerResponse\"!\xb2\xe1\x18\x1d\x08\x03\x12\x05quota\x12\x07\x62illing\x12\tanalytics0\x01\x12\x8b\x01\n\rSnapshotUsage\x12*.tollbook.metering.v1.SnapshotUsageRequest\x1a+.tollbook.metering.v1.SnapshotUsageResponse\"!\xb2\xe1\x18\x1d\x08\x03\x12\x05quota\x12\x07\x62illing\x12\tanalyticsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,11 +50,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READLEDGERRESPONSE']._serialized_start=362
   _globals['_READLEDGERRESPONSE']._serialized_end=479
   _globals['_LEDGEREVENT']._serialized_start=482
-  _globals['_LEDGEREVENT']._serialized_end=612
-  _globals['_SNAPSHOTUSAGEREQUEST']._serialized_start=615
-  _globals['_SNAPSHOTUSAGEREQUEST']._serialized_end=756
-  _globals['_SNAPSHOTUSAGERESPONSE']._serialized_start=758
-  _globals['_SNAPSHOTUSAGERESPONSE']._serialized_end=873
-  _globals['_LEDGERSERVICE']._serialized_start=876
-  _globals['_LEDGERSERVICE']._serialized_end=1303
+  _globals['_LEDGEREVENT']._serialized_end=664
+  _globals['_SNAPSHOTUSAGEREQUEST']._serialized_start=667
+  _globals['_SNAPSHOTUSAGEREQUEST']._serialized_end=808
+  _globals['_SNAPSHOTUSAGERESPONSE']._serialized_start=810
+  _globals['_SNAPSHOTUSAGERESPONSE']._serialized_end=925
+  _globals['_LEDGERSERVICE']._serialized_start=928
+  _globals['_LEDGERSERVICE']._serialized_end=1355
 # @@protoc_insertion_point(module_scope)

@@ -129,6 +129,7 @@ class LedgerEvent(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     RECEIVE_TIME_FIELD_NUMBER: _builtins.int
+    REVERSED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Its number in the organization's ledger; gapless from 1, in commit order."""
     @_builtins.property
@@ -139,16 +140,21 @@ class LedgerEvent(_message.Message):
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When the ledger received it."""
 
+    @_builtins.property
+    def reversed(self) -> _metering_pb2.UsageEvent:
+        """With a reversal: the event that it takes back, as it was recorded."""
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         event: _metering_pb2.UsageEvent | None = ...,
         receive_time: _timestamp_pb2.Timestamp | None = ...,
+        reversed: _metering_pb2.UsageEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "receive_time", b"receive_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "receive_time", b"receive_time", "reversed", b"reversed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "receive_time", b"receive_time", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "receive_time", b"receive_time", "reversed", b"reversed", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

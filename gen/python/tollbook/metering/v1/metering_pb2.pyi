@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TaskOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASK_OUTCOME_UNSPECIFIED: _TaskOutcome.ValueType  # 0
+    """It has not ended, or the event reports no task."""
+    TASK_OUTCOME_SUCCEEDED: _TaskOutcome.ValueType  # 1
+    """It did what was asked."""
+    TASK_OUTCOME_FAILED: _TaskOutcome.ValueType  # 2
+    """It failed."""
+    TASK_OUTCOME_CANCELLED: _TaskOutcome.ValueType  # 3
+    """It was given up."""
+
+class TaskOutcome(_TaskOutcome, metaclass=_TaskOutcomeEnumTypeWrapper):
+    """How a task ended."""
+
+TASK_OUTCOME_UNSPECIFIED: TaskOutcome.ValueType  # 0
+"""It has not ended, or the event reports no task."""
+TASK_OUTCOME_SUCCEEDED: TaskOutcome.ValueType  # 1
+"""It did what was asked."""
+TASK_OUTCOME_FAILED: TaskOutcome.ValueType  # 2
+"""It failed."""
+TASK_OUTCOME_CANCELLED: TaskOutcome.ValueType  # 3
+"""It was given up."""
+Global___TaskOutcome: _TypeAlias = TaskOutcome  # noqa: Y015
+
 class _Outcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -82,11 +110,163 @@ EVENT_STATUS_REJECTED: EventStatus.ValueType  # 4
 """Refused; not counted. Sending it again can only help when the reason passes: a clock, a new meter."""
 Global___EventStatus: _TypeAlias = EventStatus  # noqa: Y015
 
+class _UsageWindow:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageWindow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_WINDOW_UNSPECIFIED: _UsageWindow.ValueType  # 0
+    """None: the interval as a whole."""
+    USAGE_WINDOW_HOUR: _UsageWindow.ValueType  # 1
+    """From a full local hour to the next. The hour that happens twice when clocks go back is two windows."""
+    USAGE_WINDOW_DAY: _UsageWindow.ValueType  # 2
+    """From local midnight to the next: 23 or 25 hours when clocks change."""
+    USAGE_WINDOW_WEEK: _UsageWindow.ValueType  # 3
+    """From Monday to Monday."""
+    USAGE_WINDOW_MONTH: _UsageWindow.ValueType  # 4
+    """From the first of a month to the first of the next."""
+
+class UsageWindow(_UsageWindow, metaclass=_UsageWindowEnumTypeWrapper):
+    """Stretches of local time, one after another."""
+
+USAGE_WINDOW_UNSPECIFIED: UsageWindow.ValueType  # 0
+"""None: the interval as a whole."""
+USAGE_WINDOW_HOUR: UsageWindow.ValueType  # 1
+"""From a full local hour to the next. The hour that happens twice when clocks go back is two windows."""
+USAGE_WINDOW_DAY: UsageWindow.ValueType  # 2
+"""From local midnight to the next: 23 or 25 hours when clocks change."""
+USAGE_WINDOW_WEEK: UsageWindow.ValueType  # 3
+"""From Monday to Monday."""
+USAGE_WINDOW_MONTH: UsageWindow.ValueType  # 4
+"""From the first of a month to the first of the next."""
+Global___UsageWindow: _TypeAlias = UsageWindow  # noqa: Y015
+
+class _Aggregation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGGREGATION_UNSPECIFIED: _Aggregation.ValueType  # 0
+    """Never valid."""
+    AGGREGATION_SUM: _Aggregation.ValueType  # 1
+    """The sum of the values."""
+    AGGREGATION_COUNT: _Aggregation.ValueType  # 2
+    """How many events have a value."""
+    AGGREGATION_MAX: _Aggregation.ValueType  # 3
+    """The largest value."""
+    AGGREGATION_LATEST: _Aggregation.ValueType  # 4
+    """The value of the event with the highest event_time, among equals of the highest sequence."""
+    AGGREGATION_UNIQUE_COUNT: _Aggregation.ValueType  # 5
+    """How many different values there are; of a dimension only."""
+    AGGREGATION_TIME_WEIGHTED_SUM: _Aggregation.ValueType  # 6
+    """Each value times the milliseconds that it held within the interval, added up, then rounded down. A value holds from
+    its event_time until that of the next event of the same series, or to the end of the interval; what held when the
+    interval began is carried in. A series is the events with the same subject and the same labels.
+    """
+
+class Aggregation(_Aggregation, metaclass=_AggregationEnumTypeWrapper):
+    """How the values of many events become one total. An event that was reversed counts as if it had never been recorded,
+    from its reversal on.
+    """
+
+AGGREGATION_UNSPECIFIED: Aggregation.ValueType  # 0
+"""Never valid."""
+AGGREGATION_SUM: Aggregation.ValueType  # 1
+"""The sum of the values."""
+AGGREGATION_COUNT: Aggregation.ValueType  # 2
+"""How many events have a value."""
+AGGREGATION_MAX: Aggregation.ValueType  # 3
+"""The largest value."""
+AGGREGATION_LATEST: Aggregation.ValueType  # 4
+"""The value of the event with the highest event_time, among equals of the highest sequence."""
+AGGREGATION_UNIQUE_COUNT: Aggregation.ValueType  # 5
+"""How many different values there are; of a dimension only."""
+AGGREGATION_TIME_WEIGHTED_SUM: Aggregation.ValueType  # 6
+"""Each value times the milliseconds that it held within the interval, added up, then rounded down. A value holds from
+its event_time until that of the next event of the same series, or to the end of the interval; what held when the
+interval began is carried in. A series is the events with the same subject and the same labels.
+"""
+Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
+
+class _ValueSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ValueSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ValueSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VALUE_SOURCE_UNSPECIFIED: _ValueSource.ValueType  # 0
+    """Never valid."""
+    VALUE_SOURCE_MEASUREMENT: _ValueSource.ValueType  # 1
+    """The quantity of the measurement that has the meter's name."""
+    VALUE_SOURCE_CALLS: _ValueSource.ValueType  # 2
+    """1 for an event with a provider call."""
+    VALUE_SOURCE_TOKENS_INPUT_UNCACHED: _ValueSource.ValueType  # 3
+    """Its input tokens that no cache served."""
+    VALUE_SOURCE_TOKENS_CACHE_READ: _ValueSource.ValueType  # 4
+    """Its input tokens read from cache."""
+    VALUE_SOURCE_TOKENS_CACHE_WRITE: _ValueSource.ValueType  # 5
+    """Its input tokens written to cache."""
+    VALUE_SOURCE_TOKENS_OUTPUT: _ValueSource.ValueType  # 6
+    """Its output tokens that are not reasoning."""
+    VALUE_SOURCE_TOKENS_REASONING: _ValueSource.ValueType  # 7
+    """Its reasoning tokens."""
+    VALUE_SOURCE_LATENCY_MS: _ValueSource.ValueType  # 8
+    """Its latency in milliseconds, rounded down; no value when the latency is not known."""
+    VALUE_SOURCE_DIMENSION: _ValueSource.ValueType  # 9
+    """The id or label that `Meter.dimension` names; no value when the event does not name one."""
+
+class ValueSource(_ValueSource, metaclass=_ValueSourceEnumTypeWrapper):
+    """Which value of an event counts. The values of provider calls are those of `ProviderCall`."""
+
+VALUE_SOURCE_UNSPECIFIED: ValueSource.ValueType  # 0
+"""Never valid."""
+VALUE_SOURCE_MEASUREMENT: ValueSource.ValueType  # 1
+"""The quantity of the measurement that has the meter's name."""
+VALUE_SOURCE_CALLS: ValueSource.ValueType  # 2
+"""1 for an event with a provider call."""
+VALUE_SOURCE_TOKENS_INPUT_UNCACHED: ValueSource.ValueType  # 3
+"""Its input tokens that no cache served."""
+VALUE_SOURCE_TOKENS_CACHE_READ: ValueSource.ValueType  # 4
+"""Its input tokens read from cache."""
+VALUE_SOURCE_TOKENS_CACHE_WRITE: ValueSource.ValueType  # 5
+"""Its input tokens written to cache."""
+VALUE_SOURCE_TOKENS_OUTPUT: ValueSource.ValueType  # 6
+"""Its output tokens that are not reasoning."""
+VALUE_SOURCE_TOKENS_REASONING: ValueSource.ValueType  # 7
+"""Its reasoning tokens."""
+VALUE_SOURCE_LATENCY_MS: ValueSource.ValueType  # 8
+"""Its latency in milliseconds, rounded down; no value when the latency is not known."""
+VALUE_SOURCE_DIMENSION: ValueSource.ValueType  # 9
+"""The id or label that `Meter.dimension` names; no value when the event does not name one."""
+Global___ValueSource: _TypeAlias = ValueSource  # noqa: Y015
+
 @_typing.final
 class UsageEvent(_message.Message):
     """Something that happened, recorded once under (organization, source, id)."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
@@ -96,6 +276,9 @@ class UsageEvent(_message.Message):
     PROVIDER_CALL_FIELD_NUMBER: _builtins.int
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
     RESERVATION_FINAL_FIELD_NUMBER: _builtins.int
+    REVERSAL_OF_FIELD_NUMBER: _builtins.int
+    TASK_OUTCOME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The sender's id of the event, unique within its source; 1 to 256 bytes. Retries must send the same id."""
     source: _builtins.str
@@ -104,13 +287,17 @@ class UsageEvent(_message.Message):
     """The reservation that this usage draws down, as CheckResponse.reservation_id named it; empty: none."""
     reservation_final: _builtins.bool
     """Whether this event ends the reservation, so that what is left of the hold is freed."""
+    task_outcome: Global___TaskOutcome.ValueType
+    """How the task ended that this event reports, if it ended."""
     @_builtins.property
     def subject(self) -> Global___Subject:
         """Whose usage it is."""
 
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened; required. Accepted from 35 days back to 5 minutes ahead of the server's clock."""
+        """When it happened; required, except with reversal_of. Accepted from 35 days back to 5 minutes ahead of the server's
+        clock.
+        """
 
     @_builtins.property
     def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measurement]:
@@ -119,6 +306,20 @@ class UsageEvent(_message.Message):
     @_builtins.property
     def provider_call(self) -> Global___ProviderCall:
         """The call to a model provider that this event reports, if any."""
+
+    @_builtins.property
+    def reversal_of(self) -> Global___EventRef:
+        """The event of the same organization that this one takes back as a whole, once. It is dated as that event and carries
+        nothing of its own but an id, a source and the organization: no event_time, measurements, provider call, reservation,
+        task outcome or labels, and no other part of the subject. Refused when no such event was recorded before it, when that
+        was reversed before or is itself a reversal, or when it is older than the raw events that are kept.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What else to group usage by; up to 16. Keys must be on the platform's list (the setting
+        `TOLLBOOK_LABEL_KEYS` of metering); values are 1 to 128 bytes of printable text. Never prompts, code or names.
+        """
 
     def __init__(
         self,
@@ -131,14 +332,43 @@ class UsageEvent(_message.Message):
         provider_call: Global___ProviderCall | None = ...,
         reservation_id: _builtins.str = ...,
         reservation_final: _builtins.bool = ...,
+        reversal_of: Global___EventRef | None = ...,
+        task_outcome: Global___TaskOutcome.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "provider_call", b"provider_call", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "provider_call", b"provider_call", "reversal_of", b"reversal_of", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "id", b"id", "measurements", b"measurements", "provider_call", b"provider_call", "reservation_final", b"reservation_final", "reservation_id", b"reservation_id", "source", b"source", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "id", b"id", "labels", b"labels", "measurements", b"measurements", "provider_call", b"provider_call", "reservation_final", b"reservation_final", "reservation_id", b"reservation_id", "reversal_of", b"reversal_of", "source", b"source", "subject", b"subject", "task_outcome", b"task_outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageEvent: _TypeAlias = UsageEvent  # noqa: Y015
+
+@_typing.final
+class EventRef(_message.Message):
+    """An event by its identity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Its source."""
+    id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventRef: _TypeAlias = EventRef  # noqa: Y015
 
 @_typing.final
 class Measurement(_message.Message):
@@ -188,7 +418,7 @@ class Subject(_message.Message):
     team_id: _builtins.str
     """The team."""
     user_id: _builtins.str
-    """The user, as a surrogate."""
+    """The user, as a surrogate: without `@`, never a name or an e-mail address."""
     agent_id: _builtins.str
     """The agent."""
     task_id: _builtins.str
@@ -285,6 +515,11 @@ class RecordUsageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    backfill: _builtins.bool
+    """Whether to admit events further back than 35 days. Never ahead of the clock. They land in periods that may be
+    closed, and are then billed as adjustments.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageEvent]:
         """1 to 5 000 events, of one organization or (admin key, services) of several."""
@@ -293,10 +528,11 @@ class RecordUsageRequest(_message.Message):
         self,
         *,
         events: _abc.Iterable[Global___UsageEvent] | None = ...,
+        backfill: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "events", b"events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,24 +601,96 @@ class EventResult(_message.Message):
 Global___EventResult: _TypeAlias = EventResult  # noqa: Y015
 
 @_typing.final
-class QueryUsageRequest(_message.Message):
-    """What to total."""
+class StreamUsageRequest(_message.Message):
+    """A batch on a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    batch_number: _builtins.int
+    """The sender's number of the batch, above that of the batch before on this stream."""
+    backfill: _builtins.bool
+    """As in RecordUsageRequest."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageEvent]:
+        """1 to 5 000 events, as in RecordUsageRequest."""
+
+    def __init__(
+        self,
+        *,
+        batch_number: _builtins.int = ...,
+        events: _abc.Iterable[Global___UsageEvent] | None = ...,
+        backfill: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "batch_number", b"batch_number", "events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamUsageRequest: _TypeAlias = StreamUsageRequest  # noqa: Y015
+
+@_typing.final
+class StreamUsageResponse(_message.Message):
+    """The acknowledgement of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    ACCEPTED_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    batch_number: _builtins.int
+    """Which batch."""
+    accepted_count: _builtins.int
+    """How many of its events were recorded now."""
+    duplicate_count: _builtins.int
+    """How many had been recorded before with the same content."""
+    last_sequence: _builtins.int
+    """The highest sequence of the batch's events; 0 when all were refused. With several organizations: of the last event
+    that was recorded.
+    """
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventResult]:
+        """The results of the others, CONFLICT and REJECTED, by index."""
+
+    def __init__(
+        self,
+        *,
+        batch_number: _builtins.int = ...,
+        accepted_count: _builtins.int = ...,
+        duplicate_count: _builtins.int = ...,
+        refused: _abc.Iterable[Global___EventResult] | None = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_count", b"accepted_count", "batch_number", b"batch_number", "duplicate_count", b"duplicate_count", "last_sequence", b"last_sequence", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamUsageResponse: _TypeAlias = StreamUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageEventsRequest(_message.Message):
+    """Which events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
-    METERS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
-    AS_OF_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization; empty with a tenant's key means the key's."""
-    as_of_sequence: _builtins.int
-    """Count only events up to this number; 0: up to the ledger's head."""
-    @_builtins.property
-    def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The meters to total; empty: all."""
-
+    page_size: _builtins.int
+    """At most this many, 1 to 1 000; 0: 100."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty: the first page."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The start of the interval of event time, included; unset: the beginning."""
@@ -395,18 +703,176 @@ class QueryUsageRequest(_message.Message):
         self,
         *,
         organization_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageEventsRequest: _TypeAlias = ListUsageEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListUsageEventsResponse(_message.Message):
+    """A page of events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Opaque; empty: the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedEvent]:
+        """In sequence."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___RecordedEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageEventsResponse: _TypeAlias = ListUsageEventsResponse  # noqa: Y015
+
+@_typing.final
+class RecordedEvent(_message.Message):
+    """An event as recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    RECEIVE_TIME_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Its number in the organization's ledger."""
+    @_builtins.property
+    def event(self) -> Global___UsageEvent:
+        """The event as sent, with its organization filled in."""
+
+    @_builtins.property
+    def receive_time(self) -> _timestamp_pb2.Timestamp:
+        """When the ledger received it."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        event: Global___UsageEvent | None = ...,
+        receive_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "receive_time", b"receive_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "receive_time", b"receive_time", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedEvent: _TypeAlias = RecordedEvent  # noqa: Y015
+
+@_typing.final
+class QueryUsageRequest(_message.Message):
+    """What to total."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    AS_OF_SEQUENCE_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    as_of_sequence: _builtins.int
+    """Count only events up to this number; 0: up to the ledger's head."""
+    window: Global___UsageWindow.ValueType
+    """Total apart for each of these stretches of local time; needs start_time and end_time. Unspecified: the interval is
+    not cut. At most 10 000 windows.
+    """
+    time_zone: _builtins.str
+    """The IANA time zone that windows follow, for example `Europe/Vienna`; empty: UTC. Only with a window."""
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The meters to total; empty: all."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the interval of event time, included; unset: the beginning."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the interval, excluded; unset: no end."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Total apart for each combination of values of these: up to 4 of `project`, `team`, `user`, `agent`, `task`,
+        `session` and `label:<key>`, each at most once. Empty: one total per meter and window.
+        """
+
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageFilter]:
+        """Count only events that pass every one of these; up to 8, each of another dimension."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
         meters: _abc.Iterable[_builtins.str] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         as_of_sequence: _builtins.int = ...,
+        group_by: _abc.Iterable[_builtins.str] | None = ...,
+        filters: _abc.Iterable[Global___UsageFilter] | None = ...,
+        window: Global___UsageWindow.ValueType = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "end_time", b"end_time", "meters", b"meters", "organization_id", b"organization_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "meters", b"meters", "organization_id", b"organization_id", "start_time", b"start_time", "time_zone", b"time_zone", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageFilter(_message.Message):
+    """What an event must be like to be counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    dimension: _builtins.str
+    """One of `project`, `team`, `user`, `agent`, `task`, `session` and `label:<key>`."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its value is one of these, 1 to 100; the empty text stands for events that do not name one."""
+
+    def __init__(
+        self,
+        *,
+        dimension: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageFilter: _TypeAlias = UsageFilter  # noqa: Y015
 
 @_typing.final
 class QueryUsageResponse(_message.Message):
@@ -420,7 +886,9 @@ class QueryUsageResponse(_message.Message):
     """The number of the last event that the totals could include."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
-        """One row per meter that has usage in the interval, by meter name."""
+        """One row per meter, window and group that has usage, by meter name, window and group values. An empty interval has
+        none. A query with more than 10 000 rows is refused with LIMIT_EXCEEDED.
+        """
 
     def __init__(
         self,
@@ -442,21 +910,61 @@ class UsageRow(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class GroupEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     METER_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    WINDOW_START_FIELD_NUMBER: _builtins.int
+    WINDOW_END_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
     """The meter."""
     quantity: _builtins.int
-    """The total in the meter's base unit."""
+    """The total in the meter's base unit, as its aggregation defines it."""
+    @_builtins.property
+    def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With group_by: the value of each dimension, by its name as asked for. The empty text stands for events that do not
+        name one.
+        """
+
+    @_builtins.property
+    def window_start(self) -> _timestamp_pb2.Timestamp:
+        """With a window: where it begins, included; the first window begins no earlier than the interval."""
+
+    @_builtins.property
+    def window_end(self) -> _timestamp_pb2.Timestamp:
+        """With a window: where it ends, excluded; the last window ends no later than the interval."""
+
     def __init__(
         self,
         *,
         meter: _builtins.str = ...,
         quantity: _builtins.int = ...,
+        group: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        window_start: _timestamp_pb2.Timestamp | None = ...,
+        window_end: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "meter", b"meter", "quantity", b"quantity", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,6 +1021,9 @@ class Meter(_message.Message):
     BASE_UNIT_FIELD_NUMBER: _builtins.int
     DISPLAY_UNIT_FIELD_NUMBER: _builtins.int
     BASE_UNITS_PER_DISPLAY_UNIT_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    VALUE_SOURCE_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, for example `agent_minutes`."""
     base_unit: _builtins.str
@@ -520,7 +1031,13 @@ class Meter(_message.Message):
     display_unit: _builtins.str
     """The unit that people and prices speak of, for example `minute`."""
     base_units_per_display_unit: _builtins.int
-    """How many base units one display unit has, exactly."""
+    """How many base units one display unit has, exactly; 1 to 2^53 - 1."""
+    aggregation: Global___Aggregation.ValueType
+    """How the values of many events become one total."""
+    value_source: Global___ValueSource.ValueType
+    """Which value of an event counts."""
+    dimension: _builtins.str
+    """With VALUE_SOURCE_DIMENSION: `project`, `team`, `user`, `agent`, `task`, `session` or `label:<key>`; else empty."""
     def __init__(
         self,
         *,
@@ -528,11 +1045,114 @@ class Meter(_message.Message):
         base_unit: _builtins.str = ...,
         display_unit: _builtins.str = ...,
         base_units_per_display_unit: _builtins.int = ...,
+        aggregation: Global___Aggregation.ValueType = ...,
+        value_source: Global___ValueSource.ValueType = ...,
+        dimension: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_unit", b"base_unit", "base_units_per_display_unit", b"base_units_per_display_unit", "display_unit", b"display_unit", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "base_unit", b"base_unit", "base_units_per_display_unit", b"base_units_per_display_unit", "dimension", b"dimension", "display_unit", b"display_unit", "name", b"name", "value_source", b"value_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Meter: _TypeAlias = Meter  # noqa: Y015
+
+@_typing.final
+class CreateMeterRequest(_message.Message):
+    """A meter to add."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes. Safe to retry with."""
+    @_builtins.property
+    def meter(self) -> Global___Meter:
+        """The meter. Its name is a lower-case letter and up to 63 lower-case letters, digits and `_`; its units are 1 to 64
+        bytes of printable text. AGGREGATION_UNIQUE_COUNT goes with VALUE_SOURCE_DIMENSION and with no other.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        meter: Global___Meter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMeterRequest: _TypeAlias = CreateMeterRequest  # noqa: Y015
+
+@_typing.final
+class CreateMeterResponse(_message.Message):
+    """The meter as it is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def meter(self) -> Global___Meter:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        meter: Global___Meter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMeterResponse: _TypeAlias = CreateMeterResponse  # noqa: Y015
+
+@_typing.final
+class GetMeterRequest(_message.Message):
+    """Which meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMeterRequest: _TypeAlias = GetMeterRequest  # noqa: Y015
+
+@_typing.final
+class GetMeterResponse(_message.Message):
+    """The meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def meter(self) -> Global___Meter:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        meter: Global___Meter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMeterResponse: _TypeAlias = GetMeterResponse  # noqa: Y015

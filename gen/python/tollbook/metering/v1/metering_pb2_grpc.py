@@ -40,10 +40,30 @@ class MeteringServiceStub:
                 request_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.RecordUsageRequest.SerializeToString,
                 response_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.RecordUsageResponse.FromString,
                 _registered_method=True)
+        self.StreamUsage = channel.stream_stream(
+                '/tollbook.metering.v1.MeteringService/StreamUsage',
+                request_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.StreamUsageRequest.SerializeToString,
+                response_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.StreamUsageResponse.FromString,
+                _registered_method=True)
+        self.ListUsageEvents = channel.unary_unary(
+                '/tollbook.metering.v1.MeteringService/ListUsageEvents',
+                request_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.ListUsageEventsRequest.SerializeToString,
+                response_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.ListUsageEventsResponse.FromString,
+                _registered_method=True)
         self.QueryUsage = channel.unary_unary(
                 '/tollbook.metering.v1.MeteringService/QueryUsage',
                 request_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.QueryUsageResponse.FromString,
+                _registered_method=True)
+        self.CreateMeter = channel.unary_unary(
+                '/tollbook.metering.v1.MeteringService/CreateMeter',
+                request_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.CreateMeterRequest.SerializeToString,
+                response_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.CreateMeterResponse.FromString,
+                _registered_method=True)
+        self.GetMeter = channel.unary_unary(
+                '/tollbook.metering.v1.MeteringService/GetMeter',
+                request_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.GetMeterRequest.SerializeToString,
+                response_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.GetMeterResponse.FromString,
                 _registered_method=True)
         self.ListMeters = channel.unary_unary(
                 '/tollbook.metering.v1.MeteringService/ListMeters',
@@ -65,8 +85,42 @@ class MeteringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamUsage(self, request_iterator, context):
+        """Batches in, durable acknowledgements out, in order, over one long call. Each batch is committed as RecordUsage would,
+        together with those of other streams; an answer means committed and synced. The server reads only as fast as it
+        commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
+        batches only; send again what was not answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageEvents(self, request, context):
+        """The recorded events of one organization, in sequence.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def QueryUsage(self, request, context):
-        """Exact totals of one organization over a half-open interval of event time.
+        """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
+        be sent with POST only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateMeter(self, request, context):
+        """Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
+        never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
+        ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMeter(self, request, context):
+        """One meter. NOT_FOUND when there is none of that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,10 +141,30 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     request_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.RecordUsageRequest.FromString,
                     response_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.RecordUsageResponse.SerializeToString,
             ),
+            'StreamUsage': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamUsage,
+                    request_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.StreamUsageRequest.FromString,
+                    response_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.StreamUsageResponse.SerializeToString,
+            ),
+            'ListUsageEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageEvents,
+                    request_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.ListUsageEventsRequest.FromString,
+                    response_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.ListUsageEventsResponse.SerializeToString,
+            ),
             'QueryUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryUsage,
                     request_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.QueryUsageRequest.FromString,
                     response_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.QueryUsageResponse.SerializeToString,
+            ),
+            'CreateMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateMeter,
+                    request_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.CreateMeterRequest.FromString,
+                    response_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.CreateMeterResponse.SerializeToString,
+            ),
+            'GetMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMeter,
+                    request_deserializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.GetMeterRequest.FromString,
+                    response_serializer=tollbook_dot_metering_dot_v1_dot_metering__pb2.GetMeterResponse.SerializeToString,
             ),
             'ListMeters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMeters,
@@ -137,6 +211,60 @@ class MeteringService:
             _registered_method=True)
 
     @staticmethod
+    def StreamUsage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tollbook.metering.v1.MeteringService/StreamUsage',
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.StreamUsageRequest.SerializeToString,
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.StreamUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.metering.v1.MeteringService/ListUsageEvents',
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.ListUsageEventsRequest.SerializeToString,
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.ListUsageEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def QueryUsage(request,
             target,
             options=(),
@@ -153,6 +281,60 @@ class MeteringService:
             '/tollbook.metering.v1.MeteringService/QueryUsage',
             tollbook_dot_metering_dot_v1_dot_metering__pb2.QueryUsageRequest.SerializeToString,
             tollbook_dot_metering_dot_v1_dot_metering__pb2.QueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateMeter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.metering.v1.MeteringService/CreateMeter',
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.CreateMeterRequest.SerializeToString,
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.CreateMeterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMeter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.metering.v1.MeteringService/GetMeter',
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.GetMeterRequest.SerializeToString,
+            tollbook_dot_metering_dot_v1_dot_metering__pb2.GetMeterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,8 +38,25 @@ class MeteringServiceStub:
     synced. Safe to retry with the same events: what was recorded answers DUPLICATE and is not counted again. A bad
     event is refused alone, the rest of the batch stands.
     """
+    StreamUsage: _grpc.StreamStreamMultiCallable[_metering_pb2.StreamUsageRequest, _metering_pb2.StreamUsageResponse]
+    """Batches in, durable acknowledgements out, in order, over one long call. Each batch is committed as RecordUsage would,
+    together with those of other streams; an answer means committed and synced. The server reads only as fast as it
+    commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
+    batches only; send again what was not answered.
+    """
+    ListUsageEvents: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListUsageEventsRequest, _metering_pb2.ListUsageEventsResponse]
+    """The recorded events of one organization, in sequence."""
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_metering_pb2.QueryUsageRequest, _metering_pb2.QueryUsageResponse]
-    """Exact totals of one organization over a half-open interval of event time."""
+    """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
+    be sent with POST only.
+    """
+    CreateMeter: _grpc.UnaryUnaryMultiCallable[_metering_pb2.CreateMeterRequest, _metering_pb2.CreateMeterResponse]
+    """Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
+    never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
+    ALREADY_EXISTS.
+    """
+    GetMeter: _grpc.UnaryUnaryMultiCallable[_metering_pb2.GetMeterRequest, _metering_pb2.GetMeterResponse]
+    """One meter. NOT_FOUND when there is none of that name."""
     ListMeters: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListMetersRequest, _metering_pb2.ListMetersResponse]
     """The catalog of meters, by name."""
 
@@ -53,8 +70,25 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     synced. Safe to retry with the same events: what was recorded answers DUPLICATE and is not counted again. A bad
     event is refused alone, the rest of the batch stands.
     """
+    StreamUsage: _aio.StreamStreamMultiCallable[_metering_pb2.StreamUsageRequest, _metering_pb2.StreamUsageResponse]  # type: ignore[assignment]
+    """Batches in, durable acknowledgements out, in order, over one long call. Each batch is committed as RecordUsage would,
+    together with those of other streams; an answer means committed and synced. The server reads only as fast as it
+    commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
+    batches only; send again what was not answered.
+    """
+    ListUsageEvents: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListUsageEventsRequest, _metering_pb2.ListUsageEventsResponse]  # type: ignore[assignment]
+    """The recorded events of one organization, in sequence."""
     QueryUsage: _aio.UnaryUnaryMultiCallable[_metering_pb2.QueryUsageRequest, _metering_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Exact totals of one organization over a half-open interval of event time."""
+    """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
+    be sent with POST only.
+    """
+    CreateMeter: _aio.UnaryUnaryMultiCallable[_metering_pb2.CreateMeterRequest, _metering_pb2.CreateMeterResponse]  # type: ignore[assignment]
+    """Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
+    never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
+    ALREADY_EXISTS.
+    """
+    GetMeter: _aio.UnaryUnaryMultiCallable[_metering_pb2.GetMeterRequest, _metering_pb2.GetMeterResponse]  # type: ignore[assignment]
+    """One meter. NOT_FOUND when there is none of that name."""
     ListMeters: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListMetersRequest, _metering_pb2.ListMetersResponse]  # type: ignore[assignment]
     """The catalog of meters, by name."""
 
@@ -73,12 +107,53 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def StreamUsage(
+        self,
+        request_iterator: _MaybeAsyncIterator[_metering_pb2.StreamUsageRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metering_pb2.StreamUsageResponse], _abc.AsyncIterator[_metering_pb2.StreamUsageResponse]]:
+        """Batches in, durable acknowledgements out, in order, over one long call. Each batch is committed as RecordUsage would,
+        together with those of other streams; an answer means committed and synced. The server reads only as fast as it
+        commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
+        batches only; send again what was not answered.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsageEvents(
+        self,
+        request: _metering_pb2.ListUsageEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.ListUsageEventsResponse, _abc.Awaitable[_metering_pb2.ListUsageEventsResponse]]:
+        """The recorded events of one organization, in sequence."""
+
+    @_abc_1.abstractmethod
     def QueryUsage(
         self,
         request: _metering_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.QueryUsageResponse, _abc.Awaitable[_metering_pb2.QueryUsageResponse]]:
-        """Exact totals of one organization over a half-open interval of event time."""
+        """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
+        be sent with POST only.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateMeter(
+        self,
+        request: _metering_pb2.CreateMeterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.CreateMeterResponse, _abc.Awaitable[_metering_pb2.CreateMeterResponse]]:
+        """Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
+        never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
+        ALREADY_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def GetMeter(
+        self,
+        request: _metering_pb2.GetMeterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.GetMeterResponse, _abc.Awaitable[_metering_pb2.GetMeterResponse]]:
+        """One meter. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListMeters(

@@ -3,14 +3,14 @@
 -- KEYS  1 state   2 used (of the period sent)   3 held   4 expiries   5.. one reservation each
 -- ARGV  1 epoch, 2 sequence, 3 commit id, 4 period start: what the state must be
 --       5 sequence, 6 commit id: the position after the page   7 how long an ended reservation is remembered, in
---         milliseconds   8 number of counters used, then for each: field, quantity
+--         milliseconds   8 number of counters used, then for each: field, quantity (negative: taken back)
 --       then for each reservation in the order of its key: id, '1' when it ends here (else '0'), number of counters
 --       drawn, then for each: field, quantity
 -- Answers {'MOVED'} the state is another; {'MISSING'} a part of it is gone; else {'APPLIED', reservations that usage went
 --       beyond, reservations that usage came after the end of}.
 --
 -- Why so: position and effect change together or not at all, so a page that is applied twice, or by two followers at
--- once, counts once. Numbers are integers up to 2^53 - 1, exact in a double; a counter stays at that maximum.
+-- once, counts once. Numbers are integers up to 2^53 - 1, exact in a double; a counter stays between 0 and that maximum.
 
 local MAX = 9007199254740991
 
@@ -34,7 +34,8 @@ local increments = {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local used = tonumber(redis.call('HGET', KEYS[2], ARGV[at]) or '0')
-  increments[#increments + 1] = {ARGV[at], whole(math.min(tonumber(ARGV[at + 1]), MAX - used))}
+  -- 0 - used and not -used, which could be the -0 that HINCRBY refuses.
+  increments[#increments + 1] = {ARGV[at], whole(math.max(0 - used, math.min(tonumber(ARGV[at + 1]), MAX - used)))}
   at = at + 2
 end
 

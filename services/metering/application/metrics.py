@@ -1,0 +1,13 @@
+"""What metering counts about itself."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+COMMIT_EVENTS = Histogram(
+    "tollbook_metering_commit_events",
+    "How many events were committed together.",
+    buckets=(1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000),
+)
+HELD_EVENTS = Gauge("tollbook_metering_held_events", "Events that wait for their transaction or are in it.")
+OVERLOADED_BATCHES = Counter("tollbook_metering_overloaded_batches_total", "Batches refused because too much was held.")

@@ -1,0 +1,41 @@
+"""Metering's servicer over its shipped fakes, put together once for every test that needs one."""
+
+from __future__ import annotations
+
+from kit.clock import SystemClock
+from kit.grpc.call import OrganizationExists
+from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
+from services.metering.adapters.memory_usage import MemoryUsageReader
+from services.metering.application.commit_batches import CommitBatches
+from services.metering.application.create_meter import CreateMeter
+from services.metering.application.list_usage_events import ListUsageEvents
+from services.metering.application.query_usage import QueryUsage
+from services.metering.application.record_usage import RecordUsage
+from services.metering.application.stream_usage import StreamUsage
+from services.metering.rpc.metering_servicer import MeteringServicer
+from services.metering.rpc.usage_streams import UsageStreams
+
+
+async def every_organization(_: str) -> bool:
+    return True
+
+
+def metering_servicer(
+    ledger: MemoryLedger,
+    catalog: MemoryMeterCatalog,
+    *,
+    exists: OrganizationExists = every_organization,
+    batches: CommitBatches | None = None,
+    streams: UsageStreams | None = None,
+) -> MeteringServicer:
+    clock = SystemClock()
+    return MeteringServicer(
+        record_usage=RecordUsage(batches or ledger, catalog, clock),
+        list_usage_events=ListUsageEvents(ledger),
+        query_usage=QueryUsage(MemoryUsageReader(ledger), catalog),
+        create_meter=CreateMeter(catalog),
+        meters=catalog,
+        streams=streams
+        or UsageStreams(StreamUsage(batches or CommitBatches(ledger, transactions=1), catalog, clock), exists),
+        exists=exists,
+    )
