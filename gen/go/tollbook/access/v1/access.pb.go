@@ -55,6 +55,8 @@ const (
 	Scope_SCOPE_ACCOUNTS_READ Scope = 11
 	// Create and revoke keys of the organization.
 	Scope_SCOPE_ACCOUNTS_WRITE Scope = 12
+	// Set and delete limits of the organization's own.
+	Scope_SCOPE_QUOTA_WRITE Scope = 13
 )
 
 // Enum value maps for Scope.
@@ -73,6 +75,7 @@ var (
 		10: "SCOPE_ANALYTICS_READ",
 		11: "SCOPE_ACCOUNTS_READ",
 		12: "SCOPE_ACCOUNTS_WRITE",
+		13: "SCOPE_QUOTA_WRITE",
 	}
 	Scope_value = map[string]int32{
 		"SCOPE_UNSPECIFIED":    0,
@@ -88,6 +91,7 @@ var (
 		"SCOPE_ANALYTICS_READ": 10,
 		"SCOPE_ACCOUNTS_READ":  11,
 		"SCOPE_ACCOUNTS_WRITE": 12,
+		"SCOPE_QUOTA_WRITE":    13,
 	}
 )
 
@@ -199,7 +203,7 @@ const file_tollbook_access_v1_access_proto_rawDesc = "" +
 	"\x1ftollbook/access/v1/access.proto\x12\x12tollbook.access.v1\x1a google/protobuf/descriptor.proto\"[\n" +
 	"\fMethodAccess\x12/\n" +
 	"\x05scope\x18\x01 \x01(\x0e2\x19.tollbook.access.v1.ScopeR\x05scope\x12\x1a\n" +
-	"\bservices\x18\x02 \x03(\tR\bservices*\xb0\x02\n" +
+	"\bservices\x18\x02 \x03(\tR\bservices*\xc7\x02\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSCOPE_PUBLIC\x10\x01\x12\x12\n" +
@@ -214,7 +218,8 @@ const file_tollbook_access_v1_access_proto_rawDesc = "" +
 	"\x14SCOPE_ANALYTICS_READ\x10\n" +
 	"\x12\x17\n" +
 	"\x13SCOPE_ACCOUNTS_READ\x10\v\x12\x18\n" +
-	"\x14SCOPE_ACCOUNTS_WRITE\x10\f:Z\n" +
+	"\x14SCOPE_ACCOUNTS_WRITE\x10\f\x12\x15\n" +
+	"\x11SCOPE_QUOTA_WRITE\x10\r:Z\n" +
 	"\x06access\x12\x1e.google.protobuf.MethodOptions\x18\x96\x8c\x03 \x01(\v2 .tollbook.access.v1.MethodAccessR\x06accessB\xc9\x01\n" +
 	"\x16com.tollbook.access.v1B\vAccessProtoP\x01Z8tollbook.dev/tollbook/gen/go/tollbook/access/v1;accessv1\xa2\x02\x03TAX\xaa\x02\x12Tollbook.Access.V1\xca\x02\x12Tollbook\\Access\\V1\xe2\x02\x1eTollbook\\Access\\V1\\GPBMetadata\xea\x02\x14Tollbook::Access::V1b\x06proto3"
 

@@ -298,7 +298,9 @@ type SnapshotUsageRequest struct {
 	// The start of the interval of event time, included; required.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// The end of the interval, excluded; required.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Parts of the organization to total besides: `project`, `team`, `user`, `agent`, `task`. Each by itself, not crossed.
+	Scoped        []*ScopedMeters `protobuf:"bytes,4,rep,name=scoped,proto3" json:"scoped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -354,20 +356,157 @@ func (x *SnapshotUsageRequest) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *SnapshotUsageRequest) GetScoped() []*ScopedMeters {
+	if x != nil {
+		return x.Scoped
+	}
+	return nil
+}
+
+// One level of the organization, and the measurements wanted of each of its members.
+type ScopedMeters struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `project`, `team`, `user`, `agent` or `task`.
+	Level string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	// By name; at least one.
+	Meters        []string `protobuf:"bytes,2,rep,name=meters,proto3" json:"meters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScopedMeters) Reset() {
+	*x = ScopedMeters{}
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScopedMeters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScopedMeters) ProtoMessage() {}
+
+func (x *ScopedMeters) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScopedMeters.ProtoReflect.Descriptor instead.
+func (*ScopedMeters) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ScopedMeters) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *ScopedMeters) GetMeters() []string {
+	if x != nil {
+		return x.Meters
+	}
+	return nil
+}
+
+// A total of one member of a level.
+type ScopedUsageRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The level.
+	Level string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	// Which member; never empty.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// The meter.
+	Meter string `protobuf:"bytes,3,opt,name=meter,proto3" json:"meter,omitempty"`
+	// In its base unit.
+	Quantity      int64 `protobuf:"varint,4,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScopedUsageRow) Reset() {
+	*x = ScopedUsageRow{}
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScopedUsageRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScopedUsageRow) ProtoMessage() {}
+
+func (x *ScopedUsageRow) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScopedUsageRow.ProtoReflect.Descriptor instead.
+func (*ScopedUsageRow) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ScopedUsageRow) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *ScopedUsageRow) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ScopedUsageRow) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *ScopedUsageRow) GetQuantity() int64 {
+	if x != nil {
+		return x.Quantity
+	}
+	return 0
+}
+
 // The totals and where the ledger stood.
 type SnapshotUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The head that the totals include.
 	Position *v1.Position `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// One row per meter that has usage in the interval, by meter name.
-	Rows          []*UsageRow `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	Rows []*UsageRow `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	// What was asked of levels, in no order; members and meters of which nothing counts have no row.
+	ScopedRows    []*ScopedUsageRow `protobuf:"bytes,3,rep,name=scoped_rows,json=scopedRows,proto3" json:"scoped_rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotUsageResponse) Reset() {
 	*x = SnapshotUsageResponse{}
-	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[6]
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +518,7 @@ func (x *SnapshotUsageResponse) String() string {
 func (*SnapshotUsageResponse) ProtoMessage() {}
 
 func (x *SnapshotUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[6]
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +531,7 @@ func (x *SnapshotUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotUsageResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SnapshotUsageResponse) GetPosition() *v1.Position {
@@ -405,6 +544,13 @@ func (x *SnapshotUsageResponse) GetPosition() *v1.Position {
 func (x *SnapshotUsageResponse) GetRows() []*UsageRow {
 	if x != nil {
 		return x.Rows
+	}
+	return nil
+}
+
+func (x *SnapshotUsageResponse) GetScopedRows() []*ScopedUsageRow {
+	if x != nil {
+		return x.ScopedRows
 	}
 	return nil
 }
@@ -427,15 +573,26 @@ const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x126\n" +
 	"\x05event\x18\x02 \x01(\v2 .tollbook.metering.v1.UsageEventR\x05event\x12=\n" +
 	"\freceive_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12<\n" +
-	"\breversed\x18\x04 \x01(\v2 .tollbook.metering.v1.UsageEventR\breversed\"\xb1\x01\n" +
+	"\breversed\x18\x04 \x01(\v2 .tollbook.metering.v1.UsageEventR\breversed\"\xed\x01\n" +
 	"\x14SnapshotUsageRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x129\n" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\x83\x01\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12:\n" +
+	"\x06scoped\x18\x04 \x03(\v2\".tollbook.metering.v1.ScopedMetersR\x06scoped\"<\n" +
+	"\fScopedMeters\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x16\n" +
+	"\x06meters\x18\x02 \x03(\tR\x06meters\"h\n" +
+	"\x0eScopedUsageRow\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
+	"\x05meter\x18\x03 \x01(\tR\x05meter\x12\x1a\n" +
+	"\bquantity\x18\x04 \x01(\x03R\bquantity\"\xca\x01\n" +
 	"\x15SnapshotUsageResponse\x126\n" +
 	"\bposition\x18\x01 \x01(\v2\x1a.tollbook.feed.v1.PositionR\bposition\x122\n" +
-	"\x04rows\x18\x02 \x03(\v2\x1e.tollbook.metering.v1.UsageRowR\x04rows2\xab\x03\n" +
+	"\x04rows\x18\x02 \x03(\v2\x1e.tollbook.metering.v1.UsageRowR\x04rows\x12E\n" +
+	"\vscoped_rows\x18\x03 \x03(\v2$.tollbook.metering.v1.ScopedUsageRowR\n" +
+	"scopedRows2\xab\x03\n" +
 	"\rLedgerService\x12\x84\x01\n" +
 	"\n" +
 	"WatchHeads\x12'.tollbook.metering.v1.WatchHeadsRequest\x1a(.tollbook.metering.v1.WatchHeadsResponse\"!\xb2\xe1\x18\x1d\b\x03\x12\x05quota\x12\abilling\x12\tanalytics0\x01\x12\x84\x01\n" +
@@ -456,7 +613,7 @@ func file_tollbook_metering_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_tollbook_metering_v1_ledger_proto_rawDescData
 }
 
-var file_tollbook_metering_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_tollbook_metering_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tollbook_metering_v1_ledger_proto_goTypes = []any{
 	(*WatchHeadsRequest)(nil),     // 0: tollbook.metering.v1.WatchHeadsRequest
 	(*WatchHeadsResponse)(nil),    // 1: tollbook.metering.v1.WatchHeadsResponse
@@ -464,36 +621,40 @@ var file_tollbook_metering_v1_ledger_proto_goTypes = []any{
 	(*ReadLedgerResponse)(nil),    // 3: tollbook.metering.v1.ReadLedgerResponse
 	(*LedgerEvent)(nil),           // 4: tollbook.metering.v1.LedgerEvent
 	(*SnapshotUsageRequest)(nil),  // 5: tollbook.metering.v1.SnapshotUsageRequest
-	(*SnapshotUsageResponse)(nil), // 6: tollbook.metering.v1.SnapshotUsageResponse
-	(*v1.Head)(nil),               // 7: tollbook.feed.v1.Head
-	(*v1.Position)(nil),           // 8: tollbook.feed.v1.Position
-	(*UsageEvent)(nil),            // 9: tollbook.metering.v1.UsageEvent
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*UsageRow)(nil),              // 11: tollbook.metering.v1.UsageRow
+	(*ScopedMeters)(nil),          // 6: tollbook.metering.v1.ScopedMeters
+	(*ScopedUsageRow)(nil),        // 7: tollbook.metering.v1.ScopedUsageRow
+	(*SnapshotUsageResponse)(nil), // 8: tollbook.metering.v1.SnapshotUsageResponse
+	(*v1.Head)(nil),               // 9: tollbook.feed.v1.Head
+	(*v1.Position)(nil),           // 10: tollbook.feed.v1.Position
+	(*UsageEvent)(nil),            // 11: tollbook.metering.v1.UsageEvent
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*UsageRow)(nil),              // 13: tollbook.metering.v1.UsageRow
 }
 var file_tollbook_metering_v1_ledger_proto_depIdxs = []int32{
-	7,  // 0: tollbook.metering.v1.WatchHeadsResponse.heads:type_name -> tollbook.feed.v1.Head
-	8,  // 1: tollbook.metering.v1.ReadLedgerRequest.after:type_name -> tollbook.feed.v1.Position
+	9,  // 0: tollbook.metering.v1.WatchHeadsResponse.heads:type_name -> tollbook.feed.v1.Head
+	10, // 1: tollbook.metering.v1.ReadLedgerRequest.after:type_name -> tollbook.feed.v1.Position
 	4,  // 2: tollbook.metering.v1.ReadLedgerResponse.events:type_name -> tollbook.metering.v1.LedgerEvent
-	8,  // 3: tollbook.metering.v1.ReadLedgerResponse.position:type_name -> tollbook.feed.v1.Position
-	9,  // 4: tollbook.metering.v1.LedgerEvent.event:type_name -> tollbook.metering.v1.UsageEvent
-	10, // 5: tollbook.metering.v1.LedgerEvent.receive_time:type_name -> google.protobuf.Timestamp
-	9,  // 6: tollbook.metering.v1.LedgerEvent.reversed:type_name -> tollbook.metering.v1.UsageEvent
-	10, // 7: tollbook.metering.v1.SnapshotUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	10, // 8: tollbook.metering.v1.SnapshotUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	8,  // 9: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
-	11, // 10: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
-	0,  // 11: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
-	2,  // 12: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
-	5,  // 13: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
-	1,  // 14: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
-	3,  // 15: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
-	6,  // 16: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 3: tollbook.metering.v1.ReadLedgerResponse.position:type_name -> tollbook.feed.v1.Position
+	11, // 4: tollbook.metering.v1.LedgerEvent.event:type_name -> tollbook.metering.v1.UsageEvent
+	12, // 5: tollbook.metering.v1.LedgerEvent.receive_time:type_name -> google.protobuf.Timestamp
+	11, // 6: tollbook.metering.v1.LedgerEvent.reversed:type_name -> tollbook.metering.v1.UsageEvent
+	12, // 7: tollbook.metering.v1.SnapshotUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	12, // 8: tollbook.metering.v1.SnapshotUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 9: tollbook.metering.v1.SnapshotUsageRequest.scoped:type_name -> tollbook.metering.v1.ScopedMeters
+	10, // 10: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
+	13, // 11: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
+	7,  // 12: tollbook.metering.v1.SnapshotUsageResponse.scoped_rows:type_name -> tollbook.metering.v1.ScopedUsageRow
+	0,  // 13: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
+	2,  // 14: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
+	5,  // 15: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
+	1,  // 16: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
+	3,  // 17: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
+	8,  // 18: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_metering_v1_ledger_proto_init() }
@@ -508,7 +669,7 @@ func file_tollbook_metering_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_metering_v1_ledger_proto_rawDesc), len(file_tollbook_metering_v1_ledger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ package quotav1
 
 import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
+	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -37,8 +38,10 @@ const (
 	CheckMode_CHECK_MODE_UNSPECIFIED CheckMode = 0
 	// Answers and moves nothing.
 	CheckMode_CHECK_MODE_DECIDE CheckMode = 1
-	// Holds the quantities until usage events, their end or expiry.
+	// Holds the quantities until usage events, their end or expiry, and counts them against windows.
 	CheckMode_CHECK_MODE_RESERVE CheckMode = 2
+	// Counts the quantities against windows at once, and holds nothing: period and concurrency limits are compared only.
+	CheckMode_CHECK_MODE_CONSUME CheckMode = 3
 )
 
 // Enum value maps for CheckMode.
@@ -47,11 +50,13 @@ var (
 		0: "CHECK_MODE_UNSPECIFIED",
 		1: "CHECK_MODE_DECIDE",
 		2: "CHECK_MODE_RESERVE",
+		3: "CHECK_MODE_CONSUME",
 	}
 	CheckMode_value = map[string]int32{
 		"CHECK_MODE_UNSPECIFIED": 0,
 		"CHECK_MODE_DECIDE":      1,
 		"CHECK_MODE_RESERVE":     2,
+		"CHECK_MODE_CONSUME":     3,
 	}
 )
 
@@ -334,11 +339,118 @@ func (LimitScopeKind) EnumDescriptor() ([]byte, []int) {
 	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{4}
 }
 
+// How a limit behaves while its counters cannot be reached.
+type UnavailablePolicy int32
+
+const (
+	// ALLOW.
+	UnavailablePolicy_UNAVAILABLE_POLICY_UNSPECIFIED UnavailablePolicy = 0
+	// Allows within a small allowance of each process's own, and counts it afterwards.
+	UnavailablePolicy_UNAVAILABLE_POLICY_ALLOW UnavailablePolicy = 1
+	// Denies.
+	UnavailablePolicy_UNAVAILABLE_POLICY_DENY UnavailablePolicy = 2
+)
+
+// Enum value maps for UnavailablePolicy.
+var (
+	UnavailablePolicy_name = map[int32]string{
+		0: "UNAVAILABLE_POLICY_UNSPECIFIED",
+		1: "UNAVAILABLE_POLICY_ALLOW",
+		2: "UNAVAILABLE_POLICY_DENY",
+	}
+	UnavailablePolicy_value = map[string]int32{
+		"UNAVAILABLE_POLICY_UNSPECIFIED": 0,
+		"UNAVAILABLE_POLICY_ALLOW":       1,
+		"UNAVAILABLE_POLICY_DENY":        2,
+	}
+)
+
+func (x UnavailablePolicy) Enum() *UnavailablePolicy {
+	p := new(UnavailablePolicy)
+	*p = x
+	return p
+}
+
+func (x UnavailablePolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UnavailablePolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_quota_v1_quota_proto_enumTypes[5].Descriptor()
+}
+
+func (UnavailablePolicy) Type() protoreflect.EnumType {
+	return &file_tollbook_quota_v1_quota_proto_enumTypes[5]
+}
+
+func (x UnavailablePolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UnavailablePolicy.Descriptor instead.
+func (UnavailablePolicy) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{5}
+}
+
+// How a window moves.
+type WindowStyle int32
+
+const (
+	// FIXED.
+	WindowStyle_WINDOW_STYLE_UNSPECIFIED WindowStyle = 0
+	// Starts anew at multiples of its length since 1970 in UTC.
+	WindowStyle_WINDOW_STYLE_FIXED WindowStyle = 1
+	// The last window's length before now, in steps of a sixtieth of it. Never more than the limit in any stretch of
+	// that length.
+	WindowStyle_WINDOW_STYLE_SLIDING WindowStyle = 2
+)
+
+// Enum value maps for WindowStyle.
+var (
+	WindowStyle_name = map[int32]string{
+		0: "WINDOW_STYLE_UNSPECIFIED",
+		1: "WINDOW_STYLE_FIXED",
+		2: "WINDOW_STYLE_SLIDING",
+	}
+	WindowStyle_value = map[string]int32{
+		"WINDOW_STYLE_UNSPECIFIED": 0,
+		"WINDOW_STYLE_FIXED":       1,
+		"WINDOW_STYLE_SLIDING":     2,
+	}
+)
+
+func (x WindowStyle) Enum() *WindowStyle {
+	p := new(WindowStyle)
+	*p = x
+	return p
+}
+
+func (x WindowStyle) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WindowStyle) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_quota_v1_quota_proto_enumTypes[6].Descriptor()
+}
+
+func (WindowStyle) Type() protoreflect.EnumType {
+	return &file_tollbook_quota_v1_quota_proto_enumTypes[6]
+}
+
+func (x WindowStyle) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WindowStyle.Descriptor instead.
+func (WindowStyle) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{6}
+}
+
 // What is about to be done.
 type CheckRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's id of the request, 1 to 128 bytes of letters, digits and `_ - . :`; required with RESERVE, where it
-	// becomes the reservation's id.
+	// becomes the reservation's id. With CONSUME it is optional: a repeated request with one is counted once.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Who wants to use. With a tenant's key organization_id is empty or that key's.
 	Subject *v1.Subject `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
@@ -651,17 +763,17 @@ type LimitState struct {
 	Limit *int64 `protobuf:"varint,5,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	// The limit plus its grace band; absent: unlimited.
 	HardLimit *int64 `protobuf:"varint,6,opt,name=hard_limit,json=hardLimit,proto3,oneof" json:"hard_limit,omitempty"`
-	// What was used, by the ledger. 0 for a concurrency limit.
+	// What was used: by the ledger; of a window limit, what was admitted within the window; of a concurrency limit 0.
 	Used int64 `protobuf:"varint,7,opt,name=used,proto3" json:"used,omitempty"`
-	// What open reservations hold.
+	// What open reservations hold; 0 of a window limit.
 	Held int64 `protobuf:"varint,8,opt,name=held,proto3" json:"held,omitempty"`
 	// What is left up to the hard limit, never negative; absent: unlimited.
 	Remaining *int64 `protobuf:"varint,9,opt,name=remaining,proto3,oneof" json:"remaining,omitempty"`
-	// When `used` starts again at 0; unset for a concurrency limit.
+	// When `used` starts again at 0 (of a sliding window: when all of it has left); unset for a concurrency limit.
 	ResetTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=reset_time,json=resetTime,proto3" json:"reset_time,omitempty"`
 	// What this limit alone says of the check; unspecified where nothing was asked.
 	Decision Decision `protobuf:"varint,11,opt,name=decision,proto3,enum=tollbook.quota.v1.Decision" json:"decision,omitempty"`
-	// Whether the limit counts and reports but never denies.
+	// Whether the limit counts and reports but never denies: `decision` says what it would have said.
 	Shadow bool `protobuf:"varint,12,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	// The number of the last usage event that `used` includes.
 	AppliedSequence int64 `protobuf:"varint,13,opt,name=applied_sequence,json=appliedSequence,proto3" json:"applied_sequence,omitempty"`
@@ -900,11 +1012,1263 @@ func (x *ListQuotasResponse) GetPlanId() string {
 	return ""
 }
 
+// Checks to be decided one by one.
+type BatchCheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1 000.
+	Checks        []*CheckRequest `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchCheckRequest) Reset() {
+	*x = BatchCheckRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchCheckRequest) ProtoMessage() {}
+
+func (x *BatchCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchCheckRequest.ProtoReflect.Descriptor instead.
+func (*BatchCheckRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *BatchCheckRequest) GetChecks() []*CheckRequest {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+// The answers.
+type BatchCheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each check, in the same order.
+	Results       []*CheckResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchCheckResponse) Reset() {
+	*x = BatchCheckResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchCheckResponse) ProtoMessage() {}
+
+func (x *BatchCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchCheckResponse.ProtoReflect.Descriptor instead.
+func (*BatchCheckResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BatchCheckResponse) GetResults() []*CheckResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// What became of one check of many.
+type CheckResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answer, or why nothing could be decided of this one.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*CheckResult_Response
+	//	*CheckResult_Error
+	Result        isCheckResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResult) Reset() {
+	*x = CheckResult{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResult) ProtoMessage() {}
+
+func (x *CheckResult) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
+func (*CheckResult) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CheckResult) GetResult() isCheckResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *CheckResult) GetResponse() *CheckResponse {
+	if x != nil {
+		if x, ok := x.Result.(*CheckResult_Response); ok {
+			return x.Response
+		}
+	}
+	return nil
+}
+
+func (x *CheckResult) GetError() *status.Status {
+	if x != nil {
+		if x, ok := x.Result.(*CheckResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isCheckResult_Result interface {
+	isCheckResult_Result()
+}
+
+type CheckResult_Response struct {
+	// The answer.
+	Response *CheckResponse `protobuf:"bytes,1,opt,name=response,proto3,oneof"`
+}
+
+type CheckResult_Error struct {
+	// What Check would have answered as its status, details included.
+	Error *status.Status `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*CheckResult_Response) isCheckResult_Result() {}
+
+func (*CheckResult_Error) isCheckResult_Result() {}
+
+// One check of a stream.
+type StreamChecksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check.
+	Check         *CheckRequest `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamChecksRequest) Reset() {
+	*x = StreamChecksRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamChecksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamChecksRequest) ProtoMessage() {}
+
+func (x *StreamChecksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamChecksRequest.ProtoReflect.Descriptor instead.
+func (*StreamChecksRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StreamChecksRequest) GetCheck() *CheckRequest {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+// One answer of a stream.
+type StreamChecksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answer to the next check.
+	Result        *CheckResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamChecksResponse) Reset() {
+	*x = StreamChecksResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamChecksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamChecksResponse) ProtoMessage() {}
+
+func (x *StreamChecksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamChecksResponse.ProtoReflect.Descriptor instead.
+func (*StreamChecksResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StreamChecksResponse) GetResult() *CheckResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// Which reservation, until when, and how much.
+type ExtendReservationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request; optional, since repeating does no more than the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The reservation: the request_id of the check that made it.
+	ReservationId string `protobuf:"bytes,2,opt,name=reservation_id,json=reservationId,proto3" json:"reservation_id,omitempty"`
+	// Who uses, as in the check; needed to make a lost reservation anew, and must be the same otherwise.
+	Subject *v1.Subject `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// What to hold at least from now on, each meter at most once. None: what it holds.
+	Consumptions []*Consumption `protobuf:"bytes,4,rep,name=consumptions,proto3" json:"consumptions,omitempty"`
+	// How long it holds from now: 1 second to 24 hours; unset: 15 minutes.
+	ReserveDuration *durationpb.Duration `protobuf:"bytes,5,opt,name=reserve_duration,json=reserveDuration,proto3" json:"reserve_duration,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ExtendReservationRequest) Reset() {
+	*x = ExtendReservationRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendReservationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendReservationRequest) ProtoMessage() {}
+
+func (x *ExtendReservationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendReservationRequest.ProtoReflect.Descriptor instead.
+func (*ExtendReservationRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExtendReservationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ExtendReservationRequest) GetReservationId() string {
+	if x != nil {
+		return x.ReservationId
+	}
+	return ""
+}
+
+func (x *ExtendReservationRequest) GetSubject() *v1.Subject {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *ExtendReservationRequest) GetConsumptions() []*Consumption {
+	if x != nil {
+		return x.Consumptions
+	}
+	return nil
+}
+
+func (x *ExtendReservationRequest) GetReserveDuration() *durationpb.Duration {
+	if x != nil {
+		return x.ReserveDuration
+	}
+	return nil
+}
+
+// Whether it may go on.
+type ExtendReservationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of a check for what the hold grows by; ALLOWED when it does not grow. DENIED: stop.
+	Check *CheckResponse `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// Whether the reservation had been lost or had ended, and was made anew.
+	Restored      bool `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendReservationResponse) Reset() {
+	*x = ExtendReservationResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendReservationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendReservationResponse) ProtoMessage() {}
+
+func (x *ExtendReservationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendReservationResponse.ProtoReflect.Descriptor instead.
+func (*ExtendReservationResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExtendReservationResponse) GetCheck() *CheckResponse {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *ExtendReservationResponse) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
+}
+
+// Which reservation, and what it came to.
+type CommitReservationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request; optional, since repeating does no more than the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The reservation.
+	ReservationId string `protobuf:"bytes,3,opt,name=reservation_id,json=reservationId,proto3" json:"reservation_id,omitempty"`
+	// What was used in all, each meter at most once. A meter that is not named was not used.
+	Actuals       []*v1.Measurement `protobuf:"bytes,4,rep,name=actuals,proto3" json:"actuals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitReservationRequest) Reset() {
+	*x = CommitReservationRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitReservationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitReservationRequest) ProtoMessage() {}
+
+func (x *CommitReservationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitReservationRequest.ProtoReflect.Descriptor instead.
+func (*CommitReservationRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CommitReservationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CommitReservationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CommitReservationRequest) GetReservationId() string {
+	if x != nil {
+		return x.ReservationId
+	}
+	return ""
+}
+
+func (x *CommitReservationRequest) GetActuals() []*v1.Measurement {
+	if x != nil {
+		return x.Actuals
+	}
+	return nil
+}
+
+// What is left to settle.
+type CommitReservationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is still held until usage events draw it, by meter; empty when all has been drawn.
+	Held []*v1.Measurement `protobuf:"bytes,1,rep,name=held,proto3" json:"held,omitempty"`
+	// What was used beyond the reservation, by meter: it counts and is billed all the same.
+	Overrun []*v1.Measurement `protobuf:"bytes,2,rep,name=overrun,proto3" json:"overrun,omitempty"`
+	// When what no event has drawn is freed and reported; unset when nothing is left.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitReservationResponse) Reset() {
+	*x = CommitReservationResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitReservationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitReservationResponse) ProtoMessage() {}
+
+func (x *CommitReservationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitReservationResponse.ProtoReflect.Descriptor instead.
+func (*CommitReservationResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CommitReservationResponse) GetHeld() []*v1.Measurement {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *CommitReservationResponse) GetOverrun() []*v1.Measurement {
+	if x != nil {
+		return x.Overrun
+	}
+	return nil
+}
+
+func (x *CommitReservationResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// Which reservation.
+type ReleaseReservationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request; optional, since repeating does no more than the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The reservation.
+	ReservationId string `protobuf:"bytes,3,opt,name=reservation_id,json=reservationId,proto3" json:"reservation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseReservationRequest) Reset() {
+	*x = ReleaseReservationRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseReservationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseReservationRequest) ProtoMessage() {}
+
+func (x *ReleaseReservationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseReservationRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseReservationRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReleaseReservationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReleaseReservationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ReleaseReservationRequest) GetReservationId() string {
+	if x != nil {
+		return x.ReservationId
+	}
+	return ""
+}
+
+// Whether the hold is free yet.
+type ReleaseReservationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True when nothing is held any more; false while usage recorded before the release is still being counted.
+	Freed         bool `protobuf:"varint,1,opt,name=freed,proto3" json:"freed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseReservationResponse) Reset() {
+	*x = ReleaseReservationResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseReservationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseReservationResponse) ProtoMessage() {}
+
+func (x *ReleaseReservationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseReservationResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseReservationResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReleaseReservationResponse) GetFreed() bool {
+	if x != nil {
+		return x.Freed
+	}
+	return false
+}
+
+// Whose limits, and from where on.
+type WatchQuotasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// From an earlier response: when nothing has changed since, the first response is left out. Any other is all limits.
+	ResumeToken   string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchQuotasRequest) Reset() {
+	*x = WatchQuotasRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchQuotasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchQuotasRequest) ProtoMessage() {}
+
+func (x *WatchQuotasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchQuotasRequest.ProtoReflect.Descriptor instead.
+func (*WatchQuotasRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WatchQuotasRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *WatchQuotasRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// Limits as they are now.
+type WatchQuotasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that changed; with `complete`, all of them.
+	Limits []*LimitState `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Limits that no longer exist.
+	RemovedLimitIds []string `protobuf:"bytes,2,rep,name=removed_limit_ids,json=removedLimitIds,proto3" json:"removed_limit_ids,omitempty"`
+	// Whether `limits` are all there are.
+	Complete bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
+	// The plan that the plan's limits come from.
+	PlanId string `protobuf:"bytes,4,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// Where to resume.
+	ResumeToken   string `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchQuotasResponse) Reset() {
+	*x = WatchQuotasResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchQuotasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchQuotasResponse) ProtoMessage() {}
+
+func (x *WatchQuotasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchQuotasResponse.ProtoReflect.Descriptor instead.
+func (*WatchQuotasResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *WatchQuotasResponse) GetLimits() []*LimitState {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *WatchQuotasResponse) GetRemovedLimitIds() []string {
+	if x != nil {
+		return x.RemovedLimitIds
+	}
+	return nil
+}
+
+func (x *WatchQuotasResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *WatchQuotasResponse) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *WatchQuotasResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// A limit.
+type Limit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, 1 to 128 bytes of letters, digits and `_ - .`; empty with SetLimit: one is made. Those of a plan begin with
+	// `plan:` and cannot be set.
+	LimitId string `protobuf:"bytes,1,opt,name=limit_id,json=limitId,proto3" json:"limit_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// What it covers; unset: the organization.
+	Scope *LimitScope `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	// What it counts; an existing meter.
+	Meter string `protobuf:"bytes,4,opt,name=meter,proto3" json:"meter,omitempty"`
+	// How it counts; required.
+	Kind LimitKind `protobuf:"varint,5,opt,name=kind,proto3,enum=tollbook.quota.v1.LimitKind" json:"kind,omitempty"`
+	// How much, in the meter's base unit, 0 to 2^53 - 1; absent: unlimited, still counted.
+	Value *int64 `protobuf:"varint,6,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	// How far above the value is still allowed, in percent of it, 0 to 1 000; absent: 10, and for a window or
+	// concurrency limit 0.
+	GracePercent *int32 `protobuf:"varint,7,opt,name=grace_percent,json=gracePercent,proto3,oneof" json:"grace_percent,omitempty"`
+	// Of a window limit: a whole second, minute, hour or day. Unset otherwise.
+	Window *durationpb.Duration `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"`
+	// What to answer while the counters cannot be reached.
+	OnUnavailable UnavailablePolicy `protobuf:"varint,9,opt,name=on_unavailable,json=onUnavailable,proto3,enum=tollbook.quota.v1.UnavailablePolicy" json:"on_unavailable,omitempty"`
+	// Counts and reports but never denies.
+	Shadow bool `protobuf:"varint,10,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Of a window limit: how the window moves.
+	WindowStyle   WindowStyle `protobuf:"varint,11,opt,name=window_style,json=windowStyle,proto3,enum=tollbook.quota.v1.WindowStyle" json:"window_style,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Limit) GetLimitId() string {
+	if x != nil {
+		return x.LimitId
+	}
+	return ""
+}
+
+func (x *Limit) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *Limit) GetScope() *LimitScope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *Limit) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *Limit) GetKind() LimitKind {
+	if x != nil {
+		return x.Kind
+	}
+	return LimitKind_LIMIT_KIND_UNSPECIFIED
+}
+
+func (x *Limit) GetValue() int64 {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return 0
+}
+
+func (x *Limit) GetGracePercent() int32 {
+	if x != nil && x.GracePercent != nil {
+		return *x.GracePercent
+	}
+	return 0
+}
+
+func (x *Limit) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Limit) GetOnUnavailable() UnavailablePolicy {
+	if x != nil {
+		return x.OnUnavailable
+	}
+	return UnavailablePolicy_UNAVAILABLE_POLICY_UNSPECIFIED
+}
+
+func (x *Limit) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+func (x *Limit) GetWindowStyle() WindowStyle {
+	if x != nil {
+		return x.WindowStyle
+	}
+	return WindowStyle_WINDOW_STYLE_UNSPECIFIED
+}
+
+// The limit to set.
+type SetLimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time, and
+	// changes nothing; with other content it is REQUEST_ID_REUSED.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The limit.
+	Limit         *Limit `protobuf:"bytes,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitRequest) Reset() {
+	*x = SetLimitRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitRequest) ProtoMessage() {}
+
+func (x *SetLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitRequest.ProtoReflect.Descriptor instead.
+func (*SetLimitRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SetLimitRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetLimitRequest) GetLimit() *Limit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// The limit as it is now.
+type SetLimitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limit, with its id.
+	Limit         *Limit `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitResponse) Reset() {
+	*x = SetLimitResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitResponse) ProtoMessage() {}
+
+func (x *SetLimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitResponse.ProtoReflect.Descriptor instead.
+func (*SetLimitResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetLimitResponse) GetLimit() *Limit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// Whose limits.
+type ListLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// How many at most, 1 to 1 000; 0: 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the response before; empty: the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLimitsRequest) Reset() {
+	*x = ListLimitsRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLimitsRequest) ProtoMessage() {}
+
+func (x *ListLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLimitsRequest.ProtoReflect.Descriptor instead.
+func (*ListLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListLimitsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListLimitsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListLimitsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Limits.
+type ListLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By limit_id.
+	Limits []*Limit `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	// For the next page; empty: there is none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLimitsResponse) Reset() {
+	*x = ListLimitsResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLimitsResponse) ProtoMessage() {}
+
+func (x *ListLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLimitsResponse.ProtoReflect.Descriptor instead.
+func (*ListLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListLimitsResponse) GetLimits() []*Limit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ListLimitsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Which limit.
+type DeleteLimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; required.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The limit.
+	LimitId       string `protobuf:"bytes,3,opt,name=limit_id,json=limitId,proto3" json:"limit_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteLimitRequest) Reset() {
+	*x = DeleteLimitRequest{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteLimitRequest) ProtoMessage() {}
+
+func (x *DeleteLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteLimitRequest.ProtoReflect.Descriptor instead.
+func (*DeleteLimitRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeleteLimitRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteLimitRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *DeleteLimitRequest) GetLimitId() string {
+	if x != nil {
+		return x.LimitId
+	}
+	return ""
+}
+
+// Nothing to say.
+type DeleteLimitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteLimitResponse) Reset() {
+	*x = DeleteLimitResponse{}
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteLimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteLimitResponse) ProtoMessage() {}
+
+func (x *DeleteLimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_quota_v1_quota_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteLimitResponse.ProtoReflect.Descriptor instead.
+func (*DeleteLimitResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_quota_v1_quota_proto_rawDescGZIP(), []int{26}
+}
+
 var File_tollbook_quota_v1_quota_proto protoreflect.FileDescriptor
 
 const file_tollbook_quota_v1_quota_proto_rawDesc = "" +
 	"\n" +
-	"\x1dtollbook/quota/v1/quota.proto\x12\x11tollbook.quota.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xa2\x02\n" +
+	"\x1dtollbook/quota/v1/quota.proto\x12\x11tollbook.quota.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xa2\x02\n" +
 	"\fCheckRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x127\n" +
@@ -960,11 +2324,96 @@ const file_tollbook_quota_v1_quota_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"d\n" +
 	"\x12ListQuotasResponse\x125\n" +
 	"\x06limits\x18\x01 \x03(\v2\x1d.tollbook.quota.v1.LimitStateR\x06limits\x12\x17\n" +
-	"\aplan_id\x18\x02 \x01(\tR\x06planId*V\n" +
+	"\aplan_id\x18\x02 \x01(\tR\x06planId\"L\n" +
+	"\x11BatchCheckRequest\x127\n" +
+	"\x06checks\x18\x01 \x03(\v2\x1f.tollbook.quota.v1.CheckRequestR\x06checks\"N\n" +
+	"\x12BatchCheckResponse\x128\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.tollbook.quota.v1.CheckResultR\aresults\"\x83\x01\n" +
+	"\vCheckResult\x12>\n" +
+	"\bresponse\x18\x01 \x01(\v2 .tollbook.quota.v1.CheckResponseH\x00R\bresponse\x12*\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\b\n" +
+	"\x06result\"L\n" +
+	"\x13StreamChecksRequest\x125\n" +
+	"\x05check\x18\x01 \x01(\v2\x1f.tollbook.quota.v1.CheckRequestR\x05check\"N\n" +
+	"\x14StreamChecksResponse\x126\n" +
+	"\x06result\x18\x01 \x01(\v2\x1e.tollbook.quota.v1.CheckResultR\x06result\"\xa3\x02\n" +
+	"\x18ExtendReservationRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12%\n" +
+	"\x0ereservation_id\x18\x02 \x01(\tR\rreservationId\x127\n" +
+	"\asubject\x18\x03 \x01(\v2\x1d.tollbook.metering.v1.SubjectR\asubject\x12B\n" +
+	"\fconsumptions\x18\x04 \x03(\v2\x1e.tollbook.quota.v1.ConsumptionR\fconsumptions\x12D\n" +
+	"\x10reserve_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0freserveDuration\"o\n" +
+	"\x19ExtendReservationResponse\x126\n" +
+	"\x05check\x18\x01 \x01(\v2 .tollbook.quota.v1.CheckResponseR\x05check\x12\x1a\n" +
+	"\brestored\x18\x02 \x01(\bR\brestored\"\xc6\x01\n" +
+	"\x18CommitReservationRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12%\n" +
+	"\x0ereservation_id\x18\x03 \x01(\tR\rreservationId\x12;\n" +
+	"\aactuals\x18\x04 \x03(\v2!.tollbook.metering.v1.MeasurementR\aactuals\"\xcc\x01\n" +
+	"\x19CommitReservationResponse\x125\n" +
+	"\x04held\x18\x01 \x03(\v2!.tollbook.metering.v1.MeasurementR\x04held\x12;\n" +
+	"\aoverrun\x18\x02 \x03(\v2!.tollbook.metering.v1.MeasurementR\aoverrun\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\x8a\x01\n" +
+	"\x19ReleaseReservationRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12%\n" +
+	"\x0ereservation_id\x18\x03 \x01(\tR\rreservationId\"2\n" +
+	"\x1aReleaseReservationResponse\x12\x14\n" +
+	"\x05freed\x18\x01 \x01(\bR\x05freed\"`\n" +
+	"\x12WatchQuotasRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xd0\x01\n" +
+	"\x13WatchQuotasResponse\x125\n" +
+	"\x06limits\x18\x01 \x03(\v2\x1d.tollbook.quota.v1.LimitStateR\x06limits\x12*\n" +
+	"\x11removed_limit_ids\x18\x02 \x03(\tR\x0fremovedLimitIds\x12\x1a\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x12\x17\n" +
+	"\aplan_id\x18\x04 \x01(\tR\x06planId\x12!\n" +
+	"\fresume_token\x18\x05 \x01(\tR\vresumeToken\"\x84\x04\n" +
+	"\x05Limit\x12\x19\n" +
+	"\blimit_id\x18\x01 \x01(\tR\alimitId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x123\n" +
+	"\x05scope\x18\x03 \x01(\v2\x1d.tollbook.quota.v1.LimitScopeR\x05scope\x12\x14\n" +
+	"\x05meter\x18\x04 \x01(\tR\x05meter\x120\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x1c.tollbook.quota.v1.LimitKindR\x04kind\x12\x19\n" +
+	"\x05value\x18\x06 \x01(\x03H\x00R\x05value\x88\x01\x01\x12(\n" +
+	"\rgrace_percent\x18\a \x01(\x05H\x01R\fgracePercent\x88\x01\x01\x121\n" +
+	"\x06window\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06window\x12K\n" +
+	"\x0eon_unavailable\x18\t \x01(\x0e2$.tollbook.quota.v1.UnavailablePolicyR\ronUnavailable\x12\x16\n" +
+	"\x06shadow\x18\n" +
+	" \x01(\bR\x06shadow\x12A\n" +
+	"\fwindow_style\x18\v \x01(\x0e2\x1e.tollbook.quota.v1.WindowStyleR\vwindowStyleB\b\n" +
+	"\x06_valueB\x10\n" +
+	"\x0e_grace_percent\"`\n" +
+	"\x0fSetLimitRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12.\n" +
+	"\x05limit\x18\x02 \x01(\v2\x18.tollbook.quota.v1.LimitR\x05limit\"B\n" +
+	"\x10SetLimitResponse\x12.\n" +
+	"\x05limit\x18\x01 \x01(\v2\x18.tollbook.quota.v1.LimitR\x05limit\"x\n" +
+	"\x11ListLimitsRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"n\n" +
+	"\x12ListLimitsResponse\x120\n" +
+	"\x06limits\x18\x01 \x03(\v2\x18.tollbook.quota.v1.LimitR\x06limits\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"w\n" +
+	"\x12DeleteLimitRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x19\n" +
+	"\blimit_id\x18\x03 \x01(\tR\alimitId\"\x15\n" +
+	"\x13DeleteLimitResponse*n\n" +
 	"\tCheckMode\x12\x1a\n" +
 	"\x16CHECK_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CHECK_MODE_DECIDE\x10\x01\x12\x16\n" +
-	"\x12CHECK_MODE_RESERVE\x10\x02*n\n" +
+	"\x12CHECK_MODE_RESERVE\x10\x02\x12\x16\n" +
+	"\x12CHECK_MODE_CONSUME\x10\x03*n\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_ALLOWED\x10\x01\x12\x1d\n" +
@@ -991,11 +2440,30 @@ const file_tollbook_quota_v1_quota_proto_rawDesc = "" +
 	"\x15LIMIT_SCOPE_KIND_TEAM\x10\x03\x12\x19\n" +
 	"\x15LIMIT_SCOPE_KIND_USER\x10\x04\x12\x1a\n" +
 	"\x16LIMIT_SCOPE_KIND_AGENT\x10\x05\x12\x19\n" +
-	"\x15LIMIT_SCOPE_KIND_TASK\x10\x062\xf9\x01\n" +
+	"\x15LIMIT_SCOPE_KIND_TASK\x10\x06*r\n" +
+	"\x11UnavailablePolicy\x12\"\n" +
+	"\x1eUNAVAILABLE_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18UNAVAILABLE_POLICY_ALLOW\x10\x01\x12\x1b\n" +
+	"\x17UNAVAILABLE_POLICY_DENY\x10\x02*]\n" +
+	"\vWindowStyle\x12\x1c\n" +
+	"\x18WINDOW_STYLE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12WINDOW_STYLE_FIXED\x10\x01\x12\x18\n" +
+	"\x14WINDOW_STYLE_SLIDING\x10\x022\xe0\v\n" +
 	"\fQuotaService\x12p\n" +
-	"\x05Check\x12\x1f.tollbook.quota.v1.CheckRequest\x1a .tollbook.quota.v1.CheckResponse\"$\xb2\xe1\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/api/v1/quota:check\x12w\n" +
+	"\x05Check\x12\x1f.tollbook.quota.v1.CheckRequest\x1a .tollbook.quota.v1.CheckResponse\"$\xb2\xe1\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/api/v1/quota:check\x12\x84\x01\n" +
 	"\n" +
-	"ListQuotas\x12$.tollbook.quota.v1.ListQuotasRequest\x1a%.tollbook.quota.v1.ListQuotasResponse\"\x1c\xb2\xe1\x18\x02\b\a\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/quotasB\xc1\x01\n" +
+	"BatchCheck\x12$.tollbook.quota.v1.BatchCheckRequest\x1a%.tollbook.quota.v1.BatchCheckResponse\")\xb2\xe1\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/api/v1/quota:batchCheck\x12k\n" +
+	"\fStreamChecks\x12&.tollbook.quota.v1.StreamChecksRequest\x1a'.tollbook.quota.v1.StreamChecksResponse\"\x06\xb2\xe1\x18\x02\b\x06(\x010\x01\x12\xad\x01\n" +
+	"\x11ExtendReservation\x12+.tollbook.quota.v1.ExtendReservationRequest\x1a,.tollbook.quota.v1.ExtendReservationResponse\"=\xb2\xe1\x18\x02\b\x06\x82\xd3\xe4\x93\x021:\x01*\",/api/v1/reservations/{reservation_id}:extend\x12\xad\x01\n" +
+	"\x11CommitReservation\x12+.tollbook.quota.v1.CommitReservationRequest\x1a,.tollbook.quota.v1.CommitReservationResponse\"=\xb2\xe1\x18\x02\b\x06\x82\xd3\xe4\x93\x021:\x01*\",/api/v1/reservations/{reservation_id}:commit\x12\xb1\x01\n" +
+	"\x12ReleaseReservation\x12,.tollbook.quota.v1.ReleaseReservationRequest\x1a-.tollbook.quota.v1.ReleaseReservationResponse\">\xb2\xe1\x18\x02\b\x06\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/reservations/{reservation_id}:release\x12w\n" +
+	"\n" +
+	"ListQuotas\x12$.tollbook.quota.v1.ListQuotasRequest\x1a%.tollbook.quota.v1.ListQuotasResponse\"\x1c\xb2\xe1\x18\x02\b\a\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/quotas\x12f\n" +
+	"\vWatchQuotas\x12%.tollbook.quota.v1.WatchQuotasRequest\x1a&.tollbook.quota.v1.WatchQuotasResponse\"\x06\xb2\xe1\x18\x02\b\a0\x01\x12t\n" +
+	"\bSetLimit\x12\".tollbook.quota.v1.SetLimitRequest\x1a#.tollbook.quota.v1.SetLimitResponse\"\x1f\xb2\xe1\x18\x02\b\r\x82\xd3\xe4\x93\x02\x13:\x01*\"\x0e/api/v1/limits\x12w\n" +
+	"\n" +
+	"ListLimits\x12$.tollbook.quota.v1.ListLimitsRequest\x1a%.tollbook.quota.v1.ListLimitsResponse\"\x1c\xb2\xe1\x18\x02\b\a\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/limits\x12\x85\x01\n" +
+	"\vDeleteLimit\x12%.tollbook.quota.v1.DeleteLimitRequest\x1a&.tollbook.quota.v1.DeleteLimitResponse\"'\xb2\xe1\x18\x02\b\r\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/limits/{limit_id}B\xc1\x01\n" +
 	"\x15com.tollbook.quota.v1B\n" +
 	"QuotaProtoP\x01Z6tollbook.dev/tollbook/gen/go/tollbook/quota/v1;quotav1\xa2\x02\x03TQX\xaa\x02\x11Tollbook.Quota.V1\xca\x02\x11Tollbook\\Quota\\V1\xe2\x02\x1dTollbook\\Quota\\V1\\GPBMetadata\xea\x02\x13Tollbook::Quota::V1b\x06proto3"
 
@@ -1011,50 +2479,115 @@ func file_tollbook_quota_v1_quota_proto_rawDescGZIP() []byte {
 	return file_tollbook_quota_v1_quota_proto_rawDescData
 }
 
-var file_tollbook_quota_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollbook_quota_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_tollbook_quota_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_tollbook_quota_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_tollbook_quota_v1_quota_proto_goTypes = []any{
-	(CheckMode)(0),                // 0: tollbook.quota.v1.CheckMode
-	(Decision)(0),                 // 1: tollbook.quota.v1.Decision
-	(DenyReason)(0),               // 2: tollbook.quota.v1.DenyReason
-	(LimitKind)(0),                // 3: tollbook.quota.v1.LimitKind
-	(LimitScopeKind)(0),           // 4: tollbook.quota.v1.LimitScopeKind
-	(*CheckRequest)(nil),          // 5: tollbook.quota.v1.CheckRequest
-	(*Consumption)(nil),           // 6: tollbook.quota.v1.Consumption
-	(*CheckResponse)(nil),         // 7: tollbook.quota.v1.CheckResponse
-	(*LimitScope)(nil),            // 8: tollbook.quota.v1.LimitScope
-	(*LimitState)(nil),            // 9: tollbook.quota.v1.LimitState
-	(*ListQuotasRequest)(nil),     // 10: tollbook.quota.v1.ListQuotasRequest
-	(*ListQuotasResponse)(nil),    // 11: tollbook.quota.v1.ListQuotasResponse
-	(*v1.Subject)(nil),            // 12: tollbook.metering.v1.Subject
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(CheckMode)(0),                     // 0: tollbook.quota.v1.CheckMode
+	(Decision)(0),                      // 1: tollbook.quota.v1.Decision
+	(DenyReason)(0),                    // 2: tollbook.quota.v1.DenyReason
+	(LimitKind)(0),                     // 3: tollbook.quota.v1.LimitKind
+	(LimitScopeKind)(0),                // 4: tollbook.quota.v1.LimitScopeKind
+	(UnavailablePolicy)(0),             // 5: tollbook.quota.v1.UnavailablePolicy
+	(WindowStyle)(0),                   // 6: tollbook.quota.v1.WindowStyle
+	(*CheckRequest)(nil),               // 7: tollbook.quota.v1.CheckRequest
+	(*Consumption)(nil),                // 8: tollbook.quota.v1.Consumption
+	(*CheckResponse)(nil),              // 9: tollbook.quota.v1.CheckResponse
+	(*LimitScope)(nil),                 // 10: tollbook.quota.v1.LimitScope
+	(*LimitState)(nil),                 // 11: tollbook.quota.v1.LimitState
+	(*ListQuotasRequest)(nil),          // 12: tollbook.quota.v1.ListQuotasRequest
+	(*ListQuotasResponse)(nil),         // 13: tollbook.quota.v1.ListQuotasResponse
+	(*BatchCheckRequest)(nil),          // 14: tollbook.quota.v1.BatchCheckRequest
+	(*BatchCheckResponse)(nil),         // 15: tollbook.quota.v1.BatchCheckResponse
+	(*CheckResult)(nil),                // 16: tollbook.quota.v1.CheckResult
+	(*StreamChecksRequest)(nil),        // 17: tollbook.quota.v1.StreamChecksRequest
+	(*StreamChecksResponse)(nil),       // 18: tollbook.quota.v1.StreamChecksResponse
+	(*ExtendReservationRequest)(nil),   // 19: tollbook.quota.v1.ExtendReservationRequest
+	(*ExtendReservationResponse)(nil),  // 20: tollbook.quota.v1.ExtendReservationResponse
+	(*CommitReservationRequest)(nil),   // 21: tollbook.quota.v1.CommitReservationRequest
+	(*CommitReservationResponse)(nil),  // 22: tollbook.quota.v1.CommitReservationResponse
+	(*ReleaseReservationRequest)(nil),  // 23: tollbook.quota.v1.ReleaseReservationRequest
+	(*ReleaseReservationResponse)(nil), // 24: tollbook.quota.v1.ReleaseReservationResponse
+	(*WatchQuotasRequest)(nil),         // 25: tollbook.quota.v1.WatchQuotasRequest
+	(*WatchQuotasResponse)(nil),        // 26: tollbook.quota.v1.WatchQuotasResponse
+	(*Limit)(nil),                      // 27: tollbook.quota.v1.Limit
+	(*SetLimitRequest)(nil),            // 28: tollbook.quota.v1.SetLimitRequest
+	(*SetLimitResponse)(nil),           // 29: tollbook.quota.v1.SetLimitResponse
+	(*ListLimitsRequest)(nil),          // 30: tollbook.quota.v1.ListLimitsRequest
+	(*ListLimitsResponse)(nil),         // 31: tollbook.quota.v1.ListLimitsResponse
+	(*DeleteLimitRequest)(nil),         // 32: tollbook.quota.v1.DeleteLimitRequest
+	(*DeleteLimitResponse)(nil),        // 33: tollbook.quota.v1.DeleteLimitResponse
+	(*v1.Subject)(nil),                 // 34: tollbook.metering.v1.Subject
+	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
+	(*status.Status)(nil),              // 37: google.rpc.Status
+	(*v1.Measurement)(nil),             // 38: tollbook.metering.v1.Measurement
 }
 var file_tollbook_quota_v1_quota_proto_depIdxs = []int32{
-	12, // 0: tollbook.quota.v1.CheckRequest.subject:type_name -> tollbook.metering.v1.Subject
-	6,  // 1: tollbook.quota.v1.CheckRequest.consumptions:type_name -> tollbook.quota.v1.Consumption
+	34, // 0: tollbook.quota.v1.CheckRequest.subject:type_name -> tollbook.metering.v1.Subject
+	8,  // 1: tollbook.quota.v1.CheckRequest.consumptions:type_name -> tollbook.quota.v1.Consumption
 	0,  // 2: tollbook.quota.v1.CheckRequest.mode:type_name -> tollbook.quota.v1.CheckMode
-	13, // 3: tollbook.quota.v1.CheckRequest.reserve_duration:type_name -> google.protobuf.Duration
+	35, // 3: tollbook.quota.v1.CheckRequest.reserve_duration:type_name -> google.protobuf.Duration
 	1,  // 4: tollbook.quota.v1.CheckResponse.decision:type_name -> tollbook.quota.v1.Decision
 	2,  // 5: tollbook.quota.v1.CheckResponse.deny_reason:type_name -> tollbook.quota.v1.DenyReason
-	9,  // 6: tollbook.quota.v1.CheckResponse.limits:type_name -> tollbook.quota.v1.LimitState
-	14, // 7: tollbook.quota.v1.CheckResponse.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 8: tollbook.quota.v1.CheckResponse.retry_after:type_name -> google.protobuf.Duration
+	11, // 6: tollbook.quota.v1.CheckResponse.limits:type_name -> tollbook.quota.v1.LimitState
+	36, // 7: tollbook.quota.v1.CheckResponse.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 8: tollbook.quota.v1.CheckResponse.retry_after:type_name -> google.protobuf.Duration
 	4,  // 9: tollbook.quota.v1.LimitScope.kind:type_name -> tollbook.quota.v1.LimitScopeKind
-	8,  // 10: tollbook.quota.v1.LimitState.scope:type_name -> tollbook.quota.v1.LimitScope
+	10, // 10: tollbook.quota.v1.LimitState.scope:type_name -> tollbook.quota.v1.LimitScope
 	3,  // 11: tollbook.quota.v1.LimitState.kind:type_name -> tollbook.quota.v1.LimitKind
-	14, // 12: tollbook.quota.v1.LimitState.reset_time:type_name -> google.protobuf.Timestamp
+	36, // 12: tollbook.quota.v1.LimitState.reset_time:type_name -> google.protobuf.Timestamp
 	1,  // 13: tollbook.quota.v1.LimitState.decision:type_name -> tollbook.quota.v1.Decision
-	9,  // 14: tollbook.quota.v1.ListQuotasResponse.limits:type_name -> tollbook.quota.v1.LimitState
-	5,  // 15: tollbook.quota.v1.QuotaService.Check:input_type -> tollbook.quota.v1.CheckRequest
-	10, // 16: tollbook.quota.v1.QuotaService.ListQuotas:input_type -> tollbook.quota.v1.ListQuotasRequest
-	7,  // 17: tollbook.quota.v1.QuotaService.Check:output_type -> tollbook.quota.v1.CheckResponse
-	11, // 18: tollbook.quota.v1.QuotaService.ListQuotas:output_type -> tollbook.quota.v1.ListQuotasResponse
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 14: tollbook.quota.v1.ListQuotasResponse.limits:type_name -> tollbook.quota.v1.LimitState
+	7,  // 15: tollbook.quota.v1.BatchCheckRequest.checks:type_name -> tollbook.quota.v1.CheckRequest
+	16, // 16: tollbook.quota.v1.BatchCheckResponse.results:type_name -> tollbook.quota.v1.CheckResult
+	9,  // 17: tollbook.quota.v1.CheckResult.response:type_name -> tollbook.quota.v1.CheckResponse
+	37, // 18: tollbook.quota.v1.CheckResult.error:type_name -> google.rpc.Status
+	7,  // 19: tollbook.quota.v1.StreamChecksRequest.check:type_name -> tollbook.quota.v1.CheckRequest
+	16, // 20: tollbook.quota.v1.StreamChecksResponse.result:type_name -> tollbook.quota.v1.CheckResult
+	34, // 21: tollbook.quota.v1.ExtendReservationRequest.subject:type_name -> tollbook.metering.v1.Subject
+	8,  // 22: tollbook.quota.v1.ExtendReservationRequest.consumptions:type_name -> tollbook.quota.v1.Consumption
+	35, // 23: tollbook.quota.v1.ExtendReservationRequest.reserve_duration:type_name -> google.protobuf.Duration
+	9,  // 24: tollbook.quota.v1.ExtendReservationResponse.check:type_name -> tollbook.quota.v1.CheckResponse
+	38, // 25: tollbook.quota.v1.CommitReservationRequest.actuals:type_name -> tollbook.metering.v1.Measurement
+	38, // 26: tollbook.quota.v1.CommitReservationResponse.held:type_name -> tollbook.metering.v1.Measurement
+	38, // 27: tollbook.quota.v1.CommitReservationResponse.overrun:type_name -> tollbook.metering.v1.Measurement
+	36, // 28: tollbook.quota.v1.CommitReservationResponse.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 29: tollbook.quota.v1.WatchQuotasResponse.limits:type_name -> tollbook.quota.v1.LimitState
+	10, // 30: tollbook.quota.v1.Limit.scope:type_name -> tollbook.quota.v1.LimitScope
+	3,  // 31: tollbook.quota.v1.Limit.kind:type_name -> tollbook.quota.v1.LimitKind
+	35, // 32: tollbook.quota.v1.Limit.window:type_name -> google.protobuf.Duration
+	5,  // 33: tollbook.quota.v1.Limit.on_unavailable:type_name -> tollbook.quota.v1.UnavailablePolicy
+	6,  // 34: tollbook.quota.v1.Limit.window_style:type_name -> tollbook.quota.v1.WindowStyle
+	27, // 35: tollbook.quota.v1.SetLimitRequest.limit:type_name -> tollbook.quota.v1.Limit
+	27, // 36: tollbook.quota.v1.SetLimitResponse.limit:type_name -> tollbook.quota.v1.Limit
+	27, // 37: tollbook.quota.v1.ListLimitsResponse.limits:type_name -> tollbook.quota.v1.Limit
+	7,  // 38: tollbook.quota.v1.QuotaService.Check:input_type -> tollbook.quota.v1.CheckRequest
+	14, // 39: tollbook.quota.v1.QuotaService.BatchCheck:input_type -> tollbook.quota.v1.BatchCheckRequest
+	17, // 40: tollbook.quota.v1.QuotaService.StreamChecks:input_type -> tollbook.quota.v1.StreamChecksRequest
+	19, // 41: tollbook.quota.v1.QuotaService.ExtendReservation:input_type -> tollbook.quota.v1.ExtendReservationRequest
+	21, // 42: tollbook.quota.v1.QuotaService.CommitReservation:input_type -> tollbook.quota.v1.CommitReservationRequest
+	23, // 43: tollbook.quota.v1.QuotaService.ReleaseReservation:input_type -> tollbook.quota.v1.ReleaseReservationRequest
+	12, // 44: tollbook.quota.v1.QuotaService.ListQuotas:input_type -> tollbook.quota.v1.ListQuotasRequest
+	25, // 45: tollbook.quota.v1.QuotaService.WatchQuotas:input_type -> tollbook.quota.v1.WatchQuotasRequest
+	28, // 46: tollbook.quota.v1.QuotaService.SetLimit:input_type -> tollbook.quota.v1.SetLimitRequest
+	30, // 47: tollbook.quota.v1.QuotaService.ListLimits:input_type -> tollbook.quota.v1.ListLimitsRequest
+	32, // 48: tollbook.quota.v1.QuotaService.DeleteLimit:input_type -> tollbook.quota.v1.DeleteLimitRequest
+	9,  // 49: tollbook.quota.v1.QuotaService.Check:output_type -> tollbook.quota.v1.CheckResponse
+	15, // 50: tollbook.quota.v1.QuotaService.BatchCheck:output_type -> tollbook.quota.v1.BatchCheckResponse
+	18, // 51: tollbook.quota.v1.QuotaService.StreamChecks:output_type -> tollbook.quota.v1.StreamChecksResponse
+	20, // 52: tollbook.quota.v1.QuotaService.ExtendReservation:output_type -> tollbook.quota.v1.ExtendReservationResponse
+	22, // 53: tollbook.quota.v1.QuotaService.CommitReservation:output_type -> tollbook.quota.v1.CommitReservationResponse
+	24, // 54: tollbook.quota.v1.QuotaService.ReleaseReservation:output_type -> tollbook.quota.v1.ReleaseReservationResponse
+	13, // 55: tollbook.quota.v1.QuotaService.ListQuotas:output_type -> tollbook.quota.v1.ListQuotasResponse
+	26, // 56: tollbook.quota.v1.QuotaService.WatchQuotas:output_type -> tollbook.quota.v1.WatchQuotasResponse
+	29, // 57: tollbook.quota.v1.QuotaService.SetLimit:output_type -> tollbook.quota.v1.SetLimitResponse
+	31, // 58: tollbook.quota.v1.QuotaService.ListLimits:output_type -> tollbook.quota.v1.ListLimitsResponse
+	33, // 59: tollbook.quota.v1.QuotaService.DeleteLimit:output_type -> tollbook.quota.v1.DeleteLimitResponse
+	49, // [49:60] is the sub-list for method output_type
+	38, // [38:49] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_quota_v1_quota_proto_init() }
@@ -1065,13 +2598,18 @@ func file_tollbook_quota_v1_quota_proto_init() {
 	file_tollbook_quota_v1_quota_proto_msgTypes[1].OneofWrappers = []any{}
 	file_tollbook_quota_v1_quota_proto_msgTypes[3].OneofWrappers = []any{}
 	file_tollbook_quota_v1_quota_proto_msgTypes[4].OneofWrappers = []any{}
+	file_tollbook_quota_v1_quota_proto_msgTypes[9].OneofWrappers = []any{
+		(*CheckResult_Response)(nil),
+		(*CheckResult_Error)(nil),
+	}
+	file_tollbook_quota_v1_quota_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_quota_v1_quota_proto_rawDesc), len(file_tollbook_quota_v1_quota_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   7,
+			NumEnums:      7,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

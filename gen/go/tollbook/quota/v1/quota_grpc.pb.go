@@ -22,8 +22,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QuotaService_Check_FullMethodName      = "/tollbook.quota.v1.QuotaService/Check"
-	QuotaService_ListQuotas_FullMethodName = "/tollbook.quota.v1.QuotaService/ListQuotas"
+	QuotaService_Check_FullMethodName              = "/tollbook.quota.v1.QuotaService/Check"
+	QuotaService_BatchCheck_FullMethodName         = "/tollbook.quota.v1.QuotaService/BatchCheck"
+	QuotaService_StreamChecks_FullMethodName       = "/tollbook.quota.v1.QuotaService/StreamChecks"
+	QuotaService_ExtendReservation_FullMethodName  = "/tollbook.quota.v1.QuotaService/ExtendReservation"
+	QuotaService_CommitReservation_FullMethodName  = "/tollbook.quota.v1.QuotaService/CommitReservation"
+	QuotaService_ReleaseReservation_FullMethodName = "/tollbook.quota.v1.QuotaService/ReleaseReservation"
+	QuotaService_ListQuotas_FullMethodName         = "/tollbook.quota.v1.QuotaService/ListQuotas"
+	QuotaService_WatchQuotas_FullMethodName        = "/tollbook.quota.v1.QuotaService/WatchQuotas"
+	QuotaService_SetLimit_FullMethodName           = "/tollbook.quota.v1.QuotaService/SetLimit"
+	QuotaService_ListLimits_FullMethodName         = "/tollbook.quota.v1.QuotaService/ListLimits"
+	QuotaService_DeleteLimit_FullMethodName        = "/tollbook.quota.v1.QuotaService/DeleteLimit"
 )
 
 // QuotaServiceClient is the client API for QuotaService service.
@@ -36,8 +45,35 @@ type QuotaServiceClient interface {
 	// OK, decision DENIED, HTTP 429 over REST) and consumes nothing; a status error means that nothing could be decided.
 	// Safe to retry: a reservation is made once per request_id and a retry gets the first answer.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
+	// Many checks in one call, each decided by itself: all or nothing holds within a check, not between them. Checks of
+	// one organization are decided in their order, each seeing what those before it hold. Never HTTP 429: the answers say.
+	BatchCheck(ctx context.Context, in *BatchCheckRequest, opts ...grpc.CallOption) (*BatchCheckResponse, error)
+	// Checks in, answers out, in the order asked. Flow control is that of the stream: at most 1 000 unanswered checks.
+	StreamChecks(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamChecksRequest, StreamChecksResponse], error)
+	// Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
+	// it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
+	// What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
+	// made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
+	// caller should stop.
+	ExtendReservation(ctx context.Context, in *ExtendReservationRequest, opts ...grpc.CallOption) (*ExtendReservationResponse, error)
+	// Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
+	// settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+	CommitReservation(ctx context.Context, in *CommitReservationRequest, opts ...grpc.CallOption) (*CommitReservationResponse, error)
+	// Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+	ReleaseReservation(ctx context.Context, in *ReleaseReservationRequest, opts ...grpc.CallOption) (*ReleaseReservationResponse, error)
 	// The organization's limits with what is used, held and left of each.
 	ListQuotas(ctx context.Context, in *ListQuotasRequest, opts ...grpc.CallOption) (*ListQuotasResponse, error)
+	// The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
+	// latest.
+	WatchQuotas(ctx context.Context, in *WatchQuotasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchQuotasResponse], error)
+	// Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
+	// returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
+	SetLimit(ctx context.Context, in *SetLimitRequest, opts ...grpc.CallOption) (*SetLimitResponse, error)
+	// The organization's own limits and those of its plan, by limit_id.
+	ListLimits(ctx context.Context, in *ListLimitsRequest, opts ...grpc.CallOption) (*ListLimitsResponse, error)
+	// Removes a limit of the organization's own. Out of force everywhere when it returns. Idempotent by request_id; a
+	// limit that was never there is NOT_FOUND.
+	DeleteLimit(ctx context.Context, in *DeleteLimitRequest, opts ...grpc.CallOption) (*DeleteLimitResponse, error)
 }
 
 type quotaServiceClient struct {
@@ -58,10 +94,112 @@ func (c *quotaServiceClient) Check(ctx context.Context, in *CheckRequest, opts .
 	return out, nil
 }
 
+func (c *quotaServiceClient) BatchCheck(ctx context.Context, in *BatchCheckRequest, opts ...grpc.CallOption) (*BatchCheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchCheckResponse)
+	err := c.cc.Invoke(ctx, QuotaService_BatchCheck_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *quotaServiceClient) StreamChecks(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamChecksRequest, StreamChecksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &QuotaService_ServiceDesc.Streams[0], QuotaService_StreamChecks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamChecksRequest, StreamChecksResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type QuotaService_StreamChecksClient = grpc.BidiStreamingClient[StreamChecksRequest, StreamChecksResponse]
+
+func (c *quotaServiceClient) ExtendReservation(ctx context.Context, in *ExtendReservationRequest, opts ...grpc.CallOption) (*ExtendReservationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExtendReservationResponse)
+	err := c.cc.Invoke(ctx, QuotaService_ExtendReservation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *quotaServiceClient) CommitReservation(ctx context.Context, in *CommitReservationRequest, opts ...grpc.CallOption) (*CommitReservationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitReservationResponse)
+	err := c.cc.Invoke(ctx, QuotaService_CommitReservation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *quotaServiceClient) ReleaseReservation(ctx context.Context, in *ReleaseReservationRequest, opts ...grpc.CallOption) (*ReleaseReservationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseReservationResponse)
+	err := c.cc.Invoke(ctx, QuotaService_ReleaseReservation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *quotaServiceClient) ListQuotas(ctx context.Context, in *ListQuotasRequest, opts ...grpc.CallOption) (*ListQuotasResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListQuotasResponse)
 	err := c.cc.Invoke(ctx, QuotaService_ListQuotas_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *quotaServiceClient) WatchQuotas(ctx context.Context, in *WatchQuotasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchQuotasResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &QuotaService_ServiceDesc.Streams[1], QuotaService_WatchQuotas_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchQuotasRequest, WatchQuotasResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type QuotaService_WatchQuotasClient = grpc.ServerStreamingClient[WatchQuotasResponse]
+
+func (c *quotaServiceClient) SetLimit(ctx context.Context, in *SetLimitRequest, opts ...grpc.CallOption) (*SetLimitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLimitResponse)
+	err := c.cc.Invoke(ctx, QuotaService_SetLimit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *quotaServiceClient) ListLimits(ctx context.Context, in *ListLimitsRequest, opts ...grpc.CallOption) (*ListLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLimitsResponse)
+	err := c.cc.Invoke(ctx, QuotaService_ListLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *quotaServiceClient) DeleteLimit(ctx context.Context, in *DeleteLimitRequest, opts ...grpc.CallOption) (*DeleteLimitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteLimitResponse)
+	err := c.cc.Invoke(ctx, QuotaService_DeleteLimit_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +216,35 @@ type QuotaServiceServer interface {
 	// OK, decision DENIED, HTTP 429 over REST) and consumes nothing; a status error means that nothing could be decided.
 	// Safe to retry: a reservation is made once per request_id and a retry gets the first answer.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// Many checks in one call, each decided by itself: all or nothing holds within a check, not between them. Checks of
+	// one organization are decided in their order, each seeing what those before it hold. Never HTTP 429: the answers say.
+	BatchCheck(context.Context, *BatchCheckRequest) (*BatchCheckResponse, error)
+	// Checks in, answers out, in the order asked. Flow control is that of the stream: at most 1 000 unanswered checks.
+	StreamChecks(grpc.BidiStreamingServer[StreamChecksRequest, StreamChecksResponse]) error
+	// Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
+	// it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
+	// What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
+	// made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
+	// caller should stop.
+	ExtendReservation(context.Context, *ExtendReservationRequest) (*ExtendReservationResponse, error)
+	// Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
+	// settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+	CommitReservation(context.Context, *CommitReservationRequest) (*CommitReservationResponse, error)
+	// Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+	ReleaseReservation(context.Context, *ReleaseReservationRequest) (*ReleaseReservationResponse, error)
 	// The organization's limits with what is used, held and left of each.
 	ListQuotas(context.Context, *ListQuotasRequest) (*ListQuotasResponse, error)
+	// The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
+	// latest.
+	WatchQuotas(*WatchQuotasRequest, grpc.ServerStreamingServer[WatchQuotasResponse]) error
+	// Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
+	// returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
+	SetLimit(context.Context, *SetLimitRequest) (*SetLimitResponse, error)
+	// The organization's own limits and those of its plan, by limit_id.
+	ListLimits(context.Context, *ListLimitsRequest) (*ListLimitsResponse, error)
+	// Removes a limit of the organization's own. Out of force everywhere when it returns. Idempotent by request_id; a
+	// limit that was never there is NOT_FOUND.
+	DeleteLimit(context.Context, *DeleteLimitRequest) (*DeleteLimitResponse, error)
 	mustEmbedUnimplementedQuotaServiceServer()
 }
 
@@ -93,8 +258,35 @@ type UnimplementedQuotaServiceServer struct{}
 func (UnimplementedQuotaServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
+func (UnimplementedQuotaServiceServer) BatchCheck(context.Context, *BatchCheckRequest) (*BatchCheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchCheck not implemented")
+}
+func (UnimplementedQuotaServiceServer) StreamChecks(grpc.BidiStreamingServer[StreamChecksRequest, StreamChecksResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamChecks not implemented")
+}
+func (UnimplementedQuotaServiceServer) ExtendReservation(context.Context, *ExtendReservationRequest) (*ExtendReservationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExtendReservation not implemented")
+}
+func (UnimplementedQuotaServiceServer) CommitReservation(context.Context, *CommitReservationRequest) (*CommitReservationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CommitReservation not implemented")
+}
+func (UnimplementedQuotaServiceServer) ReleaseReservation(context.Context, *ReleaseReservationRequest) (*ReleaseReservationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseReservation not implemented")
+}
 func (UnimplementedQuotaServiceServer) ListQuotas(context.Context, *ListQuotasRequest) (*ListQuotasResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListQuotas not implemented")
+}
+func (UnimplementedQuotaServiceServer) WatchQuotas(*WatchQuotasRequest, grpc.ServerStreamingServer[WatchQuotasResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchQuotas not implemented")
+}
+func (UnimplementedQuotaServiceServer) SetLimit(context.Context, *SetLimitRequest) (*SetLimitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLimit not implemented")
+}
+func (UnimplementedQuotaServiceServer) ListLimits(context.Context, *ListLimitsRequest) (*ListLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLimits not implemented")
+}
+func (UnimplementedQuotaServiceServer) DeleteLimit(context.Context, *DeleteLimitRequest) (*DeleteLimitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteLimit not implemented")
 }
 func (UnimplementedQuotaServiceServer) mustEmbedUnimplementedQuotaServiceServer() {}
 func (UnimplementedQuotaServiceServer) testEmbeddedByValue()                      {}
@@ -135,6 +327,85 @@ func _QuotaService_Check_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QuotaService_BatchCheck_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchCheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).BatchCheck(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_BatchCheck_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).BatchCheck(ctx, req.(*BatchCheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QuotaService_StreamChecks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(QuotaServiceServer).StreamChecks(&grpc.GenericServerStream[StreamChecksRequest, StreamChecksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type QuotaService_StreamChecksServer = grpc.BidiStreamingServer[StreamChecksRequest, StreamChecksResponse]
+
+func _QuotaService_ExtendReservation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExtendReservationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).ExtendReservation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_ExtendReservation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).ExtendReservation(ctx, req.(*ExtendReservationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QuotaService_CommitReservation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitReservationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).CommitReservation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_CommitReservation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).CommitReservation(ctx, req.(*CommitReservationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QuotaService_ReleaseReservation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseReservationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).ReleaseReservation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_ReleaseReservation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).ReleaseReservation(ctx, req.(*ReleaseReservationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _QuotaService_ListQuotas_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListQuotasRequest)
 	if err := dec(in); err != nil {
@@ -153,6 +424,71 @@ func _QuotaService_ListQuotas_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QuotaService_WatchQuotas_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchQuotasRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(QuotaServiceServer).WatchQuotas(m, &grpc.GenericServerStream[WatchQuotasRequest, WatchQuotasResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type QuotaService_WatchQuotasServer = grpc.ServerStreamingServer[WatchQuotasResponse]
+
+func _QuotaService_SetLimit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLimitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).SetLimit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_SetLimit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).SetLimit(ctx, req.(*SetLimitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QuotaService_ListLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).ListLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_ListLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).ListLimits(ctx, req.(*ListLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QuotaService_DeleteLimit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteLimitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).DeleteLimit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_DeleteLimit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).DeleteLimit(ctx, req.(*DeleteLimitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QuotaService_ServiceDesc is the grpc.ServiceDesc for QuotaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -165,10 +501,50 @@ var QuotaService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _QuotaService_Check_Handler,
 		},
 		{
+			MethodName: "BatchCheck",
+			Handler:    _QuotaService_BatchCheck_Handler,
+		},
+		{
+			MethodName: "ExtendReservation",
+			Handler:    _QuotaService_ExtendReservation_Handler,
+		},
+		{
+			MethodName: "CommitReservation",
+			Handler:    _QuotaService_CommitReservation_Handler,
+		},
+		{
+			MethodName: "ReleaseReservation",
+			Handler:    _QuotaService_ReleaseReservation_Handler,
+		},
+		{
 			MethodName: "ListQuotas",
 			Handler:    _QuotaService_ListQuotas_Handler,
 		},
+		{
+			MethodName: "SetLimit",
+			Handler:    _QuotaService_SetLimit_Handler,
+		},
+		{
+			MethodName: "ListLimits",
+			Handler:    _QuotaService_ListLimits_Handler,
+		},
+		{
+			MethodName: "DeleteLimit",
+			Handler:    _QuotaService_DeleteLimit_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "StreamChecks",
+			Handler:       _QuotaService_StreamChecks_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchQuotas",
+			Handler:       _QuotaService_WatchQuotas_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "tollbook/quota/v1/quota.proto",
 }

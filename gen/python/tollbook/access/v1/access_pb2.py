@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftollbook/access/v1/access.proto\x12\x12tollbook.access.v1\x1a google/protobuf/descriptor.proto\"J\n\x0cMethodAccess\x12(\n\x05scope\x18\x01 \x01(\x0e\x32\x19.tollbook.access.v1.Scope\x12\x10\n\x08services\x18\x02 \x03(\t*\xb0\x02\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_PUBLIC\x10\x01\x12\x12\n\x0eSCOPE_OPERATOR\x10\x02\x12\x12\n\x0eSCOPE_INTERNAL\x10\x03\x12\x15\n\x11SCOPE_USAGE_WRITE\x10\x04\x12\x14\n\x10SCOPE_USAGE_READ\x10\x05\x12\x15\n\x11SCOPE_QUOTA_CHECK\x10\x06\x12\x14\n\x10SCOPE_QUOTA_READ\x10\x07\x12\x16\n\x12SCOPE_BILLING_READ\x10\x08\x12\x17\n\x13SCOPE_BILLING_WRITE\x10\t\x12\x18\n\x14SCOPE_ANALYTICS_READ\x10\n\x12\x17\n\x13SCOPE_ACCOUNTS_READ\x10\x0b\x12\x18\n\x14SCOPE_ACCOUNTS_WRITE\x10\x0c:R\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x96\x8c\x03 \x01(\x0b\x32 .tollbook.access.v1.MethodAccessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftollbook/access/v1/access.proto\x12\x12tollbook.access.v1\x1a google/protobuf/descriptor.proto\"J\n\x0cMethodAccess\x12(\n\x05scope\x18\x01 \x01(\x0e\x32\x19.tollbook.access.v1.Scope\x12\x10\n\x08services\x18\x02 \x03(\t*\xc7\x02\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_PUBLIC\x10\x01\x12\x12\n\x0eSCOPE_OPERATOR\x10\x02\x12\x12\n\x0eSCOPE_INTERNAL\x10\x03\x12\x15\n\x11SCOPE_USAGE_WRITE\x10\x04\x12\x14\n\x10SCOPE_USAGE_READ\x10\x05\x12\x15\n\x11SCOPE_QUOTA_CHECK\x10\x06\x12\x14\n\x10SCOPE_QUOTA_READ\x10\x07\x12\x16\n\x12SCOPE_BILLING_READ\x10\x08\x12\x17\n\x13SCOPE_BILLING_WRITE\x10\t\x12\x18\n\x14SCOPE_ANALYTICS_READ\x10\n\x12\x17\n\x13SCOPE_ACCOUNTS_READ\x10\x0b\x12\x18\n\x14SCOPE_ACCOUNTS_WRITE\x10\x0c\x12\x15\n\x11SCOPE_QUOTA_WRITE\x10\r:R\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x96\x8c\x03 \x01(\x0b\x32 .tollbook.access.v1.MethodAccessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollbook.access.v1.access_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCOPE']._serialized_start=166
-  _globals['_SCOPE']._serialized_end=470
+  _globals['_SCOPE']._serialized_end=493
   _globals['_METHODACCESS']._serialized_start=89
   _globals['_METHODACCESS']._serialized_end=163
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,8 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Read the organization and its keys (never a secret)."""
     SCOPE_ACCOUNTS_WRITE: _Scope.ValueType  # 12
     """Create and revoke keys of the organization."""
+    SCOPE_QUOTA_WRITE: _Scope.ValueType  # 13
+    """Set and delete limits of the organization's own."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What an API key may be allowed to do. A key carries a set of tenant scopes."""
@@ -85,6 +87,8 @@ SCOPE_ACCOUNTS_READ: Scope.ValueType  # 11
 """Read the organization and its keys (never a secret)."""
 SCOPE_ACCOUNTS_WRITE: Scope.ValueType  # 12
 """Create and revoke keys of the organization."""
+SCOPE_QUOTA_WRITE: Scope.ValueType  # 13
+"""Set and delete limits of the organization's own."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

@@ -169,6 +169,7 @@ class SnapshotUsageRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    SCOPED_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization; required."""
     @_builtins.property
@@ -179,20 +180,87 @@ class SnapshotUsageRequest(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """The end of the interval, excluded; required."""
 
+    @_builtins.property
+    def scoped(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopedMeters]:
+        """Parts of the organization to total besides: `project`, `team`, `user`, `agent`, `task`. Each by itself, not crossed."""
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        scoped: _abc.Iterable[Global___ScopedMeters] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "scoped", b"scoped", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotUsageRequest: _TypeAlias = SnapshotUsageRequest  # noqa: Y015
+
+@_typing.final
+class ScopedMeters(_message.Message):
+    """One level of the organization, and the measurements wanted of each of its members."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """`project`, `team`, `user`, `agent` or `task`."""
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By name; at least one."""
+
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        meters: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "meters", b"meters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScopedMeters: _TypeAlias = ScopedMeters  # noqa: Y015
+
+@_typing.final
+class ScopedUsageRow(_message.Message):
+    """A total of one member of a level."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """The level."""
+    id: _builtins.str
+    """Which member; never empty."""
+    meter: _builtins.str
+    """The meter."""
+    quantity: _builtins.int
+    """In its base unit."""
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        id: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "level", b"level", "meter", b"meter", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScopedUsageRow: _TypeAlias = ScopedUsageRow  # noqa: Y015
 
 @_typing.final
 class SnapshotUsageResponse(_message.Message):
@@ -202,6 +270,7 @@ class SnapshotUsageResponse(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    SCOPED_ROWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def position(self) -> _feed_pb2.Position:
         """The head that the totals include."""
@@ -210,15 +279,20 @@ class SnapshotUsageResponse(_message.Message):
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_metering_pb2.UsageRow]:
         """One row per meter that has usage in the interval, by meter name."""
 
+    @_builtins.property
+    def scoped_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopedUsageRow]:
+        """What was asked of levels, in no order; members and meters of which nothing counts have no row."""
+
     def __init__(
         self,
         *,
         position: _feed_pb2.Position | None = ...,
         rows: _abc.Iterable[_metering_pb2.UsageRow] | None = ...,
+        scoped_rows: _abc.Iterable[Global___ScopedUsageRow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "rows", b"rows", "scoped_rows", b"scoped_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

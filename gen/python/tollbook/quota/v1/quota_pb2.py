@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tollbook.access.v1 import access_pb2 as tollbook_dot_access_dot_v1_dot_access__pb2
 from tollbook.metering.v1 import metering_pb2 as tollbook_dot_metering_dot_v1_dot_metering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtollbook/quota/v1/quota.proto\x12\x11tollbook.quota.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xe9\x01\n\x0c\x43heckRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x07subject\x18\x02 \x01(\x0b\x32\x1d.tollbook.metering.v1.Subject\x12\x34\n\x0c\x63onsumptions\x18\x03 \x03(\x0b\x32\x1e.tollbook.quota.v1.Consumption\x12*\n\x04mode\x18\x04 \x01(\x0e\x32\x1c.tollbook.quota.v1.CheckMode\x12\x33\n\x10reserve_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x0b\x43onsumption\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x15\n\x08quantity\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0b\n\t_quantity\"\xbd\x02\n\rCheckResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.tollbook.quota.v1.Decision\x12\x32\n\x0b\x64\x65ny_reason\x18\x02 \x01(\x0e\x32\x1d.tollbook.quota.v1.DenyReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12-\n\x06limits\x18\x04 \x03(\x0b\x32\x1d.tollbook.quota.v1.LimitState\x12\x16\n\x0ereservation_id\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64\x65graded\x18\x08 \x01(\x08\"U\n\nLimitScope\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.tollbook.quota.v1.LimitScopeKind\x12\x0f\n\x02id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x05\n\x03_id\"\xb5\x03\n\nLimitState\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12,\n\x05scope\x18\x02 \x01(\x0b\x32\x1d.tollbook.quota.v1.LimitScope\x12\r\n\x05meter\x18\x03 \x01(\t\x12*\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.tollbook.quota.v1.LimitKind\x12\x12\n\x05limit\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\nhard_limit\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x0c\n\x04used\x18\x07 \x01(\x03\x12\x0c\n\x04held\x18\x08 \x01(\x03\x12\x16\n\tremaining\x18\t \x01(\x03H\x02\x88\x01\x01\x12.\n\nreset_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x08\x64\x65\x63ision\x18\x0b \x01(\x0e\x32\x1b.tollbook.quota.v1.Decision\x12\x0e\n\x06shadow\x18\x0c \x01(\x08\x12\x18\n\x10\x61pplied_sequence\x18\r \x01(\x03\x12\x1b\n\x13\x65ntitlement_version\x18\x0e \x01(\x03\x42\x08\n\x06_limitB\r\n\x0b_hard_limitB\x0c\n\n_remaining\",\n\x11ListQuotasRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"T\n\x12ListQuotasResponse\x12-\n\x06limits\x18\x01 \x03(\x0b\x32\x1d.tollbook.quota.v1.LimitState\x12\x0f\n\x07plan_id\x18\x02 \x01(\t*V\n\tCheckMode\x12\x1a\n\x16\x43HECK_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HECK_MODE_DECIDE\x10\x01\x12\x16\n\x12\x43HECK_MODE_RESERVE\x10\x02*n\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_ALLOWED\x10\x01\x12\x1d\n\x19\x44\x45\x43ISION_ALLOWED_IN_GRACE\x10\x02\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x03*\xd2\x01\n\nDenyReason\x12\x1b\n\x17\x44\x45NY_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44\x45NY_REASON_LIMIT_REACHED\x10\x01\x12\x1b\n\x17\x44\x45NY_REASON_CONCURRENCY\x10\x02\x12\x14\n\x10\x44\x45NY_REASON_RATE\x10\x03\x12\x19\n\x15\x44\x45NY_REASON_SUSPENDED\x10\x04\x12\x17\n\x13\x44\x45NY_REASON_NO_PLAN\x10\x05\x12!\n\x1d\x44\x45NY_REASON_STORE_UNAVAILABLE\x10\x06*q\n\tLimitKind\x12\x1a\n\x16LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LIMIT_KIND_PERIOD\x10\x01\x12\x15\n\x11LIMIT_KIND_WINDOW\x10\x02\x12\x1a\n\x16LIMIT_KIND_CONCURRENCY\x10\x03*\xe0\x01\n\x0eLimitScopeKind\x12 \n\x1cLIMIT_SCOPE_KIND_UNSPECIFIED\x10\x00\x12!\n\x1dLIMIT_SCOPE_KIND_ORGANIZATION\x10\x01\x12\x1c\n\x18LIMIT_SCOPE_KIND_PROJECT\x10\x02\x12\x19\n\x15LIMIT_SCOPE_KIND_TEAM\x10\x03\x12\x19\n\x15LIMIT_SCOPE_KIND_USER\x10\x04\x12\x1a\n\x16LIMIT_SCOPE_KIND_AGENT\x10\x05\x12\x19\n\x15LIMIT_SCOPE_KIND_TASK\x10\x06\x32\xf9\x01\n\x0cQuotaService\x12p\n\x05\x43heck\x12\x1f.tollbook.quota.v1.CheckRequest\x1a .tollbook.quota.v1.CheckResponse\"$\xb2\xe1\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/quota:check:\x01*\x12w\n\nListQuotas\x12$.tollbook.quota.v1.ListQuotasRequest\x1a%.tollbook.quota.v1.ListQuotasResponse\"\x1c\xb2\xe1\x18\x02\x08\x07\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/quotasb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtollbook/quota/v1/quota.proto\x12\x11tollbook.quota.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xe9\x01\n\x0c\x43heckRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x07subject\x18\x02 \x01(\x0b\x32\x1d.tollbook.metering.v1.Subject\x12\x34\n\x0c\x63onsumptions\x18\x03 \x03(\x0b\x32\x1e.tollbook.quota.v1.Consumption\x12*\n\x04mode\x18\x04 \x01(\x0e\x32\x1c.tollbook.quota.v1.CheckMode\x12\x33\n\x10reserve_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x0b\x43onsumption\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x15\n\x08quantity\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0b\n\t_quantity\"\xbd\x02\n\rCheckResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.tollbook.quota.v1.Decision\x12\x32\n\x0b\x64\x65ny_reason\x18\x02 \x01(\x0e\x32\x1d.tollbook.quota.v1.DenyReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12-\n\x06limits\x18\x04 \x03(\x0b\x32\x1d.tollbook.quota.v1.LimitState\x12\x16\n\x0ereservation_id\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64\x65graded\x18\x08 \x01(\x08\"U\n\nLimitScope\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.tollbook.quota.v1.LimitScopeKind\x12\x0f\n\x02id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x05\n\x03_id\"\xb5\x03\n\nLimitState\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12,\n\x05scope\x18\x02 \x01(\x0b\x32\x1d.tollbook.quota.v1.LimitScope\x12\r\n\x05meter\x18\x03 \x01(\t\x12*\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.tollbook.quota.v1.LimitKind\x12\x12\n\x05limit\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\nhard_limit\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x0c\n\x04used\x18\x07 \x01(\x03\x12\x0c\n\x04held\x18\x08 \x01(\x03\x12\x16\n\tremaining\x18\t \x01(\x03H\x02\x88\x01\x01\x12.\n\nreset_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x08\x64\x65\x63ision\x18\x0b \x01(\x0e\x32\x1b.tollbook.quota.v1.Decision\x12\x0e\n\x06shadow\x18\x0c \x01(\x08\x12\x18\n\x10\x61pplied_sequence\x18\r \x01(\x03\x12\x1b\n\x13\x65ntitlement_version\x18\x0e \x01(\x03\x42\x08\n\x06_limitB\r\n\x0b_hard_limitB\x0c\n\n_remaining\",\n\x11ListQuotasRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"T\n\x12ListQuotasResponse\x12-\n\x06limits\x18\x01 \x03(\x0b\x32\x1d.tollbook.quota.v1.LimitState\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\"D\n\x11\x42\x61tchCheckRequest\x12/\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x1f.tollbook.quota.v1.CheckRequest\"E\n\x12\x42\x61tchCheckResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollbook.quota.v1.CheckResult\"r\n\x0b\x43heckResult\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .tollbook.quota.v1.CheckResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"E\n\x13StreamChecksRequest\x12.\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x1f.tollbook.quota.v1.CheckRequest\"F\n\x14StreamChecksResponse\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1e.tollbook.quota.v1.CheckResult\"\xe1\x01\n\x18\x45xtendReservationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12.\n\x07subject\x18\x03 \x01(\x0b\x32\x1d.tollbook.metering.v1.Subject\x12\x34\n\x0c\x63onsumptions\x18\x04 \x03(\x0b\x32\x1e.tollbook.quota.v1.Consumption\x12\x33\n\x10reserve_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x19\x45xtendReservationResponse\x12/\n\x05\x63heck\x18\x01 \x01(\x0b\x32 .tollbook.quota.v1.CheckResponse\x12\x10\n\x08restored\x18\x02 \x01(\x08\"\x93\x01\n\x18\x43ommitReservationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x16\n\x0ereservation_id\x18\x03 \x01(\t\x12\x32\n\x07\x61\x63tuals\x18\x04 \x03(\x0b\x32!.tollbook.metering.v1.Measurement\"\xb1\x01\n\x19\x43ommitReservationResponse\x12/\n\x04held\x18\x01 \x03(\x0b\x32!.tollbook.metering.v1.Measurement\x12\x32\n\x07overrun\x18\x02 \x03(\x0b\x32!.tollbook.metering.v1.Measurement\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x19ReleaseReservationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x16\n\x0ereservation_id\x18\x03 \x01(\t\"+\n\x1aReleaseReservationResponse\x12\r\n\x05\x66reed\x18\x01 \x01(\x08\"C\n\x12WatchQuotasRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\x98\x01\n\x13WatchQuotasResponse\x12-\n\x06limits\x18\x01 \x03(\x0b\x32\x1d.tollbook.quota.v1.LimitState\x12\x19\n\x11removed_limit_ids\x18\x02 \x03(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x0f\n\x07plan_id\x18\x04 \x01(\t\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\"\x96\x03\n\x05Limit\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12,\n\x05scope\x18\x03 \x01(\x0b\x32\x1d.tollbook.quota.v1.LimitScope\x12\r\n\x05meter\x18\x04 \x01(\t\x12*\n\x04kind\x18\x05 \x01(\x0e\x32\x1c.tollbook.quota.v1.LimitKind\x12\x12\n\x05value\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\rgrace_percent\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12)\n\x06window\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x0eon_unavailable\x18\t \x01(\x0e\x32$.tollbook.quota.v1.UnavailablePolicy\x12\x0e\n\x06shadow\x18\n \x01(\x08\x12\x34\n\x0cwindow_style\x18\x0b \x01(\x0e\x32\x1e.tollbook.quota.v1.WindowStyleB\x08\n\x06_valueB\x10\n\x0e_grace_percent\"N\n\x0fSetLimitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05limit\x18\x02 \x01(\x0b\x32\x18.tollbook.quota.v1.Limit\";\n\x10SetLimitResponse\x12\'\n\x05limit\x18\x01 \x01(\x0b\x32\x18.tollbook.quota.v1.Limit\"S\n\x11ListLimitsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x12ListLimitsResponse\x12(\n\x06limits\x18\x01 \x03(\x0b\x32\x18.tollbook.quota.v1.Limit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x12\x44\x65leteLimitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08limit_id\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteLimitResponse*n\n\tCheckMode\x12\x1a\n\x16\x43HECK_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HECK_MODE_DECIDE\x10\x01\x12\x16\n\x12\x43HECK_MODE_RESERVE\x10\x02\x12\x16\n\x12\x43HECK_MODE_CONSUME\x10\x03*n\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_ALLOWED\x10\x01\x12\x1d\n\x19\x44\x45\x43ISION_ALLOWED_IN_GRACE\x10\x02\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x03*\xd2\x01\n\nDenyReason\x12\x1b\n\x17\x44\x45NY_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44\x45NY_REASON_LIMIT_REACHED\x10\x01\x12\x1b\n\x17\x44\x45NY_REASON_CONCURRENCY\x10\x02\x12\x14\n\x10\x44\x45NY_REASON_RATE\x10\x03\x12\x19\n\x15\x44\x45NY_REASON_SUSPENDED\x10\x04\x12\x17\n\x13\x44\x45NY_REASON_NO_PLAN\x10\x05\x12!\n\x1d\x44\x45NY_REASON_STORE_UNAVAILABLE\x10\x06*q\n\tLimitKind\x12\x1a\n\x16LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LIMIT_KIND_PERIOD\x10\x01\x12\x15\n\x11LIMIT_KIND_WINDOW\x10\x02\x12\x1a\n\x16LIMIT_KIND_CONCURRENCY\x10\x03*\xe0\x01\n\x0eLimitScopeKind\x12 \n\x1cLIMIT_SCOPE_KIND_UNSPECIFIED\x10\x00\x12!\n\x1dLIMIT_SCOPE_KIND_ORGANIZATION\x10\x01\x12\x1c\n\x18LIMIT_SCOPE_KIND_PROJECT\x10\x02\x12\x19\n\x15LIMIT_SCOPE_KIND_TEAM\x10\x03\x12\x19\n\x15LIMIT_SCOPE_KIND_USER\x10\x04\x12\x1a\n\x16LIMIT_SCOPE_KIND_AGENT\x10\x05\x12\x19\n\x15LIMIT_SCOPE_KIND_TASK\x10\x06*r\n\x11UnavailablePolicy\x12\"\n\x1eUNAVAILABLE_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18UNAVAILABLE_POLICY_ALLOW\x10\x01\x12\x1b\n\x17UNAVAILABLE_POLICY_DENY\x10\x02*]\n\x0bWindowStyle\x12\x1c\n\x18WINDOW_STYLE_UNSPECIFIED\x10\x00\x12\x16\n\x12WINDOW_STYLE_FIXED\x10\x01\x12\x18\n\x14WINDOW_STYLE_SLIDING\x10\x02\x32\xe0\x0b\n\x0cQuotaService\x12p\n\x05\x43heck\x12\x1f.tollbook.quota.v1.CheckRequest\x1a .tollbook.quota.v1.CheckResponse\"$\xb2\xe1\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/quota:check:\x01*\x12\x84\x01\n\nBatchCheck\x12$.tollbook.quota.v1.BatchCheckRequest\x1a%.tollbook.quota.v1.BatchCheckResponse\")\xb2\xe1\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x1d\"\x18/api/v1/quota:batchCheck:\x01*\x12k\n\x0cStreamChecks\x12&.tollbook.quota.v1.StreamChecksRequest\x1a\'.tollbook.quota.v1.StreamChecksResponse\"\x06\xb2\xe1\x18\x02\x08\x06(\x01\x30\x01\x12\xad\x01\n\x11\x45xtendReservation\x12+.tollbook.quota.v1.ExtendReservationRequest\x1a,.tollbook.quota.v1.ExtendReservationResponse\"=\xb2\xe1\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x31\",/api/v1/reservations/{reservation_id}:extend:\x01*\x12\xad\x01\n\x11\x43ommitReservation\x12+.tollbook.quota.v1.CommitReservationRequest\x1a,.tollbook.quota.v1.CommitReservationResponse\"=\xb2\xe1\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x31\",/api/v1/reservations/{reservation_id}:commit:\x01*\x12\xb1\x01\n\x12ReleaseReservation\x12,.tollbook.quota.v1.ReleaseReservationRequest\x1a-.tollbook.quota.v1.ReleaseReservationResponse\">\xb2\xe1\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x32\"-/api/v1/reservations/{reservation_id}:release:\x01*\x12w\n\nListQuotas\x12$.tollbook.quota.v1.ListQuotasRequest\x1a%.tollbook.quota.v1.ListQuotasResponse\"\x1c\xb2\xe1\x18\x02\x08\x07\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/quotas\x12\x66\n\x0bWatchQuotas\x12%.tollbook.quota.v1.WatchQuotasRequest\x1a&.tollbook.quota.v1.WatchQuotasResponse\"\x06\xb2\xe1\x18\x02\x08\x07\x30\x01\x12t\n\x08SetLimit\x12\".tollbook.quota.v1.SetLimitRequest\x1a#.tollbook.quota.v1.SetLimitResponse\"\x1f\xb2\xe1\x18\x02\x08\r\x82\xd3\xe4\x93\x02\x13\"\x0e/api/v1/limits:\x01*\x12w\n\nListLimits\x12$.tollbook.quota.v1.ListLimitsRequest\x1a%.tollbook.quota.v1.ListLimitsResponse\"\x1c\xb2\xe1\x18\x02\x08\x07\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/limits\x12\x85\x01\n\x0b\x44\x65leteLimit\x12%.tollbook.quota.v1.DeleteLimitRequest\x1a&.tollbook.quota.v1.DeleteLimitResponse\"\'\xb2\xe1\x18\x02\x08\r\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/limits/{limit_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,32 +39,94 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUOTASERVICE'].methods_by_name['Check']._loaded_options = None
   _globals['_QUOTASERVICE'].methods_by_name['Check']._serialized_options = b'\262\341\030\002\010\006\202\323\344\223\002\030\"\023/api/v1/quota:check:\001*'
+  _globals['_QUOTASERVICE'].methods_by_name['BatchCheck']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['BatchCheck']._serialized_options = b'\262\341\030\002\010\006\202\323\344\223\002\035\"\030/api/v1/quota:batchCheck:\001*'
+  _globals['_QUOTASERVICE'].methods_by_name['StreamChecks']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['StreamChecks']._serialized_options = b'\262\341\030\002\010\006'
+  _globals['_QUOTASERVICE'].methods_by_name['ExtendReservation']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['ExtendReservation']._serialized_options = b'\262\341\030\002\010\006\202\323\344\223\0021\",/api/v1/reservations/{reservation_id}:extend:\001*'
+  _globals['_QUOTASERVICE'].methods_by_name['CommitReservation']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['CommitReservation']._serialized_options = b'\262\341\030\002\010\006\202\323\344\223\0021\",/api/v1/reservations/{reservation_id}:commit:\001*'
+  _globals['_QUOTASERVICE'].methods_by_name['ReleaseReservation']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['ReleaseReservation']._serialized_options = b'\262\341\030\002\010\006\202\323\344\223\0022\"-/api/v1/reservations/{reservation_id}:release:\001*'
   _globals['_QUOTASERVICE'].methods_by_name['ListQuotas']._loaded_options = None
   _globals['_QUOTASERVICE'].methods_by_name['ListQuotas']._serialized_options = b'\262\341\030\002\010\007\202\323\344\223\002\020\022\016/api/v1/quotas'
-  _globals['_CHECKMODE']._serialized_start=1498
-  _globals['_CHECKMODE']._serialized_end=1584
-  _globals['_DECISION']._serialized_start=1586
-  _globals['_DECISION']._serialized_end=1696
-  _globals['_DENYREASON']._serialized_start=1699
-  _globals['_DENYREASON']._serialized_end=1909
-  _globals['_LIMITKIND']._serialized_start=1911
-  _globals['_LIMITKIND']._serialized_end=2024
-  _globals['_LIMITSCOPEKIND']._serialized_start=2027
-  _globals['_LIMITSCOPEKIND']._serialized_end=2251
-  _globals['_CHECKREQUEST']._serialized_start=218
-  _globals['_CHECKREQUEST']._serialized_end=451
-  _globals['_CONSUMPTION']._serialized_start=453
-  _globals['_CONSUMPTION']._serialized_end=517
-  _globals['_CHECKRESPONSE']._serialized_start=520
-  _globals['_CHECKRESPONSE']._serialized_end=837
-  _globals['_LIMITSCOPE']._serialized_start=839
-  _globals['_LIMITSCOPE']._serialized_end=924
-  _globals['_LIMITSTATE']._serialized_start=927
-  _globals['_LIMITSTATE']._serialized_end=1364
-  _globals['_LISTQUOTASREQUEST']._serialized_start=1366
-  _globals['_LISTQUOTASREQUEST']._serialized_end=1410
-  _globals['_LISTQUOTASRESPONSE']._serialized_start=1412
-  _globals['_LISTQUOTASRESPONSE']._serialized_end=1496
-  _globals['_QUOTASERVICE']._serialized_start=2254
-  _globals['_QUOTASERVICE']._serialized_end=2503
+  _globals['_QUOTASERVICE'].methods_by_name['WatchQuotas']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['WatchQuotas']._serialized_options = b'\262\341\030\002\010\007'
+  _globals['_QUOTASERVICE'].methods_by_name['SetLimit']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['SetLimit']._serialized_options = b'\262\341\030\002\010\r\202\323\344\223\002\023\"\016/api/v1/limits:\001*'
+  _globals['_QUOTASERVICE'].methods_by_name['ListLimits']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['ListLimits']._serialized_options = b'\262\341\030\002\010\007\202\323\344\223\002\020\022\016/api/v1/limits'
+  _globals['_QUOTASERVICE'].methods_by_name['DeleteLimit']._loaded_options = None
+  _globals['_QUOTASERVICE'].methods_by_name['DeleteLimit']._serialized_options = b'\262\341\030\002\010\r\202\323\344\223\002\033*\031/api/v1/limits/{limit_id}'
+  _globals['_CHECKMODE']._serialized_start=3776
+  _globals['_CHECKMODE']._serialized_end=3886
+  _globals['_DECISION']._serialized_start=3888
+  _globals['_DECISION']._serialized_end=3998
+  _globals['_DENYREASON']._serialized_start=4001
+  _globals['_DENYREASON']._serialized_end=4211
+  _globals['_LIMITKIND']._serialized_start=4213
+  _globals['_LIMITKIND']._serialized_end=4326
+  _globals['_LIMITSCOPEKIND']._serialized_start=4329
+  _globals['_LIMITSCOPEKIND']._serialized_end=4553
+  _globals['_UNAVAILABLEPOLICY']._serialized_start=4555
+  _globals['_UNAVAILABLEPOLICY']._serialized_end=4669
+  _globals['_WINDOWSTYLE']._serialized_start=4671
+  _globals['_WINDOWSTYLE']._serialized_end=4764
+  _globals['_CHECKREQUEST']._serialized_start=243
+  _globals['_CHECKREQUEST']._serialized_end=476
+  _globals['_CONSUMPTION']._serialized_start=478
+  _globals['_CONSUMPTION']._serialized_end=542
+  _globals['_CHECKRESPONSE']._serialized_start=545
+  _globals['_CHECKRESPONSE']._serialized_end=862
+  _globals['_LIMITSCOPE']._serialized_start=864
+  _globals['_LIMITSCOPE']._serialized_end=949
+  _globals['_LIMITSTATE']._serialized_start=952
+  _globals['_LIMITSTATE']._serialized_end=1389
+  _globals['_LISTQUOTASREQUEST']._serialized_start=1391
+  _globals['_LISTQUOTASREQUEST']._serialized_end=1435
+  _globals['_LISTQUOTASRESPONSE']._serialized_start=1437
+  _globals['_LISTQUOTASRESPONSE']._serialized_end=1521
+  _globals['_BATCHCHECKREQUEST']._serialized_start=1523
+  _globals['_BATCHCHECKREQUEST']._serialized_end=1591
+  _globals['_BATCHCHECKRESPONSE']._serialized_start=1593
+  _globals['_BATCHCHECKRESPONSE']._serialized_end=1662
+  _globals['_CHECKRESULT']._serialized_start=1664
+  _globals['_CHECKRESULT']._serialized_end=1778
+  _globals['_STREAMCHECKSREQUEST']._serialized_start=1780
+  _globals['_STREAMCHECKSREQUEST']._serialized_end=1849
+  _globals['_STREAMCHECKSRESPONSE']._serialized_start=1851
+  _globals['_STREAMCHECKSRESPONSE']._serialized_end=1921
+  _globals['_EXTENDRESERVATIONREQUEST']._serialized_start=1924
+  _globals['_EXTENDRESERVATIONREQUEST']._serialized_end=2149
+  _globals['_EXTENDRESERVATIONRESPONSE']._serialized_start=2151
+  _globals['_EXTENDRESERVATIONRESPONSE']._serialized_end=2245
+  _globals['_COMMITRESERVATIONREQUEST']._serialized_start=2248
+  _globals['_COMMITRESERVATIONREQUEST']._serialized_end=2395
+  _globals['_COMMITRESERVATIONRESPONSE']._serialized_start=2398
+  _globals['_COMMITRESERVATIONRESPONSE']._serialized_end=2575
+  _globals['_RELEASERESERVATIONREQUEST']._serialized_start=2577
+  _globals['_RELEASERESERVATIONREQUEST']._serialized_end=2673
+  _globals['_RELEASERESERVATIONRESPONSE']._serialized_start=2675
+  _globals['_RELEASERESERVATIONRESPONSE']._serialized_end=2718
+  _globals['_WATCHQUOTASREQUEST']._serialized_start=2720
+  _globals['_WATCHQUOTASREQUEST']._serialized_end=2787
+  _globals['_WATCHQUOTASRESPONSE']._serialized_start=2790
+  _globals['_WATCHQUOTASRESPONSE']._serialized_end=2942
+  _globals['_LIMIT']._serialized_start=2945
+  _globals['_LIMIT']._serialized_end=3351
+  _globals['_SETLIMITREQUEST']._serialized_start=3353
+  _globals['_SETLIMITREQUEST']._serialized_end=3431
+  _globals['_SETLIMITRESPONSE']._serialized_start=3433
+  _globals['_SETLIMITRESPONSE']._serialized_end=3492
+  _globals['_LISTLIMITSREQUEST']._serialized_start=3494
+  _globals['_LISTLIMITSREQUEST']._serialized_end=3577
+  _globals['_LISTLIMITSRESPONSE']._serialized_start=3579
+  _globals['_LISTLIMITSRESPONSE']._serialized_end=3666
+  _globals['_DELETELIMITREQUEST']._serialized_start=3668
+  _globals['_DELETELIMITREQUEST']._serialized_end=3751
+  _globals['_DELETELIMITRESPONSE']._serialized_start=3753
+  _globals['_DELETELIMITRESPONSE']._serialized_end=3774
+  _globals['_QUOTASERVICE']._serialized_start=4767
+  _globals['_QUOTASERVICE']._serialized_end=6271
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from tollbook.metering.v1 import metering_pb2 as _metering_pb2
 import builtins as _builtins
 import sys
@@ -35,7 +36,9 @@ class _CheckModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckMode.V
     CHECK_MODE_DECIDE: _CheckMode.ValueType  # 1
     """Answers and moves nothing."""
     CHECK_MODE_RESERVE: _CheckMode.ValueType  # 2
-    """Holds the quantities until usage events, their end or expiry."""
+    """Holds the quantities until usage events, their end or expiry, and counts them against windows."""
+    CHECK_MODE_CONSUME: _CheckMode.ValueType  # 3
+    """Counts the quantities against windows at once, and holds nothing: period and concurrency limits are compared only."""
 
 class CheckMode(_CheckMode, metaclass=_CheckModeEnumTypeWrapper):
     """What a check does besides answering."""
@@ -45,7 +48,9 @@ CHECK_MODE_UNSPECIFIED: CheckMode.ValueType  # 0
 CHECK_MODE_DECIDE: CheckMode.ValueType  # 1
 """Answers and moves nothing."""
 CHECK_MODE_RESERVE: CheckMode.ValueType  # 2
-"""Holds the quantities until usage events, their end or expiry."""
+"""Holds the quantities until usage events, their end or expiry, and counts them against windows."""
+CHECK_MODE_CONSUME: CheckMode.ValueType  # 3
+"""Counts the quantities against windows at once, and holds nothing: period and concurrency limits are compared only."""
 Global___CheckMode: _TypeAlias = CheckMode  # noqa: Y015
 
 class _Decision:
@@ -184,6 +189,58 @@ LIMIT_SCOPE_KIND_TASK: LimitScopeKind.ValueType  # 6
 """A task."""
 Global___LimitScopeKind: _TypeAlias = LimitScopeKind  # noqa: Y015
 
+class _UnavailablePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnavailablePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnavailablePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNAVAILABLE_POLICY_UNSPECIFIED: _UnavailablePolicy.ValueType  # 0
+    """ALLOW."""
+    UNAVAILABLE_POLICY_ALLOW: _UnavailablePolicy.ValueType  # 1
+    """Allows within a small allowance of each process's own, and counts it afterwards."""
+    UNAVAILABLE_POLICY_DENY: _UnavailablePolicy.ValueType  # 2
+    """Denies."""
+
+class UnavailablePolicy(_UnavailablePolicy, metaclass=_UnavailablePolicyEnumTypeWrapper):
+    """How a limit behaves while its counters cannot be reached."""
+
+UNAVAILABLE_POLICY_UNSPECIFIED: UnavailablePolicy.ValueType  # 0
+"""ALLOW."""
+UNAVAILABLE_POLICY_ALLOW: UnavailablePolicy.ValueType  # 1
+"""Allows within a small allowance of each process's own, and counts it afterwards."""
+UNAVAILABLE_POLICY_DENY: UnavailablePolicy.ValueType  # 2
+"""Denies."""
+Global___UnavailablePolicy: _TypeAlias = UnavailablePolicy  # noqa: Y015
+
+class _WindowStyle:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WindowStyleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WindowStyle.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINDOW_STYLE_UNSPECIFIED: _WindowStyle.ValueType  # 0
+    """FIXED."""
+    WINDOW_STYLE_FIXED: _WindowStyle.ValueType  # 1
+    """Starts anew at multiples of its length since 1970 in UTC."""
+    WINDOW_STYLE_SLIDING: _WindowStyle.ValueType  # 2
+    """The last window's length before now, in steps of a sixtieth of it. Never more than the limit in any stretch of
+    that length.
+    """
+
+class WindowStyle(_WindowStyle, metaclass=_WindowStyleEnumTypeWrapper):
+    """How a window moves."""
+
+WINDOW_STYLE_UNSPECIFIED: WindowStyle.ValueType  # 0
+"""FIXED."""
+WINDOW_STYLE_FIXED: WindowStyle.ValueType  # 1
+"""Starts anew at multiples of its length since 1970 in UTC."""
+WINDOW_STYLE_SLIDING: WindowStyle.ValueType  # 2
+"""The last window's length before now, in steps of a sixtieth of it. Never more than the limit in any stretch of
+that length.
+"""
+Global___WindowStyle: _TypeAlias = WindowStyle  # noqa: Y015
+
 @_typing.final
 class CheckRequest(_message.Message):
     """What is about to be done."""
@@ -197,7 +254,7 @@ class CheckRequest(_message.Message):
     RESERVE_DURATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of the request, 1 to 128 bytes of letters, digits and `_ - . :`; required with RESERVE, where it
-    becomes the reservation's id.
+    becomes the reservation's id. With CONSUME it is optional: a repeated request with one is counted once.
     """
     mode: Global___CheckMode.ValueType
     """Whether to hold what is allowed. Unspecified: RESERVE with a reserve_duration, else DECIDE."""
@@ -373,15 +430,15 @@ class LimitState(_message.Message):
     hard_limit: _builtins.int
     """The limit plus its grace band; absent: unlimited."""
     used: _builtins.int
-    """What was used, by the ledger. 0 for a concurrency limit."""
+    """What was used: by the ledger; of a window limit, what was admitted within the window; of a concurrency limit 0."""
     held: _builtins.int
-    """What open reservations hold."""
+    """What open reservations hold; 0 of a window limit."""
     remaining: _builtins.int
     """What is left up to the hard limit, never negative; absent: unlimited."""
     decision: Global___Decision.ValueType
     """What this limit alone says of the check; unspecified where nothing was asked."""
     shadow: _builtins.bool
-    """Whether the limit counts and reports but never denies."""
+    """Whether the limit counts and reports but never denies: `decision` says what it would have said."""
     applied_sequence: _builtins.int
     """The number of the last usage event that `used` includes."""
     entitlement_version: _builtins.int
@@ -392,7 +449,7 @@ class LimitState(_message.Message):
 
     @_builtins.property
     def reset_time(self) -> _timestamp_pb2.Timestamp:
-        """When `used` starts again at 0; unset for a concurrency limit."""
+        """When `used` starts again at 0 (of a sliding window: when all of it has left); unset for a concurrency limit."""
 
     def __init__(
         self,
@@ -480,3 +537,631 @@ class ListQuotasResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListQuotasResponse: _TypeAlias = ListQuotasResponse  # noqa: Y015
+
+@_typing.final
+class BatchCheckRequest(_message.Message):
+    """Checks to be decided one by one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRequest]:
+        """1 to 1 000."""
+
+    def __init__(
+        self,
+        *,
+        checks: _abc.Iterable[Global___CheckRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCheckRequest: _TypeAlias = BatchCheckRequest  # noqa: Y015
+
+@_typing.final
+class BatchCheckResponse(_message.Message):
+    """The answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckResult]:
+        """One for each check, in the same order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CheckResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCheckResponse: _TypeAlias = BatchCheckResponse  # noqa: Y015
+
+@_typing.final
+class CheckResult(_message.Message):
+    """What became of one check of many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___CheckResponse:
+        """The answer."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """What Check would have answered as its status, details included."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___CheckResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___CheckResult: _TypeAlias = CheckResult  # noqa: Y015
+
+@_typing.final
+class StreamChecksRequest(_message.Message):
+    """One check of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def check(self) -> Global___CheckRequest:
+        """The check."""
+
+    def __init__(
+        self,
+        *,
+        check: Global___CheckRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamChecksRequest: _TypeAlias = StreamChecksRequest  # noqa: Y015
+
+@_typing.final
+class StreamChecksResponse(_message.Message):
+    """One answer of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___CheckResult:
+        """The answer to the next check."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___CheckResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamChecksResponse: _TypeAlias = StreamChecksResponse  # noqa: Y015
+
+@_typing.final
+class ExtendReservationRequest(_message.Message):
+    """Which reservation, until when, and how much."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    CONSUMPTIONS_FIELD_NUMBER: _builtins.int
+    RESERVE_DURATION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request; optional, since repeating does no more than the first time."""
+    reservation_id: _builtins.str
+    """The reservation: the request_id of the check that made it."""
+    @_builtins.property
+    def subject(self) -> _metering_pb2.Subject:
+        """Who uses, as in the check; needed to make a lost reservation anew, and must be the same otherwise."""
+
+    @_builtins.property
+    def consumptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consumption]:
+        """What to hold at least from now on, each meter at most once. None: what it holds."""
+
+    @_builtins.property
+    def reserve_duration(self) -> _duration_pb2.Duration:
+        """How long it holds from now: 1 second to 24 hours; unset: 15 minutes."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        reservation_id: _builtins.str = ...,
+        subject: _metering_pb2.Subject | None = ...,
+        consumptions: _abc.Iterable[Global___Consumption] | None = ...,
+        reserve_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserve_duration", b"reserve_duration", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumptions", b"consumptions", "request_id", b"request_id", "reservation_id", b"reservation_id", "reserve_duration", b"reserve_duration", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendReservationRequest: _TypeAlias = ExtendReservationRequest  # noqa: Y015
+
+@_typing.final
+class ExtendReservationResponse(_message.Message):
+    """Whether it may go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
+    restored: _builtins.bool
+    """Whether the reservation had been lost or had ended, and was made anew."""
+    @_builtins.property
+    def check(self) -> Global___CheckResponse:
+        """As of a check for what the hold grows by; ALLOWED when it does not grow. DENIED: stop."""
+
+    def __init__(
+        self,
+        *,
+        check: Global___CheckResponse | None = ...,
+        restored: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "restored", b"restored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendReservationResponse: _TypeAlias = ExtendReservationResponse  # noqa: Y015
+
+@_typing.final
+class CommitReservationRequest(_message.Message):
+    """Which reservation, and what it came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    ACTUALS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request; optional, since repeating does no more than the first time."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    reservation_id: _builtins.str
+    """The reservation."""
+    @_builtins.property
+    def actuals(self) -> _containers.RepeatedCompositeFieldContainer[_metering_pb2.Measurement]:
+        """What was used in all, each meter at most once. A meter that is not named was not used."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        reservation_id: _builtins.str = ...,
+        actuals: _abc.Iterable[_metering_pb2.Measurement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actuals", b"actuals", "organization_id", b"organization_id", "request_id", b"request_id", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitReservationRequest: _TypeAlias = CommitReservationRequest  # noqa: Y015
+
+@_typing.final
+class CommitReservationResponse(_message.Message):
+    """What is left to settle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    OVERRUN_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[_metering_pb2.Measurement]:
+        """What is still held until usage events draw it, by meter; empty when all has been drawn."""
+
+    @_builtins.property
+    def overrun(self) -> _containers.RepeatedCompositeFieldContainer[_metering_pb2.Measurement]:
+        """What was used beyond the reservation, by meter: it counts and is billed all the same."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When what no event has drawn is freed and reported; unset when nothing is left."""
+
+    def __init__(
+        self,
+        *,
+        held: _abc.Iterable[_metering_pb2.Measurement] | None = ...,
+        overrun: _abc.Iterable[_metering_pb2.Measurement] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "held", b"held", "overrun", b"overrun"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitReservationResponse: _TypeAlias = CommitReservationResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseReservationRequest(_message.Message):
+    """Which reservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request; optional, since repeating does no more than the first time."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    reservation_id: _builtins.str
+    """The reservation."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        reservation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseReservationRequest: _TypeAlias = ReleaseReservationRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseReservationResponse(_message.Message):
+    """Whether the hold is free yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREED_FIELD_NUMBER: _builtins.int
+    freed: _builtins.bool
+    """True when nothing is held any more; false while usage recorded before the release is still being counted."""
+    def __init__(
+        self,
+        *,
+        freed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed", b"freed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseReservationResponse: _TypeAlias = ReleaseReservationResponse  # noqa: Y015
+
+@_typing.final
+class WatchQuotasRequest(_message.Message):
+    """Whose limits, and from where on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    resume_token: _builtins.str
+    """From an earlier response: when nothing has changed since, the first response is left out. Any other is all limits."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchQuotasRequest: _TypeAlias = WatchQuotasRequest  # noqa: Y015
+
+@_typing.final
+class WatchQuotasResponse(_message.Message):
+    """Limits as they are now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    REMOVED_LIMIT_IDS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether `limits` are all there are."""
+    plan_id: _builtins.str
+    """The plan that the plan's limits come from."""
+    resume_token: _builtins.str
+    """Where to resume."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitState]:
+        """Those that changed; with `complete`, all of them."""
+
+    @_builtins.property
+    def removed_limit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Limits that no longer exist."""
+
+    def __init__(
+        self,
+        *,
+        limits: _abc.Iterable[Global___LimitState] | None = ...,
+        removed_limit_ids: _abc.Iterable[_builtins.str] | None = ...,
+        complete: _builtins.bool = ...,
+        plan_id: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "limits", b"limits", "plan_id", b"plan_id", "removed_limit_ids", b"removed_limit_ids", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchQuotasResponse: _TypeAlias = WatchQuotasResponse  # noqa: Y015
+
+@_typing.final
+class Limit(_message.Message):
+    """A limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    GRACE_PERCENT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    ON_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    WINDOW_STYLE_FIELD_NUMBER: _builtins.int
+    limit_id: _builtins.str
+    """Its id, 1 to 128 bytes of letters, digits and `_ - .`; empty with SetLimit: one is made. Those of a plan begin with
+    `plan:` and cannot be set.
+    """
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    meter: _builtins.str
+    """What it counts; an existing meter."""
+    kind: Global___LimitKind.ValueType
+    """How it counts; required."""
+    value: _builtins.int
+    """How much, in the meter's base unit, 0 to 2^53 - 1; absent: unlimited, still counted."""
+    grace_percent: _builtins.int
+    """How far above the value is still allowed, in percent of it, 0 to 1 000; absent: 10, and for a window or
+    concurrency limit 0.
+    """
+    on_unavailable: Global___UnavailablePolicy.ValueType
+    """What to answer while the counters cannot be reached."""
+    shadow: _builtins.bool
+    """Counts and reports but never denies."""
+    window_style: Global___WindowStyle.ValueType
+    """Of a window limit: how the window moves."""
+    @_builtins.property
+    def scope(self) -> Global___LimitScope:
+        """What it covers; unset: the organization."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Of a window limit: a whole second, minute, hour or day. Unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        scope: Global___LimitScope | None = ...,
+        meter: _builtins.str = ...,
+        kind: Global___LimitKind.ValueType = ...,
+        value: _builtins.int | None = ...,
+        grace_percent: _builtins.int | None = ...,
+        window: _duration_pb2.Duration | None = ...,
+        on_unavailable: Global___UnavailablePolicy.ValueType = ...,
+        shadow: _builtins.bool = ...,
+        window_style: Global___WindowStyle.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_percent", b"_grace_percent", "_value", b"_value", "grace_percent", b"grace_percent", "scope", b"scope", "value", b"value", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_percent", b"_grace_percent", "_value", b"_value", "grace_percent", b"grace_percent", "kind", b"kind", "limit_id", b"limit_id", "meter", b"meter", "on_unavailable", b"on_unavailable", "organization_id", b"organization_id", "scope", b"scope", "shadow", b"shadow", "value", b"value", "window", b"window", "window_style", b"window_style"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__grace_percent: _TypeAlias = _typing.Literal["grace_percent"]  # noqa: Y015
+    _WhichOneofArgType__grace_percent: _TypeAlias = _typing.Literal["_grace_percent", b"_grace_percent"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_percent) -> _WhichOneofReturnType__grace_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class SetLimitRequest(_message.Message):
+    """The limit to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time, and
+    changes nothing; with other content it is REQUEST_ID_REUSED.
+    """
+    @_builtins.property
+    def limit(self) -> Global___Limit:
+        """The limit."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        limit: Global___Limit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLimitRequest: _TypeAlias = SetLimitRequest  # noqa: Y015
+
+@_typing.final
+class SetLimitResponse(_message.Message):
+    """The limit as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limit(self) -> Global___Limit:
+        """The limit, with its id."""
+
+    def __init__(
+        self,
+        *,
+        limit: Global___Limit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLimitResponse: _TypeAlias = SetLimitResponse  # noqa: Y015
+
+@_typing.final
+class ListLimitsRequest(_message.Message):
+    """Whose limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    page_size: _builtins.int
+    """How many at most, 1 to 1 000; 0: 100."""
+    page_token: _builtins.str
+    """From the response before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitsRequest: _TypeAlias = ListLimitsRequest  # noqa: Y015
+
+@_typing.final
+class ListLimitsResponse(_message.Message):
+    """Limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty: there is none."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """By limit_id."""
+
+    def __init__(
+        self,
+        *,
+        limits: _abc.Iterable[Global___Limit] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitsResponse: _TypeAlias = ListLimitsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteLimitRequest(_message.Message):
+    """Which limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; required."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    limit_id: _builtins.str
+    """The limit."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        limit_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_id", b"limit_id", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLimitRequest: _TypeAlias = DeleteLimitRequest  # noqa: Y015
+
+@_typing.final
+class DeleteLimitResponse(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLimitResponse: _TypeAlias = DeleteLimitResponse  # noqa: Y015

@@ -40,10 +40,55 @@ class QuotaServiceStub:
                 request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CheckRequest.SerializeToString,
                 response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.BatchCheck = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/BatchCheck',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.BatchCheckRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.BatchCheckResponse.FromString,
+                _registered_method=True)
+        self.StreamChecks = channel.stream_stream(
+                '/tollbook.quota.v1.QuotaService/StreamChecks',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.StreamChecksRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.StreamChecksResponse.FromString,
+                _registered_method=True)
+        self.ExtendReservation = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/ExtendReservation',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ExtendReservationRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ExtendReservationResponse.FromString,
+                _registered_method=True)
+        self.CommitReservation = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/CommitReservation',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CommitReservationRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CommitReservationResponse.FromString,
+                _registered_method=True)
+        self.ReleaseReservation = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/ReleaseReservation',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
+                _registered_method=True)
         self.ListQuotas = channel.unary_unary(
                 '/tollbook.quota.v1.QuotaService/ListQuotas',
                 request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListQuotasRequest.SerializeToString,
                 response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListQuotasResponse.FromString,
+                _registered_method=True)
+        self.WatchQuotas = channel.unary_stream(
+                '/tollbook.quota.v1.QuotaService/WatchQuotas',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.WatchQuotasRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.WatchQuotasResponse.FromString,
+                _registered_method=True)
+        self.SetLimit = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/SetLimit',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.SetLimitRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.SetLimitResponse.FromString,
+                _registered_method=True)
+        self.ListLimits = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/ListLimits',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListLimitsRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
+        self.DeleteLimit = channel.unary_unary(
+                '/tollbook.quota.v1.QuotaService/DeleteLimit',
+                request_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.DeleteLimitRequest.SerializeToString,
+                response_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.DeleteLimitResponse.FromString,
                 _registered_method=True)
 
 
@@ -60,8 +105,80 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchCheck(self, request, context):
+        """Many checks in one call, each decided by itself: all or nothing holds within a check, not between them. Checks of
+        one organization are decided in their order, each seeing what those before it hold. Never HTTP 429: the answers say.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamChecks(self, request_iterator, context):
+        """Checks in, answers out, in the order asked. Flow control is that of the stream: at most 1 000 unanswered checks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendReservation(self, request, context):
+        """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
+        it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
+        What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
+        made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
+        caller should stop.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitReservation(self, request, context):
+        """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
+        settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseReservation(self, request, context):
+        """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListQuotas(self, request, context):
         """The organization's limits with what is used, held and left of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchQuotas(self, request, context):
+        """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
+        latest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLimit(self, request, context):
+        """Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
+        returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLimits(self, request, context):
+        """The organization's own limits and those of its plan, by limit_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteLimit(self, request, context):
+        """Removes a limit of the organization's own. Out of force everywhere when it returns. Idempotent by request_id; a
+        limit that was never there is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,10 +192,55 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CheckRequest.FromString,
                     response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CheckResponse.SerializeToString,
             ),
+            'BatchCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCheck,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.BatchCheckRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.BatchCheckResponse.SerializeToString,
+            ),
+            'StreamChecks': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamChecks,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.StreamChecksRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.StreamChecksResponse.SerializeToString,
+            ),
+            'ExtendReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendReservation,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ExtendReservationRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ExtendReservationResponse.SerializeToString,
+            ),
+            'CommitReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitReservation,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CommitReservationRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.CommitReservationResponse.SerializeToString,
+            ),
+            'ReleaseReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseReservation,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.SerializeToString,
+            ),
             'ListQuotas': grpc.unary_unary_rpc_method_handler(
                     servicer.ListQuotas,
                     request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListQuotasRequest.FromString,
                     response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListQuotasResponse.SerializeToString,
+            ),
+            'WatchQuotas': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchQuotas,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.WatchQuotasRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.WatchQuotasResponse.SerializeToString,
+            ),
+            'SetLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLimit,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.SetLimitRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.SetLimitResponse.SerializeToString,
+            ),
+            'ListLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimits,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListLimitsRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.ListLimitsResponse.SerializeToString,
+            ),
+            'DeleteLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteLimit,
+                    request_deserializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.DeleteLimitRequest.FromString,
+                    response_serializer=tollbook_dot_quota_dot_v1_dot_quota__pb2.DeleteLimitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -120,6 +282,141 @@ class QuotaService:
             _registered_method=True)
 
     @staticmethod
+    def BatchCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/BatchCheck',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.BatchCheckRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.BatchCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChecks(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tollbook.quota.v1.QuotaService/StreamChecks',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.StreamChecksRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.StreamChecksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/ExtendReservation',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.ExtendReservationRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.ExtendReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/CommitReservation',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.CommitReservationRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.CommitReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/ReleaseReservation',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListQuotas(request,
             target,
             options=(),
@@ -136,6 +433,114 @@ class QuotaService:
             '/tollbook.quota.v1.QuotaService/ListQuotas',
             tollbook_dot_quota_dot_v1_dot_quota__pb2.ListQuotasRequest.SerializeToString,
             tollbook_dot_quota_dot_v1_dot_quota__pb2.ListQuotasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/WatchQuotas',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.WatchQuotasRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.WatchQuotasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/SetLimit',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.SetLimitRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.SetLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/ListLimits',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.ListLimitsRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.ListLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.quota.v1.QuotaService/DeleteLimit',
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.DeleteLimitRequest.SerializeToString,
+            tollbook_dot_quota_dot_v1_dot_quota__pb2.DeleteLimitResponse.FromString,
             options,
             channel_credentials,
             insecure,

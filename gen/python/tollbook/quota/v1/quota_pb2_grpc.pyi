@@ -40,8 +40,41 @@ class QuotaServiceStub:
     OK, decision DENIED, HTTP 429 over REST) and consumes nothing; a status error means that nothing could be decided.
     Safe to retry: a reservation is made once per request_id and a retry gets the first answer.
     """
+    BatchCheck: _grpc.UnaryUnaryMultiCallable[_quota_pb2.BatchCheckRequest, _quota_pb2.BatchCheckResponse]
+    """Many checks in one call, each decided by itself: all or nothing holds within a check, not between them. Checks of
+    one organization are decided in their order, each seeing what those before it hold. Never HTTP 429: the answers say.
+    """
+    StreamChecks: _grpc.StreamStreamMultiCallable[_quota_pb2.StreamChecksRequest, _quota_pb2.StreamChecksResponse]
+    """Checks in, answers out, in the order asked. Flow control is that of the stream: at most 1 000 unanswered checks."""
+    ExtendReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ExtendReservationRequest, _quota_pb2.ExtendReservationResponse]
+    """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
+    it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
+    What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
+    made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
+    caller should stop.
+    """
+    CommitReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.CommitReservationRequest, _quota_pb2.CommitReservationResponse]
+    """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
+    settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+    """
+    ReleaseReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]
+    """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent."""
     ListQuotas: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListQuotasRequest, _quota_pb2.ListQuotasResponse]
     """The organization's limits with what is used, held and left of each."""
+    WatchQuotas: _grpc.UnaryStreamMultiCallable[_quota_pb2.WatchQuotasRequest, _quota_pb2.WatchQuotasResponse]
+    """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
+    latest.
+    """
+    SetLimit: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SetLimitRequest, _quota_pb2.SetLimitResponse]
+    """Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
+    returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
+    """
+    ListLimits: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListLimitsRequest, _quota_pb2.ListLimitsResponse]
+    """The organization's own limits and those of its plan, by limit_id."""
+    DeleteLimit: _grpc.UnaryUnaryMultiCallable[_quota_pb2.DeleteLimitRequest, _quota_pb2.DeleteLimitResponse]
+    """Removes a limit of the organization's own. Out of force everywhere when it returns. Idempotent by request_id; a
+    limit that was never there is NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class QuotaServiceAsyncStub(QuotaServiceStub):
@@ -53,8 +86,41 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     OK, decision DENIED, HTTP 429 over REST) and consumes nothing; a status error means that nothing could be decided.
     Safe to retry: a reservation is made once per request_id and a retry gets the first answer.
     """
+    BatchCheck: _aio.UnaryUnaryMultiCallable[_quota_pb2.BatchCheckRequest, _quota_pb2.BatchCheckResponse]  # type: ignore[assignment]
+    """Many checks in one call, each decided by itself: all or nothing holds within a check, not between them. Checks of
+    one organization are decided in their order, each seeing what those before it hold. Never HTTP 429: the answers say.
+    """
+    StreamChecks: _aio.StreamStreamMultiCallable[_quota_pb2.StreamChecksRequest, _quota_pb2.StreamChecksResponse]  # type: ignore[assignment]
+    """Checks in, answers out, in the order asked. Flow control is that of the stream: at most 1 000 unanswered checks."""
+    ExtendReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.ExtendReservationRequest, _quota_pb2.ExtendReservationResponse]  # type: ignore[assignment]
+    """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
+    it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
+    What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
+    made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
+    caller should stop.
+    """
+    CommitReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.CommitReservationRequest, _quota_pb2.CommitReservationResponse]  # type: ignore[assignment]
+    """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
+    settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+    """
+    ReleaseReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]  # type: ignore[assignment]
+    """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent."""
     ListQuotas: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListQuotasRequest, _quota_pb2.ListQuotasResponse]  # type: ignore[assignment]
     """The organization's limits with what is used, held and left of each."""
+    WatchQuotas: _aio.UnaryStreamMultiCallable[_quota_pb2.WatchQuotasRequest, _quota_pb2.WatchQuotasResponse]  # type: ignore[assignment]
+    """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
+    latest.
+    """
+    SetLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.SetLimitRequest, _quota_pb2.SetLimitResponse]  # type: ignore[assignment]
+    """Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
+    returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
+    """
+    ListLimits: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLimitsRequest, _quota_pb2.ListLimitsResponse]  # type: ignore[assignment]
+    """The organization's own limits and those of its plan, by limit_id."""
+    DeleteLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.DeleteLimitRequest, _quota_pb2.DeleteLimitResponse]  # type: ignore[assignment]
+    """Removes a limit of the organization's own. Out of force everywhere when it returns. Idempotent by request_id; a
+    limit that was never there is NOT_FOUND.
+    """
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decides and holds."""
@@ -71,11 +137,98 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchCheck(
+        self,
+        request: _quota_pb2.BatchCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.BatchCheckResponse, _abc.Awaitable[_quota_pb2.BatchCheckResponse]]:
+        """Many checks in one call, each decided by itself: all or nothing holds within a check, not between them. Checks of
+        one organization are decided in their order, each seeing what those before it hold. Never HTTP 429: the answers say.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamChecks(
+        self,
+        request_iterator: _MaybeAsyncIterator[_quota_pb2.StreamChecksRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_quota_pb2.StreamChecksResponse], _abc.AsyncIterator[_quota_pb2.StreamChecksResponse]]:
+        """Checks in, answers out, in the order asked. Flow control is that of the stream: at most 1 000 unanswered checks."""
+
+    @_abc_1.abstractmethod
+    def ExtendReservation(
+        self,
+        request: _quota_pb2.ExtendReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.ExtendReservationResponse, _abc.Awaitable[_quota_pb2.ExtendReservationResponse]]:
+        """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
+        it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
+        What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
+        made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
+        caller should stop.
+        """
+
+    @_abc_1.abstractmethod
+    def CommitReservation(
+        self,
+        request: _quota_pb2.CommitReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.CommitReservationResponse, _abc.Awaitable[_quota_pb2.CommitReservationResponse]]:
+        """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
+        settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseReservation(
+        self,
+        request: _quota_pb2.ReleaseReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.ReleaseReservationResponse, _abc.Awaitable[_quota_pb2.ReleaseReservationResponse]]:
+        """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent."""
+
+    @_abc_1.abstractmethod
     def ListQuotas(
         self,
         request: _quota_pb2.ListQuotasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListQuotasResponse, _abc.Awaitable[_quota_pb2.ListQuotasResponse]]:
         """The organization's limits with what is used, held and left of each."""
+
+    @_abc_1.abstractmethod
+    def WatchQuotas(
+        self,
+        request: _quota_pb2.WatchQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_quota_pb2.WatchQuotasResponse], _abc.AsyncIterator[_quota_pb2.WatchQuotasResponse]]:
+        """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
+        latest.
+        """
+
+    @_abc_1.abstractmethod
+    def SetLimit(
+        self,
+        request: _quota_pb2.SetLimitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.SetLimitResponse, _abc.Awaitable[_quota_pb2.SetLimitResponse]]:
+        """Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
+        returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLimits(
+        self,
+        request: _quota_pb2.ListLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.ListLimitsResponse, _abc.Awaitable[_quota_pb2.ListLimitsResponse]]:
+        """The organization's own limits and those of its plan, by limit_id."""
+
+    @_abc_1.abstractmethod
+    def DeleteLimit(
+        self,
+        request: _quota_pb2.DeleteLimitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.DeleteLimitResponse, _abc.Awaitable[_quota_pb2.DeleteLimitResponse]]:
+        """Removes a limit of the organization's own. Out of force everywhere when it returns. Idempotent by request_id; a
+        limit that was never there is NOT_FOUND.
+        """
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
