@@ -36,6 +36,8 @@ from services.metering.domain.events import (
     TaskOutcome,
     UsageEvent,
 )
+from services.metering.domain.grouping import SubjectPart
+from services.metering.domain.members import LevelMeters, MemberTotals
 
 ALWAYS = Interval(None, None)
 
@@ -327,6 +329,77 @@ async def test_totals_as_of_a_sequence_never_change(ledger: Ledger) -> None:
     await ledger.append(ledger.event("c", 100))
     assert await ledger.total(as_of=2) == 11
     assert await ledger.total(as_of=99) == 111
+
+
+def member_event(
+    ledger: Ledger, event_id: str, quantity: int, *, meter: str = "api_calls", **subject: str
+) -> UsageEvent:
+    event = ledger.event(event_id)
+    measurements = (Measurement(meter, quantity),)
+    return replace(event, subject=Subject(organization_id=ledger.organization_id, **subject), measurements=measurements)
+
+
+async def members(
+    ledger: Ledger, *levels: LevelMeters, members_max: int = 100, as_of: int | None = None
+) -> MemberTotals:
+    totals = await ledger.reader.totals(
+        ledger.organization_id, ALWAYS, as_of_sequence=as_of, levels=levels, members_max=members_max
+    )
+    return totals.members
+
+
+def by_key(totals: MemberTotals) -> dict[tuple[str, str, str], int]:
+    return {(row.level.value, row.member, row.meter): row.quantity for row in totals.rows}
+
+
+EVERY_LEVEL = tuple(
+    LevelMeters(level, ("api_calls", "bytes")) for level in SubjectPart if level is not SubjectPart.SESSION
+)
+
+
+async def test_totals_of_members_are_the_sums_of_the_events_that_name_them(ledger: Ledger) -> None:
+    whole = {"project_id": "p", "team_id": "t", "user_id": "u", "agent_id": "a", "task_id": "k", "session_id": "s"}
+    await ledger.append(
+        member_event(ledger, "1", 5, **whole),
+        member_event(ledger, "2", 7, user_id="u"),
+        member_event(ledger, "3", 9, user_id="v", meter="bytes"),
+        member_event(ledger, "4", 11, meter="not asked for", user_id="u"),
+        member_event(ledger, "5", 13),
+    )
+    assert by_key(await members(ledger, *EVERY_LEVEL)) == {
+        ("project", "p", "api_calls"): 5,
+        ("team", "t", "api_calls"): 5,
+        ("user", "u", "api_calls"): 12,
+        ("user", "v", "bytes"): 9,
+        ("agent", "a", "api_calls"): 5,
+        ("task", "k", "api_calls"): 5,
+    }
+    assert by_key(await members(ledger, *EVERY_LEVEL, as_of=1))["user", "u", "api_calls"] == 5
+    assert await members(ledger) == MemberTotals()
+
+
+async def test_a_member_of_whom_all_was_reversed_has_no_total(ledger: Ledger) -> None:
+    await ledger.append(member_event(ledger, "1", 5, user_id="u"), member_event(ledger, "2", 3, user_id="v"))
+    await ledger.append(ledger.reversal("3", "1"))
+    assert by_key(await members(ledger, *EVERY_LEVEL)) == {("user", "v", "api_calls"): 3}
+
+
+async def test_of_too_many_members_the_smallest_of_the_most_numerous_pair_are_left_out_and_named(
+    ledger: Ledger,
+) -> None:
+    await ledger.append(
+        *(member_event(ledger, f"u{number}", number, user_id=f"u{number}") for number in range(1, 8)),
+        member_event(ledger, "p", 1, project_id="p"),
+    )
+    totals = await members(ledger, *EVERY_LEVEL, members_max=4)
+    assert by_key(totals) == {
+        ("project", "p", "api_calls"): 1,
+        ("user", "u7", "api_calls"): 7,
+        ("user", "u6", "api_calls"): 6,
+        ("user", "u5", "api_calls"): 5,
+    }
+    assert totals.incomplete == (LevelMeters(SubjectPart.USER, ("api_calls",)),)
+    assert (await members(ledger, *EVERY_LEVEL, members_max=8)).incomplete == ()
 
 
 async def test_heads_tell_how_far_each_ledger_reaches(ledger: Ledger) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -28,6 +28,7 @@ from services.metering.application.ports import Interval, LedgerReader, LedgerWr
 from services.metering.domain.acceptance import Status
 from services.metering.domain.events import UsageEvent
 from services.metering.domain.grouping import Dimension, Filter, Label, SubjectPart
+from services.metering.domain.members import LevelMeters
 from services.metering.domain.usage_query import UsageQuery
 from services.metering.domain.windows import Window, WindowSize, cut
 from tests.integration.rollup_tables import rollup_rows
@@ -67,6 +68,7 @@ DIMENSIONS: st.SearchStrategy[Dimension] = st.sampled_from(
 )
 QUANTITIES = st.sampled_from([0, 1, 7, 1_000, 2**53 - 1])
 MEASUREMENTS = ["api_calls", "batches", "peak", "level", "storage"]
+LEVELS = tuple(part for part in SubjectPart if part is not SubjectPart.SESSION)
 MEASURED = st.dictionaries(st.sampled_from(MEASUREMENTS), QUANTITIES)
 
 
@@ -228,10 +230,17 @@ async def check_snapshot(reader: LedgerReader, case: Case) -> None:
     """What SnapshotUsage answers: the sum of every measurement, whatever its meter makes of it."""
     edges = (case.query.windows[0].start_us, case.query.windows[-1].end_us)
     interval = Interval(*(None if edge is None else from_unix_microseconds(edge) for edge in edges))
-    totals = await reader.totals(case.organization_id, interval, as_of_sequence=case.as_of)
+    levels = tuple(LevelMeters(level, tuple(MEASUREMENTS)) for level in LEVELS)
+    totals = await reader.totals(case.organization_id, interval, as_of_sequence=case.as_of, levels=levels)
     query = UsageQuery(meters=tuple(map(meter, MEASUREMENTS)), windows=(Window(*edges),))
     expected = model_rows(case.ledger, query, totals.position.sequence, size=None, zone=ZoneInfo("UTC"))
     assert totals.quantities == {name: quantity for (name, _, _), quantity in expected.items()}
+    for level in LEVELS:
+        by_member = replace(query, group_by=(level,))
+        expected = model_rows(case.ledger, by_member, totals.position.sequence, size=None, zone=ZoneInfo("UTC"))
+        of_members = {(name, group[0]): quantity for (name, _, group), quantity in expected.items()}
+        found = {(row.meter, row.member): row.quantity for row in totals.members.rows if row.level is level}
+        assert found == {key: quantity for key, quantity in of_members.items() if key[1] and quantity}
 
 
 async def record(ledger: LedgerWriter, events: Sequence[UsageEvent]) -> None:

@@ -265,6 +265,43 @@ async def test_followers_are_handed_a_reversal_with_what_it_takes_back(channel: 
     assert sum(row.quantity for row in rows) == 0
 
 
+async def test_a_snapshot_totals_members_as_of_an_earlier_event(channel: grpc.aio.Channel) -> None:
+    first, second = event("a", "acme"), event("b", "acme")
+    first.subject.user_id = second.subject.user_id = "u"
+    assert reasons(await record(channel, "tb_live_acme", first, second)) == ["ACCEPTED", "ACCEPTED"]
+    stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+    snapshot = ledger_pb2.SnapshotUsageRequest(organization_id="acme", as_of_sequence=1)
+    snapshot.start_time.FromNanoseconds(0)
+    snapshot.end_time.FromSeconds(4_000_000_000)
+    meter = first.measurements[0].meter
+    snapshot.scoped.add(level="user", meters=[meter])
+    answer = await stub.SnapshotUsage(snapshot, metadata=key(QUOTA_KEY))
+    row = ledger_pb2.ScopedUsageRow(level="user", id="u", meter=meter, quantity=first.measurements[0].quantity)
+    assert (list(answer.scoped_rows), answer.position.sequence) == ([row], 1)
+
+
+@pytest.mark.parametrize(
+    ("level", "meters"),
+    [
+        ("session", ["api_calls"]),
+        ("users", ["api_calls"]),
+        ("user", []),
+        ("user", ["api_calls", "api_calls"]),
+        ("user", ["\0"]),
+    ],
+)
+async def test_a_snapshot_of_no_level_or_no_meter_is_refused(
+    channel: grpc.aio.Channel, level: str, meters: list[str]
+) -> None:
+    snapshot = ledger_pb2.SnapshotUsageRequest(organization_id="acme")
+    snapshot.start_time.FromNanoseconds(0)
+    snapshot.end_time.FromSeconds(1)
+    snapshot.scoped.add(level=level, meters=meters)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger_pb2_grpc.LedgerServiceStub(channel).SnapshotUsage(snapshot, metadata=key(QUOTA_KEY))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_tenant_cannot_take_back_what_a_service_said(channel: grpc.aio.Channel) -> None:
     said = event("denials", "acme")
     said.source = "quota"

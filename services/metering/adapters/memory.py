@@ -15,6 +15,8 @@ from services.metering.domain import limits
 from services.metering.domain.acceptance import Candidate, Outcome, Recorded, Target, accept, candidate
 from services.metering.domain.digests import CONTENT_VERSION
 from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.grouping import SubjectPart, value_of
+from services.metering.domain.members import LevelMeters, MemberTotal, largest
 from services.metering.domain.meters import Meter, MeterRequest, decide
 
 
@@ -54,16 +56,29 @@ class MemoryLedger:
             ledger.append(fresh.entry(commit_id, unix_microseconds(now)))
         return acceptance.outcomes
 
-    async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
+    async def totals(
+        self,
+        organization_id: str,
+        interval: Interval,
+        *,
+        as_of_sequence: int | None,
+        levels: Sequence[LevelMeters] = (),
+        members_max: int = limits.SNAPSHOT_MEMBERS_MAX,
+    ) -> Totals:
         """As LedgerReader."""
         ledger = self._events[organization_id]
         position = self._position(organization_id, as_of_sequence)
+        inside = [entry.counted for entry in ledger[: position.sequence] if _inside(entry.counted, interval)]
         quantities: dict[str, int] = defaultdict(int)
-        for entry in ledger[: position.sequence]:
-            if _inside(entry.counted, interval):
-                for measurement in entry.counted.measurements:
-                    quantities[measurement.meter] += measurement.quantity
-        return Totals(dict(sorted(quantities.items())), position)
+        members: dict[tuple[SubjectPart, str, str], int] = defaultdict(int)
+        for event in inside:
+            for measurement in event.measurements:
+                quantities[measurement.meter] += measurement.quantity
+                for asked in levels:
+                    if measurement.meter in asked.meters:
+                        members[asked.level, value_of(event, asked.level), measurement.meter] += measurement.quantity
+        rows = [MemberTotal(*key, quantity) for key, quantity in members.items() if key[1] and quantity]
+        return Totals(dict(sorted(quantities.items())), position, largest(rows, at_most=members_max))
 
     async def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """As LedgerReader."""

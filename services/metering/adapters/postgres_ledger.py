@@ -28,12 +28,13 @@ from services.metering.adapters.event_rows import (
     text_array,
 )
 from services.metering.adapters.postgres_positions import position_at
-from services.metering.adapters.postgres_usage import measured_totals
+from services.metering.adapters.postgres_usage import measured_totals, member_totals
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Candidate, Fresh, Outcome, Recorded, Target, accept, candidate
 from services.metering.domain.digests import CONTENT_VERSION
 from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.members import LevelMeters, MemberTotal, largest
 from services.metering.domain.windows import Window
 
 
@@ -171,13 +172,27 @@ class PostgresLedgerReader:
     def __init__(self, tenant: Database) -> None:
         self._tenant = tenant
 
-    async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
+    async def totals(
+        self,
+        organization_id: str,
+        interval: Interval,
+        *,
+        as_of_sequence: int | None,
+        levels: Sequence[LevelMeters] = (),
+        members_max: int = limits.SNAPSHOT_MEMBERS_MAX,
+    ) -> Totals:
         """As LedgerReader."""
         async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
             position = await position_at(connection, organization_id, as_of_sequence)
             edges = (None if edge is None else unix_microseconds(edge) for edge in (interval.start, interval.end))
-            quantities = await measured_totals(connection, organization_id, Window(*edges), position)
-            return Totals(dict(sorted(quantities.items())), position)
+            window = Window(*edges)
+            quantities = await measured_totals(connection, organization_id, window, position)
+            members: list[MemberTotal] = []
+            for asked in levels:
+                members += await member_totals(
+                    connection, organization_id, window, position, asked, members_max=members_max
+                )
+            return Totals(dict(sorted(quantities.items())), position, largest(members, at_most=members_max))
 
     async def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """As LedgerReader; each page is a transaction of its own, so a slow reader holds no snapshot open."""

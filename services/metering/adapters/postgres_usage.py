@@ -23,6 +23,7 @@ from services.metering.adapters.usage_values import CALL_COLUMNS, CALL_VALUES, i
 from services.metering.application.ports import UsageAnswer
 from services.metering.domain import limits
 from services.metering.domain.grouping import Dimension, Label, SubjectPart
+from services.metering.domain.members import LevelMeters, MemberTotal
 from services.metering.domain.meters import Aggregation, Meter
 from services.metering.domain.rollups import ROLLED_UP, can_be_rolled_up_by, whole_buckets
 from services.metering.domain.usage_query import UsageQuery, UsageRow
@@ -155,6 +156,35 @@ async def measured_totals(
     return {found.value_name: int(found.quantity) for found in await _summed(asked, _Values(measured=True))}
 
 
+async def member_totals(
+    connection: AsyncConnection,
+    organization_id: str,
+    window: Window,
+    position: Position,
+    wanted: LevelMeters,
+    *,
+    members_max: int,
+) -> list[MemberTotal]:
+    """The same of each member of a level, as far as it is not 0: per measurement the largest, one more than
+    members_max of them when there are more than that.
+    """
+    if window.start_us == window.end_us is not None or not position.sequence:
+        return []
+    query = UsageQuery(meters=(), windows=(window,), group_by=(wanted.level,))
+    asked = _Asked(connection, organization_id, query, position)
+    values = _Values(measured=True, names=sorted(wanted.meters))
+    summed, names = await _summing(asked, values)
+    statement = f"""
+        SELECT value_name, group_0, quantity FROM (
+            SELECT value_name, group_0, quantity,
+                row_number() OVER (PARTITION BY value_name ORDER BY quantity DESC, group_0 COLLATE "C") AS place
+            FROM ({summed}) AS summed WHERE group_0 <> '' AND quantity <> 0
+        ) AS placed WHERE place <= :places
+    """  # noqa: S608 - constants and columns of ours
+    found = await asked.rows(statement, names | {"places": members_max + 1})
+    return [MemberTotal(wanted.level, row.group_0, row.value_name, int(row.quantity)) for row in found]
+
+
 async def _sums(asked: _Asked, meters: Sequence[Meter]) -> list[UsageRow]:
     """Sums and counts, from one statement for both."""
     by_value = _by_value(meters)
@@ -166,7 +196,13 @@ async def _sums(asked: _Asked, meters: Sequence[Meter]) -> list[UsageRow]:
 
 
 async def _summed(asked: _Asked, values: _Values) -> Sequence[Any]:
-    """Per value, window and group the sum and how many events have it, reversals negated."""
+    """Per value, window and group the sum and how many events have it, reversals negated; of those that any has."""
+    summed, names = await _summing(asked, values)
+    return await asked.rows(f"{summed} HAVING sum(event_count) <> 0 LIMIT :rows", names)
+
+
+async def _summing(asked: _Asked, values: _Values) -> tuple[str, dict[str, Any]]:
+    """The statement of `_summed` up to its GROUP BY, and its parameters besides those of every statement."""
     names: dict[str, Any] = {"value_names": values.names}
     rolled = await _rolled(asked)
     if rolled is None:
@@ -188,9 +224,9 @@ async def _summed(asked: _Asked, values: _Values) -> Sequence[Any]:
     statement = f"""
         SELECT value_name, window_number{asked.by}, sum(quantity) AS quantity, sum(event_count) AS event_count
         FROM ({" UNION ALL ".join(parts)}) AS part
-        GROUP BY value_name, window_number{asked.by} HAVING sum(event_count) <> 0 LIMIT :rows
+        GROUP BY value_name, window_number{asked.by}
     """  # noqa: S608 - constants and columns of ours
-    return await asked.rows(statement, names)
+    return statement, names
 
 
 @dataclass(frozen=True, slots=True)

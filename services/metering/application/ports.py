@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from kit.feed import Head, Page, Position
+from services.metering.domain import limits
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.members import LevelMeters, MemberTotals
 from services.metering.domain.meters import Meter, MeterRequest
 from services.metering.domain.task_time import TaskReport, TaskTimeAnswer
 from services.metering.domain.usage_query import UsageQuery, UsageRow
@@ -29,6 +31,7 @@ class Totals:
 
     quantities: Mapping[str, int]
     position: Position
+    members: MemberTotals = field(default_factory=MemberTotals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,20 @@ class LedgerWriter(Protocol):
 class LedgerReader(Protocol):
     """Reads one organization's ledger."""
 
-    async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
+    async def totals(
+        self,
+        organization_id: str,
+        interval: Interval,
+        *,
+        as_of_sequence: int | None,
+        levels: Sequence[LevelMeters] = (),
+        members_max: int = limits.SNAPSHOT_MEMBERS_MAX,
+    ) -> Totals:
         """Exact sums of every measurement in the interval, up to as_of_sequence (None: the head), in one snapshot: what
         adding up the entries comes to. A meter of which nothing is left but reversed events may be missing.
+
+        The same of each member of the levels and the measurements asked of them, as far as it is not 0; an event that
+        does not name the level is of no member. Of more than members_max, what domain.members.largest leaves.
         """
         ...
 

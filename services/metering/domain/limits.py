@@ -38,6 +38,10 @@ QUERY_WINDOWS_MAX = 10_000
 """More than a year of hours."""
 QUERY_ROWS_MAX = 10_000
 """With the longest group values still within one message."""
+SNAPSHOT_PAIRS_MAX = 64
+"""Of level and meter: each level is one statement over what was used in the interval."""
+SNAPSHOT_MEMBERS_MAX = 40_000
+"""With the longest ids and names still within one message."""
 TOTAL_MAX = 2**63 - 1
 """What a total on the wire can hold."""
 ROLLUP_SPAN_EVENTS = 20_000

@@ -15,6 +15,7 @@ from services.metering.application.list_usage_events import ListedEvents
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import EventRef, LedgerEvent, Measurement, ProviderCall, Subject, UsageEvent
+from services.metering.domain.members import MemberTotals
 from tollbook.errors.v1 import errors_pb2
 from tollbook.metering.v1 import ledger_pb2, metering_pb2
 
@@ -140,11 +141,26 @@ def outcome_to_pb(index: int, outcome: Outcome) -> metering_pb2.EventResult:
 
 def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
     """One row per meter, by name. Raises InvalidState when a total is beyond what the contract can carry."""
-    for meter, quantity in totals.quantities.items():
-        if quantity > _INT64_MAX:
-            problem = f"the total of {meter} is above 2^63 - 1: ask for a shorter interval"
-            raise InvalidState(problem=problem)
-    return [metering_pb2.UsageRow(meter=meter, quantity=quantity) for meter, quantity in totals.quantities.items()]
+    return [
+        metering_pb2.UsageRow(meter=meter, quantity=_total_to_pb(meter, quantity))
+        for meter, quantity in totals.quantities.items()
+    ]
+
+
+def add_members_to_pb(members: MemberTotals, response: ledger_pb2.SnapshotUsageResponse) -> None:
+    """The totals of members. Raises InvalidState as rows_to_pb."""
+    for row in members.rows:
+        quantity = _total_to_pb(row.meter, row.quantity)
+        response.scoped_rows.add(level=row.level.value, id=row.member, meter=row.meter, quantity=quantity)
+    for each in members.incomplete:
+        response.scoped_incomplete.add(level=each.level.value, meters=each.meters)
+
+
+def _total_to_pb(meter: str, quantity: int) -> int:
+    if quantity > _INT64_MAX:
+        problem = f"the total of {meter} is above 2^63 - 1: ask for a shorter interval"
+        raise InvalidState(problem=problem)
+    return quantity
 
 
 def page_to_pb(page: Page[LedgerEvent]) -> ledger_pb2.ReadLedgerResponse:

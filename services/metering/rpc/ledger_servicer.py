@@ -13,7 +13,8 @@ from kit.grpc.call import organization_of
 from kit.grpc.context import ServicerContext
 from kit.grpc.convert import moment_from_pb, position_to_pb
 from services.metering.application.ports import Interval, LedgerHeads, LedgerReader
-from services.metering.rpc.convert import page_to_pb, rows_to_pb
+from services.metering.domain.members import levels_from_texts
+from services.metering.rpc.convert import add_members_to_pb, page_to_pb, rows_to_pb
 from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -60,9 +61,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         for field in ("start_time", "end_time"):
             if not request.HasField(field):
                 raise InvalidField(field=field, problem="required")
+        if request.as_of_sequence < 0:
+            raise InvalidField(field="as_of_sequence", problem="negative")
         totals = await self._reader.totals(
             await organization_of(request.organization_id),
             Interval(moment_from_pb(request.start_time, "start_time"), moment_from_pb(request.end_time, "end_time")),
-            as_of_sequence=None,
+            as_of_sequence=request.as_of_sequence or None,
+            levels=levels_from_texts([(each.level, each.meters) for each in request.scoped]),
         )
-        return ledger_pb2.SnapshotUsageResponse(position=position_to_pb(totals.position), rows=rows_to_pb(totals))
+        response = ledger_pb2.SnapshotUsageResponse(position=position_to_pb(totals.position), rows=rows_to_pb(totals))
+        add_members_to_pb(totals.members, response)
+        return response

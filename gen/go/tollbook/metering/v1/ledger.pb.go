@@ -299,8 +299,11 @@ type SnapshotUsageRequest struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// The end of the interval, excluded; required.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// Parts of the organization to total besides: `project`, `team`, `user`, `agent`, `task`. Each by itself, not crossed.
-	Scoped        []*ScopedMeters `protobuf:"bytes,4,rep,name=scoped,proto3" json:"scoped,omitempty"`
+	// Parts of the organization to total besides: `project`, `team`, `user`, `agent`, `task`. Each by itself, not crossed;
+	// each level at most once, at most 64 meters in all.
+	Scoped []*ScopedMeters `protobuf:"bytes,4,rep,name=scoped,proto3" json:"scoped,omitempty"`
+	// Totals up to the event with this number, as they were when it was the last one; 0, or beyond the head: the head.
+	AsOfSequence  int64 `protobuf:"varint,5,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,12 +366,19 @@ func (x *SnapshotUsageRequest) GetScoped() []*ScopedMeters {
 	return nil
 }
 
+func (x *SnapshotUsageRequest) GetAsOfSequence() int64 {
+	if x != nil {
+		return x.AsOfSequence
+	}
+	return 0
+}
+
 // One level of the organization, and the measurements wanted of each of its members.
 type ScopedMeters struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `project`, `team`, `user`, `agent` or `task`.
 	Level string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
-	// By name; at least one.
+	// By name, each at most once; at least one. A name that is no meter has no totals.
 	Meters        []string `protobuf:"bytes,2,rep,name=meters,proto3" json:"meters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -494,14 +504,17 @@ func (x *ScopedUsageRow) GetQuantity() int64 {
 // The totals and where the ledger stood.
 type SnapshotUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The head that the totals include.
+	// The last event that the totals include.
 	Position *v1.Position `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// One row per meter that has usage in the interval, by meter name.
 	Rows []*UsageRow `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
-	// What was asked of levels, in no order; members and meters of which nothing counts have no row.
-	ScopedRows    []*ScopedUsageRow `protobuf:"bytes,3,rep,name=scoped_rows,json=scopedRows,proto3" json:"scoped_rows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What was asked of levels, in no order; a member whose total is 0 has no row. At most 40 000: where there are more,
+	// the smallest totals of the pairs of level and meter with the most members are left out.
+	ScopedRows []*ScopedUsageRow `protobuf:"bytes,3,rep,name=scoped_rows,json=scopedRows,proto3" json:"scoped_rows,omitempty"`
+	// The pairs of which totals were left out.
+	ScopedIncomplete []*ScopedMeters `protobuf:"bytes,4,rep,name=scoped_incomplete,json=scopedIncomplete,proto3" json:"scoped_incomplete,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SnapshotUsageResponse) Reset() {
@@ -555,6 +568,13 @@ func (x *SnapshotUsageResponse) GetScopedRows() []*ScopedUsageRow {
 	return nil
 }
 
+func (x *SnapshotUsageResponse) GetScopedIncomplete() []*ScopedMeters {
+	if x != nil {
+		return x.ScopedIncomplete
+	}
+	return nil
+}
+
 var File_tollbook_metering_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
@@ -573,13 +593,14 @@ const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x126\n" +
 	"\x05event\x18\x02 \x01(\v2 .tollbook.metering.v1.UsageEventR\x05event\x12=\n" +
 	"\freceive_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12<\n" +
-	"\breversed\x18\x04 \x01(\v2 .tollbook.metering.v1.UsageEventR\breversed\"\xed\x01\n" +
+	"\breversed\x18\x04 \x01(\v2 .tollbook.metering.v1.UsageEventR\breversed\"\x93\x02\n" +
 	"\x14SnapshotUsageRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x129\n" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12:\n" +
-	"\x06scoped\x18\x04 \x03(\v2\".tollbook.metering.v1.ScopedMetersR\x06scoped\"<\n" +
+	"\x06scoped\x18\x04 \x03(\v2\".tollbook.metering.v1.ScopedMetersR\x06scoped\x12$\n" +
+	"\x0eas_of_sequence\x18\x05 \x01(\x03R\fasOfSequence\"<\n" +
 	"\fScopedMeters\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x16\n" +
 	"\x06meters\x18\x02 \x03(\tR\x06meters\"h\n" +
@@ -587,12 +608,13 @@ const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
 	"\x05meter\x18\x03 \x01(\tR\x05meter\x12\x1a\n" +
-	"\bquantity\x18\x04 \x01(\x03R\bquantity\"\xca\x01\n" +
+	"\bquantity\x18\x04 \x01(\x03R\bquantity\"\x9b\x02\n" +
 	"\x15SnapshotUsageResponse\x126\n" +
 	"\bposition\x18\x01 \x01(\v2\x1a.tollbook.feed.v1.PositionR\bposition\x122\n" +
 	"\x04rows\x18\x02 \x03(\v2\x1e.tollbook.metering.v1.UsageRowR\x04rows\x12E\n" +
 	"\vscoped_rows\x18\x03 \x03(\v2$.tollbook.metering.v1.ScopedUsageRowR\n" +
-	"scopedRows2\xab\x03\n" +
+	"scopedRows\x12O\n" +
+	"\x11scoped_incomplete\x18\x04 \x03(\v2\".tollbook.metering.v1.ScopedMetersR\x10scopedIncomplete2\xab\x03\n" +
 	"\rLedgerService\x12\x84\x01\n" +
 	"\n" +
 	"WatchHeads\x12'.tollbook.metering.v1.WatchHeadsRequest\x1a(.tollbook.metering.v1.WatchHeadsResponse\"!\xb2\xe1\x18\x1d\b\x03\x12\x05quota\x12\abilling\x12\tanalytics0\x01\x12\x84\x01\n" +
@@ -644,17 +666,18 @@ var file_tollbook_metering_v1_ledger_proto_depIdxs = []int32{
 	10, // 10: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
 	13, // 11: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
 	7,  // 12: tollbook.metering.v1.SnapshotUsageResponse.scoped_rows:type_name -> tollbook.metering.v1.ScopedUsageRow
-	0,  // 13: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
-	2,  // 14: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
-	5,  // 15: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
-	1,  // 16: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
-	3,  // 17: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
-	8,  // 18: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	6,  // 13: tollbook.metering.v1.SnapshotUsageResponse.scoped_incomplete:type_name -> tollbook.metering.v1.ScopedMeters
+	0,  // 14: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
+	2,  // 15: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
+	5,  // 16: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
+	1,  // 17: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
+	3,  // 18: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
+	8,  // 19: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_metering_v1_ledger_proto_init() }

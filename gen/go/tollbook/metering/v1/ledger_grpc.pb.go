@@ -36,7 +36,7 @@ type LedgerServiceClient interface {
 	// Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
 	// FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
 	ReadLedger(ctx context.Context, in *ReadLedgerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadLedgerResponse], error)
-	// Totals of one organization as of its head, and that head, read in one snapshot.
+	// Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
 	SnapshotUsage(ctx context.Context, in *SnapshotUsageRequest, opts ...grpc.CallOption) (*SnapshotUsageResponse, error)
 }
 
@@ -108,7 +108,7 @@ type LedgerServiceServer interface {
 	// Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
 	// FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
 	ReadLedger(*ReadLedgerRequest, grpc.ServerStreamingServer[ReadLedgerResponse]) error
-	// Totals of one organization as of its head, and that head, read in one snapshot.
+	// Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
 	SnapshotUsage(context.Context, *SnapshotUsageRequest) (*SnapshotUsageResponse, error)
 	mustEmbedUnimplementedLedgerServiceServer()
 }

@@ -170,8 +170,11 @@ class SnapshotUsageRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     SCOPED_FIELD_NUMBER: _builtins.int
+    AS_OF_SEQUENCE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization; required."""
+    as_of_sequence: _builtins.int
+    """Totals up to the event with this number, as they were when it was the last one; 0, or beyond the head: the head."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The start of the interval of event time, included; required."""
@@ -182,7 +185,9 @@ class SnapshotUsageRequest(_message.Message):
 
     @_builtins.property
     def scoped(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopedMeters]:
-        """Parts of the organization to total besides: `project`, `team`, `user`, `agent`, `task`. Each by itself, not crossed."""
+        """Parts of the organization to total besides: `project`, `team`, `user`, `agent`, `task`. Each by itself, not crossed;
+        each level at most once, at most 64 meters in all.
+        """
 
     def __init__(
         self,
@@ -191,10 +196,11 @@ class SnapshotUsageRequest(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         scoped: _abc.Iterable[Global___ScopedMeters] | None = ...,
+        as_of_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "scoped", b"scoped", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "end_time", b"end_time", "organization_id", b"organization_id", "scoped", b"scoped", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,7 +218,7 @@ class ScopedMeters(_message.Message):
     """`project`, `team`, `user`, `agent` or `task`."""
     @_builtins.property
     def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """By name; at least one."""
+        """By name, each at most once; at least one. A name that is no meter has no totals."""
 
     def __init__(
         self,
@@ -271,9 +277,10 @@ class SnapshotUsageResponse(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     SCOPED_ROWS_FIELD_NUMBER: _builtins.int
+    SCOPED_INCOMPLETE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def position(self) -> _feed_pb2.Position:
-        """The head that the totals include."""
+        """The last event that the totals include."""
 
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_metering_pb2.UsageRow]:
@@ -281,7 +288,13 @@ class SnapshotUsageResponse(_message.Message):
 
     @_builtins.property
     def scoped_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopedUsageRow]:
-        """What was asked of levels, in no order; members and meters of which nothing counts have no row."""
+        """What was asked of levels, in no order; a member whose total is 0 has no row. At most 40 000: where there are more,
+        the smallest totals of the pairs of level and meter with the most members are left out.
+        """
+
+    @_builtins.property
+    def scoped_incomplete(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopedMeters]:
+        """The pairs of which totals were left out."""
 
     def __init__(
         self,
@@ -289,10 +302,11 @@ class SnapshotUsageResponse(_message.Message):
         position: _feed_pb2.Position | None = ...,
         rows: _abc.Iterable[_metering_pb2.UsageRow] | None = ...,
         scoped_rows: _abc.Iterable[Global___ScopedUsageRow] | None = ...,
+        scoped_incomplete: _abc.Iterable[Global___ScopedMeters] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "rows", b"rows", "scoped_rows", b"scoped_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "rows", b"rows", "scoped_incomplete", b"scoped_incomplete", "scoped_rows", b"scoped_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

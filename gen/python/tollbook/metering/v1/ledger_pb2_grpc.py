@@ -73,7 +73,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SnapshotUsage(self, request, context):
-        """Totals of one organization as of its head, and that head, read in one snapshot.
+        """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class LedgerServiceStub:
     FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
     """
     SnapshotUsage: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SnapshotUsageRequest, _ledger_pb2.SnapshotUsageResponse]
-    """Totals of one organization as of its head, and that head, read in one snapshot."""
+    """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -58,7 +58,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
     """
     SnapshotUsage: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SnapshotUsageRequest, _ledger_pb2.SnapshotUsageResponse]  # type: ignore[assignment]
-    """Totals of one organization as of its head, and that head, read in one snapshot."""
+    """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The ledger as other services follow it: exactly once, in order, per organization. Internal."""
@@ -89,6 +89,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.SnapshotUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.SnapshotUsageResponse, _abc.Awaitable[_ledger_pb2.SnapshotUsageResponse]]:
-        """Totals of one organization as of its head, and that head, read in one snapshot."""
+        """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
