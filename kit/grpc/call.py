@@ -68,6 +68,14 @@ def current_principal() -> Principal:
     return call.principal if call else NOBODY
 
 
+def current_actor() -> str:
+    """Who is named in the audit entries of the current call: the kind and name of the caller, such as `admin:admin`;
+    never a secret.
+    """
+    principal = current_principal()
+    return f"{principal.kind.value}:{principal.name}"
+
+
 async def admit_again() -> None:
     """For streams, at each request: a key that was revoked or has expired since the call began ends it, as it would be
     refused a new one. Raises CredentialInvalid, ScopeMissing or DependencyUnavailable.

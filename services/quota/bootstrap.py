@@ -10,18 +10,25 @@ from kit.feed import Follower
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application
+from kit.postgres.database import Database
 from kit.redis.client import connect_redis, ping_redis
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
+from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
 from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
-from services.quota.application.find_entitlement import FindEntitlement
+from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
+from services.quota.application.follow_limits import LimitsEffect
 from services.quota.application.follow_usage import UsageEffect
 from services.quota.application.free_expired import FreeExpired
+from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
+from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
 from services.quota.rpc.quota_servicer import QuotaServicer
@@ -39,6 +46,9 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     patient = connect_redis(settings.redis_url, timeout_seconds=upkeep_seconds)
     for client in (hasty, patient):
         resources.push_async_callback(client.aclose)
+    tenant, fleet = Database(settings.postgres_tenant_url), Database(settings.postgres_fleet_url)
+    for database in (tenant, fleet):
+        resources.push_async_callback(database.close)
     metering, billing, accounts = [
         await resources.enter_async_context(connect(address, settings.service_key))
         for address in (settings.metering_address, settings.billing_address, settings.accounts_address)
@@ -47,20 +57,30 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     counters = RedisCounters(hasty, command_seconds=check_seconds)
     upkeep = RedisCounters(patient, command_seconds=upkeep_seconds)
     ledger, source = RemoteLedger(metering), RemoteEntitlements(billing)
-    entitlements = FindEntitlement(counters, source)
-    rebuild = RebuildCounters(upkeep, entitlements, ledger)
+    record = PostgresLimits(tenant)
+    terms = FindTerms(counters, source, record)
+    rebuild = RebuildCounters(upkeep, terms, ledger)
     usage_follower = Follower("ledger", ledger, UsageEffect(upkeep, rebuild))
-    entitlement_follower = Follower("entitlements", source, EntitlementEffect(upkeep, source, entitlements))
-    settle = SettleCounters(entitlements, rebuild)
+    entitlement_follower = Follower("entitlements", source, EntitlementEffect(upkeep, source, terms))
+    changes = PostgresLimitChanges(tenant, fleet, record)
+    limits_follower = Follower("limits", changes, LimitsEffect(upkeep, record, terms))
+    settle = SettleCounters(terms, rebuild)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)
+    meters = RemoteMeters(metering)
+    put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     servicer = QuotaServicer(
-        check_quota=CheckQuota(counters, RemoteMeters(metering), settle, free_expired, agenda),
+        check_quota=CheckQuota(counters, meters, settle, free_expired, agenda),
         list_quotas=ListQuotas(counters, settle, free_expired, agenda),
+        set_limit=SetLimit(record, meters, put_in_force),
+        list_limits=ListLimits(record, terms),
+        delete_limit=DeleteLimit(record, put_in_force),
         exists=RemoteOrganizations(accounts).exists,
     )
 
     async def prepare() -> None:
+        for database in (tenant, fleet):
+            await database.assert_safe_role()
         # Connections first: making one takes several answers, more than the budget of a check may allow.
         await asyncio.gather(*(ping_redis(hasty) for _ in range(COMMANDS_IN_FLIGHT_MAX)))
 
@@ -70,6 +90,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
         workers={
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,
+            "limits": limits_follower.run,
             "expiry": partial(keep_freeing, agenda, free_expired),
         },
         prepare=prepare,

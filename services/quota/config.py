@@ -8,10 +8,12 @@ from kit.grpc.server import ServerSettings
 
 
 class QuotaSettings(ServerSettings):
-    """Besides what every server needs: the store and the peers. There is no Postgres here: limits come from billing,
-    counters from metering.
-    """
+    """Besides what every server needs: the stores and the peers."""
 
+    postgres_tenant_url: str
+    """Role that reads and changes the limits that one organization has set."""
+    postgres_fleet_url: str
+    """Role that sees which organizations changed theirs."""
     redis_url: str
     """Where counters and reservations live."""
     metering_address: str

@@ -89,7 +89,7 @@ async def bench(folder: Path, *, rounds: int, events: int, old_millions: float) 
             old_millions=old_millions,
             server=server,
             database=database,
-            site=Site(urls=database.role_urls, accounts_address=accounts_address, log_path=folder / "metering.log"),
+            site=Site(urls=database.role_urls(), accounts_address=accounts_address, log_path=folder / "metering.log"),
         )
 
 
@@ -200,7 +200,7 @@ async def latency(bench: Bench) -> list[Figure]:
         times = [seconds * 1e3 for seconds in await acknowledge_times(metering, requests, every_seconds=pace)]
         more = stream_requests(make_events(count, MIXED), PACED_BATCH_EVENTS)
         lags, _ = await asyncio.gather(
-            quota_lags(metering, bench.folder, seconds=PACED_SECONDS),
+            quota_lags(metering, bench.folder, bench.database, seconds=PACED_SECONDS),
             acknowledge_times(metering, more, every_seconds=pace),
         )
     return [
@@ -245,7 +245,7 @@ WriteRate = Callable[[Sequence[UsageEvent]], Awaitable[float]]
 
 @asynccontextmanager
 async def _writing(database: LedgerDatabase) -> AsyncIterator[WriteRate]:
-    writer = Database(database.role_urls["writer"], pool_size=1)
+    writer = Database(database.role_urls()["writer"], pool_size=1)
     ledger = PostgresLedgerWriter(writer)
 
     async def write_rate(events: Sequence[UsageEvent]) -> float:

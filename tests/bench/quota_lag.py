@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ import grpc
 from kit.process import ChildProcess
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import free_port
+from tests.bench.stores import LedgerDatabase
 from tests.integration.test_quota_process import Billing
 from tests.metering_process import ADMIN, CHECKOUT, FOLLOWER_KEY, MeteringProcess, usage_event
 from tests.unit.quota.samples import MINUTES
@@ -31,9 +32,11 @@ _POLL_SECONDS = 0.004
 _START_SECONDS_MAX = 30.0
 
 
-async def quota_lags(metering: MeteringProcess, folder: Path, *, seconds: float) -> list[float]:
+async def quota_lags(
+    metering: MeteringProcess, folder: Path, database: LedgerDatabase, *, seconds: float
+) -> list[float]:
     """Seconds from sending an event to the first answer of quota that counts it, again and again."""
-    async with _quota(metering, folder) as quota:
+    async with _quota(metering, folder, database.add_schema("quota")) as quota:
         await _counted(quota, await _record(metering, "warm"))
         found: list[float] = []
         ends = perf_counter() + seconds
@@ -64,7 +67,9 @@ async def _counted(quota: quota_pb2_grpc.QuotaServiceAsyncStub, sequence: int) -
 
 
 @asynccontextmanager
-async def _quota(metering: MeteringProcess, folder: Path) -> AsyncIterator[quota_pb2_grpc.QuotaServiceAsyncStub]:
+async def _quota(
+    metering: MeteringProcess, folder: Path, role_urls: Mapping[str, str]
+) -> AsyncIterator[quota_pb2_grpc.QuotaServiceAsyncStub]:
     redis = EmbeddedRedis(folder / "redis", free_port())
     peers = grpc.aio.server()
     entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(Billing(), peers)
@@ -82,6 +87,8 @@ async def _quota(metering: MeteringProcess, folder: Path) -> AsyncIterator[quota
             "TOLLBOOK_BILLING_ADDRESS": billing_address,
             "TOLLBOOK_ACCOUNTS_ADDRESS": metering.accounts_address,
             "TOLLBOOK_REDIS_URL": redis.url,
+            "TOLLBOOK_POSTGRES_TENANT_URL": role_urls["tenant"],
+            "TOLLBOOK_POSTGRES_FLEET_URL": role_urls["fleet"],
             # The benchmark's own load is no measure of 20 ms.
             "TOLLBOOK_REDIS_CHECK_MILLISECONDS": "1000",
         },

@@ -43,13 +43,17 @@ class LedgerDatabase:
 
     owner_url: str
 
-    @property
-    def role_urls(self) -> dict[str, str]:
-        """The URL of each of metering's roles, by kind."""
+    def role_urls(self, service: str = "metering") -> dict[str, str]:
+        """The URL of each of a service's roles, by kind."""
         place = self.owner_url.rpartition("@")[2]
         return {
-            kind: f"postgresql://tollbook_metering_{kind}:{password}@{place}" for kind, password in PASSWORDS.items()
+            kind: f"postgresql://tollbook_{service}_{kind}:{password}@{place}" for kind, password in PASSWORDS.items()
         }
+
+    def add_schema(self, service: str) -> dict[str, str]:
+        """Makes another service's schema beside the ledger, and answers the URL of each of its roles, by kind."""
+        migrate(self.owner_url, service, PASSWORDS)
+        return self.role_urls(service)
 
     def connect(self) -> psycopg.Connection:
         """A connection of the owner."""

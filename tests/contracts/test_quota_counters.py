@@ -22,11 +22,11 @@ from services.quota.application.ports import (
     CountersMissing,
     CounterState,
     CounterUpkeep,
-    EntitlementOutdated,
-    EntitlementShelf,
     Expiries,
     InForce,
     Overrun,
+    TermsOutdated,
+    TermsShelf,
 )
 from services.quota.domain.checks import Check
 from services.quota.domain.decisions import DenyReason, Outcome
@@ -44,13 +44,15 @@ from tests.unit.quota.samples import (
     entitlement,
     minutes_limit,
     new_organization_id,
+    own_limits,
     period_around,
     reserve_check,
+    terms,
     usage_entry,
 )
 
 
-class Store(Counters, CounterUpkeep, Expiries, EntitlementShelf, Protocol):
+class Store(Counters, CounterUpkeep, Expiries, TermsShelf, Protocol):
     """All four ports over one store."""
 
 
@@ -64,6 +66,7 @@ class Account:
 
     async def begin(self, *limits: Limit, used: Mapping[str, int] | None = None, position: Position = START) -> None:
         """Puts limits in force and sets what was used."""
+        await self.store.put_limits(own_limits(self.organization_id))
         self.entitled = await self.store.put(InForce(entitlement(self.organization_id, *limits), START))
         counts = {counter(meter): quantity for meter, quantity in (used or {}).items()}
         assert await self.store.reset(self.entitled, expected=None, position=position, used=counts)
@@ -73,14 +76,14 @@ class Account:
         assert self.entitled == changed
 
     async def check(self, check: Check) -> Answer:
-        return await self.store.check(check, self.entitled)
+        return await self.store.check(check, terms(self.entitled))
 
     async def reserve(self, request_id: str = "r1", *, reserve_us: int = 3_600_000_000, **quantities: int) -> Answer:
         check = reserve_check(self.organization_id, quantities, request_id=request_id, reserve_us=reserve_us)
         return await self.check(check)
 
     async def usage(self, meter: str = MINUTES) -> Usage:
-        readings = await self.store.read(self.entitled, [counter(meter)])
+        readings = await self.store.read(terms(self.entitled), [counter(meter)])
         return readings.usage.get(counter(meter), Usage())
 
     async def state(self) -> CounterState:
@@ -422,16 +425,17 @@ async def test_a_new_period_begins_with_its_own_usage_and_the_open_holds(account
 
 
 async def test_a_check_by_another_entitlement_than_the_one_kept_is_refused(account: Account) -> None:
-    with pytest.raises(EntitlementOutdated):
+    with pytest.raises(TermsOutdated):
         await account.usage()
     await account.begin(minutes_limit(100))
     old = account.entitled
     await account.change(replace(old, version=2))
-    with pytest.raises(EntitlementOutdated):
-        await account.store.check(decide_check(account.organization_id, {MINUTES: 1}), old)
+    with pytest.raises(TermsOutdated):
+        await account.store.check(decide_check(account.organization_id, {MINUTES: 1}), terms(old))
 
 
 async def test_an_entitlement_without_counters_says_that_they_are_missing(account: Account) -> None:
+    await account.store.put_limits(own_limits(account.organization_id))
     account.entitled = await account.store.put(InForce(entitlement(account.organization_id, minutes_limit(5)), START))
     with pytest.raises(CountersMissing):
         await account.check(decide_check(account.organization_id, {MINUTES: 1}))
@@ -441,12 +445,13 @@ async def test_a_period_that_is_over_is_refused_unless_billing_confirms_it(accou
     over = entitlement(
         account.organization_id, minutes_limit(5), period=period_around(datetime.now(UTC) - timedelta(days=60))
     )
+    await account.store.put_limits(own_limits(account.organization_id))
     await account.change(over)
     assert await account.store.reset(over, expected=None, position=START, used={})
     check = decide_check(account.organization_id, {MINUTES: 1})
-    with pytest.raises(EntitlementOutdated):
-        await account.store.check(check, over)
-    answer = await account.store.check(check, over, period_confirmed=True)
+    with pytest.raises(TermsOutdated):
+        await account.store.check(check, terms(over))
+    answer = await account.store.check(check, terms(over), period_confirmed=True)
     assert answer.decision.outcome is Outcome.ALLOWED
 
 

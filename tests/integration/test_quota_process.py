@@ -158,7 +158,9 @@ def own_redis() -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture
-async def suite(tmp_path: Path, own_redis: EmbeddedRedis) -> AsyncIterator[Suite]:
+async def suite(
+    tmp_path: Path, own_redis: EmbeddedRedis, migrated: Callable[[str], dict[str, str]]
+) -> AsyncIterator[Suite]:
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
     LedgerServicer(heads=recorded, reader=recorded).add_to(peers)
@@ -184,8 +186,8 @@ async def suite(tmp_path: Path, own_redis: EmbeddedRedis) -> AsyncIterator[Suite
             "TOLLBOOK_REDIS_URL": own_redis.url,
             # A machine that runs a whole test suite is no measure of 20 ms.
             "TOLLBOOK_REDIS_CHECK_MILLISECONDS": "1000",
-            # Quota has no Postgres and ignores what the suite tells every service.
-            "TOLLBOOK_POSTGRES_TENANT_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+            "TOLLBOOK_POSTGRES_TENANT_URL": migrated("quota")["tenant"],
+            "TOLLBOOK_POSTGRES_FLEET_URL": migrated("quota")["fleet"],
         },
         working_folder=CHECKOUT,
         log_path=tmp_path / "quota.log",
@@ -228,7 +230,7 @@ async def test_a_process_checks_follows_expires_and_recovers(suite: Suite) -> No
     await suite.check("short", 100, seconds=1)
 
     async def is_freed_by_the_worker() -> bool:
-        return await suite.redis.hget("quota:{acme}:held", f"organization||{MINUTES}") == b"0"
+        return not await suite.redis.hexists("quota:{acme}:held", f"organization||{MINUTES}")
 
     await eventually(is_freed_by_the_worker, seconds=10)
 

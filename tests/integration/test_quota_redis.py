@@ -32,7 +32,9 @@ from tests.unit.quota.samples import (
     entitlement,
     minutes_limit,
     new_organization_id,
+    own_limits,
     reserve_check,
+    terms,
     usage_entry,
 )
 
@@ -57,7 +59,7 @@ class Place:
 
     async def reserve_briefly(self, request_id: str, quantity: int) -> None:
         """For a microsecond, which only the store itself would do."""
-        entitled = await self.house.entitlements(self.organization_id)
+        entitled = await self.house.terms(self.organization_id)
         check = reserve_check(self.organization_id, {MINUTES: quantity}, request_id=request_id, reserve_us=1)
         assert not (await self.store.check(check, entitled)).decision.is_denied
 
@@ -170,11 +172,11 @@ async def test_a_part_that_vanished_is_rebuilt_and_never_read_as_zero(place: Pla
     place.house.record(usage_entry({MINUTES: 70}))
     await place.house.reserve("r1", agent_minutes=20)
     keys = keys_of(place.organization_id)
-    entitled = await place.house.entitlements(place.organization_id)
-    names = {"used": keys.used(entitled.period), "held": keys.held, "expiries": keys.expiries}
+    found = await place.house.terms(place.organization_id)
+    names = {"used": keys.used(found.entitlement.period), "held": keys.held, "expiries": keys.expiries}
     await place.client.delete(names[part])
     with pytest.raises(CountersMissing):
-        await place.store.check(decide_check(place.organization_id, {MINUTES: 1}), entitled)
+        await place.store.check(decide_check(place.organization_id, {MINUTES: 1}), found)
     state = await place.house.quota()
     assert (state.used, state.held) == (70, 20 if part == "used" else 0)
 
@@ -249,7 +251,7 @@ async def test_a_store_that_does_not_answer_is_unavailable_at_once() -> None:
             store = RedisCounters(client, command_seconds=0.02)
             async with asyncio.timeout(1):
                 with pytest.raises(DependencyUnavailable):
-                    await store.check(reserve_check(entitled.organization_id, {MINUTES: 1}), entitled)
+                    await store.check(reserve_check(entitled.organization_id, {MINUTES: 1}), terms(entitled))
                 with pytest.raises(DependencyUnavailable):
                     await store.state(entitled.organization_id)
             await client.aclose()
@@ -270,12 +272,13 @@ async def test_a_store_that_is_full_is_unavailable_and_reads_still_answer(lonely
 async def test_an_answer_that_was_lost_after_the_script_ran_is_found_by_the_same_check(place: Place) -> None:
     entitled = entitlement(place.organization_id, minutes_limit(100))
     await place.store.put(InForce(entitled, START))
+    await place.store.put_limits(own_limits(place.organization_id))
     assert await place.store.reset(entitled, expected=None, position=START, used={})
     check = reserve_check(place.organization_id, {MINUTES: 60})
-    lost = await place.store.check(check, entitled)  # the caller never saw it
-    found = await place.store.check(check, entitled)
+    lost = await place.store.check(check, terms(entitled))  # the caller never saw it
+    found = await place.store.check(check, terms(entitled))
     assert (found.decision, found.reservation) == (lost.decision, lost.reservation)
-    readings = await place.store.read(entitled, [counter(MINUTES)])
+    readings = await place.store.read(terms(entitled), [counter(MINUTES)])
     assert readings.usage[counter(MINUTES)] == Usage(0, 60)
 
 

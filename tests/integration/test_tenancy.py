@@ -30,6 +30,7 @@ OPEN_POLICIES = {
         ("due_invoices", "tollbook_billing_fleet", "SELECT"),
         ("due_invoices", "tollbook_billing_fleet", "UPDATE"),
     },
+    "quota": {("change_heads", "tollbook_quota_fleet", "SELECT")},
     "metering": {
         ("ledger_heads", "tollbook_metering_writer", "ALL"),
         ("event_identities", "tollbook_metering_writer", "SELECT"),

@@ -30,7 +30,9 @@ from tests.unit.quota.samples import (
     decide_check,
     entitlement,
     new_organization_id,
+    own_limits,
     reserve_check,
+    terms,
 )
 
 METERS = (MINUTES, AGENTS, CALLS)
@@ -70,6 +72,7 @@ class Twin:
     async def _begin(self, entitled: Entitlement, usage: dict[Counter, Usage]) -> None:
         store = RedisCounters(self.client, command_seconds=5)
         await store.put(InForce(entitled, START))
+        await store.put_limits(own_limits(entitled.organization_id))
         used = {each: seen.used for each, seen in usage.items()}
         assert await store.reset(entitled, expected=None, position=START, used=used)
         for each, seen in usage.items():
@@ -77,13 +80,13 @@ class Twin:
 
     async def _answers(self, entitled: Entitlement, usage: dict[Counter, Usage], check: Check) -> None:
         store = RedisCounters(self.client, command_seconds=5)
-        answer = await store.check(check, entitled)  # raises AssertionError when the outcomes differ
+        answer = await store.check(check, terms(entitled))  # raises AssertionError when the outcomes differ
         decision = decide(entitled.limits, usage, check, standing=entitled.standing)
         assert answer.decision == decision
         assert (answer.reservation is None) is (decision.is_denied or not check.reserve_us)
-        readings = await store.read(entitled, [counter(meter) for meter in METERS])
+        readings = await store.read(terms(entitled), [counter(meter) for meter in METERS])
         for state in decision.states:
-            assert readings.usage[state.limit.counter].held == state.held
+            assert readings.usage[state.counter].held == state.held
         if answer.reservation is None:
             assert readings.usage == {counter(meter): usage.get(counter(meter), Usage()) for meter in METERS}
 
@@ -127,7 +130,7 @@ def test_what_is_reserved_never_passes_a_hard_limit(
     decision = decide(limits, usage, reserve_check("o", quantities))
     if not decision.is_denied:
         for state in decision.states:
-            grew = state.held > usage.get(state.limit.counter, Usage()).held
+            grew = state.held > usage.get(state.counter, Usage()).held
             assert not grew or state.limit.hard is None or state.used + state.held <= state.limit.hard
 
 

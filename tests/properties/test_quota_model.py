@@ -34,7 +34,9 @@ from tests.unit.quota.samples import (
     entitlement,
     minutes_limit,
     new_organization_id,
+    own_limits,
     reserve_check,
+    terms,
     usage_entry,
 )
 
@@ -65,6 +67,7 @@ class Driver:
 
     async def begin(self) -> None:
         await self._store.put(InForce(self._entitled, START))
+        await self._store.put_limits(own_limits(self._organization_id))
         assert await self._store.reset(self._entitled, expected=None, position=START, used={})
 
     async def step(self, step: tuple[Any, ...]) -> object:
@@ -72,7 +75,7 @@ class Driver:
         return await getattr(self, kind)(*arguments)
 
     async def counters(self) -> dict[str, Usage]:
-        readings = await self._store.read(self._entitled, [counter(meter) for meter in METERS])
+        readings = await self._store.read(terms(self._entitled), [counter(meter) for meter in METERS])
         return {meter: readings.usage.get(counter(meter), Usage()) for meter in METERS}
 
     async def reserve(self, name: str, brief: bool) -> object:  # noqa: FBT001 - drawn by hypothesis
@@ -80,7 +83,7 @@ class Driver:
         reserve_us = 1 if brief else HOUR_US
         check = reserve_check(self._organization_id, RESERVED[name], request_id=name, reserve_us=reserve_us)
         try:
-            answer = await self._store.check(check, self._entitled)
+            answer = await self._store.check(check, terms(self._entitled))
         except RequestIdReused:
             return "reused"
         return answer.decision, answer.reservation is None, answer.entitlement_version

@@ -92,7 +92,16 @@ async def quota() -> AsyncIterator[Quota]:
 
     application = Application(
         authenticator=Authenticator(KnownKeys(KEYS), {}),
-        servicers=[QuotaServicer(check_quota=house.check, list_quotas=house.list, exists=exists)],
+        servicers=[
+            QuotaServicer(
+                check_quota=house.check,
+                list_quotas=house.list,
+                set_limit=house.set_limit,
+                list_limits=house.list_limits,
+                delete_limit=house.delete_limit,
+                exists=exists,
+            )
+        ],
         prepare=prepare,
     )
     async with serving(application) as channel:

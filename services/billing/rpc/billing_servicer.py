@@ -7,7 +7,7 @@ from typing import ClassVar
 import grpc
 
 from kit.errors import InvalidField
-from kit.grpc.call import OrganizationExists, organization_of
+from kit.grpc.call import OrganizationExists, current_actor, organization_of
 from kit.grpc.context import ServicerContext
 from kit.grpc.convert import moment_from_pb
 from services.billing.application.close_billing_period import CloseBillingPeriod
@@ -16,7 +16,6 @@ from services.billing.application.ports import Books
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.invoices import InvoiceKey
-from services.billing.rpc.actor import current_actor
 from services.billing.rpc.convert import (
     invoice_to_pb,
     page_size_from_pb,

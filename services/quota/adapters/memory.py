@@ -14,20 +14,22 @@ from services.quota.application.ports import (
     Answer,
     CountersMissing,
     CounterState,
-    EntitlementOutdated,
     Freed,
     InForce,
     Instant,
+    Kept,
     Overrun,
     Readings,
     Reservation,
     Snapshot,
+    TermsOutdated,
 )
-from services.quota.domain.checks import Check, Mode, content_digest
+from services.quota.domain.checks import Check, Mode, content_digest, matching
 from services.quota.domain.decisions import decide, hold
 from services.quota.domain.entitlements import Entitlement, Period
-from services.quota.domain.limits import Counter, Usage
+from services.quota.domain.limits import Counter, LevelMeter, Usage
 from services.quota.domain.maxima import COUNTER_MAX, SWEPT_AT_ONCE_MAX
+from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Draw, Tally, UsageEntry, tally
 
 _REMEMBERED_US = 3_600_000_000
@@ -46,6 +48,7 @@ class _Reservation:
 @dataclass(slots=True)
 class _Organization:
     entitlement: Entitlement | None = None
+    own: OwnLimits | None = None
     read_up_to: Position = START
     state: CounterState | None = None
     used: dict[Counter, int] = field(default_factory=dict)
@@ -63,7 +66,7 @@ class _Organization:
 
 
 class MemoryCounters:
-    """Counters, CounterUpkeep, Expiries and EntitlementShelf over dictionaries, by a clock that is handed in."""
+    """Counters, CounterUpkeep, Expiries and TermsShelf over dictionaries, by a clock that is handed in."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -73,7 +76,7 @@ class MemoryCounters:
         """As FLUSHALL."""
         self._organizations.clear()
 
-    async def check(self, check: Check, entitlement: Entitlement, *, period_confirmed: bool = False) -> Answer:
+    async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """As Counters."""
         organization = self._organizations[check.organization_id]
         now_us = unix_microseconds(self._clock.now())
@@ -81,8 +84,10 @@ class MemoryCounters:
             first = self._first_answer(organization, check, now_us)
             if first is not None:
                 return first
-        usage, sequence = self._settled(organization, entitlement, now_us, period_confirmed=period_confirmed)
-        decision = decide(entitlement.limits, usage, check, standing=entitlement.standing)
+        applied, entitlement = matching(terms.limits, check), terms.entitlement
+        tracked = {tracks for each in applied if (tracks := each.limit.tracks)}
+        usage, sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
+        decision = decide(terms.limits, usage, check, standing=entitlement.standing)
         reserves = check.mode is Mode.RESERVE and not decision.is_denied
         expire_us = now_us + check.reserve_us
         answer = Answer(
@@ -97,20 +102,18 @@ class MemoryCounters:
         if not reserves:
             return answer
         held: dict[Counter, int] = {}
-        for consumption in check.consumptions:
-            before = organization.held[consumption.counter]
-            organization.held[consumption.counter] = hold(before, consumption.holdable)
-            held[consumption.counter] = organization.held[consumption.counter] - before
+        for counter, consumption in check.counters:
+            before = organization.held[counter]
+            organization.held[counter] = hold(before, consumption.holdable)
+            held[counter] = organization.held[counter] - before
         organization.reservations[check.request_id] = _Reservation(content_digest(check), answer, expire_us, held)
         return replace(answer, instant=self._instant(organization, now_us))
 
-    async def read(
-        self, entitlement: Entitlement, counters: Sequence[Counter], *, period_confirmed: bool = False
-    ) -> Readings:
+    async def read(self, terms: Terms, counters: Sequence[Counter], *, period_confirmed: bool = False) -> Readings:
         """As Counters."""
-        organization = self._organizations[entitlement.organization_id]
+        organization = self._organizations[terms.organization_id]
         now_us = unix_microseconds(self._clock.now())
-        usage, sequence = self._settled(organization, entitlement, now_us, period_confirmed=period_confirmed)
+        usage, sequence = self._settled(organization, terms, terms.tracked, now_us, period_confirmed=period_confirmed)
         readings = {counter: usage.get(counter, Usage()) for counter in counters}
         return Readings(readings, sequence, self._instant(organization, now_us))
 
@@ -125,13 +128,14 @@ class MemoryCounters:
         expected: CounterState | None,
         position: Position,
         used: Mapping[Counter, int],
+        tracked: frozenset[LevelMeter] = frozenset(),
     ) -> bool:
         """As CounterUpkeep."""
         organization = self._organizations[entitlement.organization_id]
         if organization.state != expected or organization.entitlement != entitlement:
             return False
         epoch = organization.state.epoch if organization.state else secrets.token_hex(8)
-        organization.state = CounterState(epoch, position, entitlement.period)
+        organization.state = CounterState(epoch, position, entitlement.period, tracked)
         organization.used = {counter: min(quantity, COUNTER_MAX) for counter, quantity in used.items()}
         return True
 
@@ -184,6 +188,30 @@ class MemoryCounters:
         """As EntitlementShelf."""
         return self._organizations[organization_id].entitlement
 
+    async def kept(self, organization_id: str) -> Kept:
+        """As TermsShelf."""
+        organization = self._organizations[organization_id]
+        return Kept(organization.entitlement, organization.own)
+
+    async def limits_position(self, organization_id: str) -> Position | None:
+        """As LimitShelf."""
+        own = self._organizations[organization_id].own
+        return None if own is None else Position(own.sequence, own.commit_id)
+
+    async def put_limits(self, own: OwnLimits) -> OwnLimits:
+        """As LimitShelf."""
+        organization = self._organizations[own.organization_id]
+        if organization.own is None or own.sequence > organization.own.sequence:
+            organization.own = own
+        return organization.own
+
+    async def replace_limits(self, own: OwnLimits, *, expected: Position) -> bool:
+        """As LimitShelf."""
+        if await self.limits_position(own.organization_id) != expected:
+            return False
+        self._organizations[own.organization_id].own = own
+        return True
+
     async def read_up_to(self, organization_id: str) -> Position | None:
         """As EntitlementShelf."""
         organization = self._organizations[organization_id]
@@ -216,12 +244,21 @@ class MemoryCounters:
         return replace(first.answer, instant=self._instant(organization, now_us))
 
     def _settled(
-        self, organization: _Organization, entitlement: Entitlement, now_us: int, *, period_confirmed: bool
+        self,
+        organization: _Organization,
+        terms: Terms,
+        tracked: Collection[LevelMeter],
+        now_us: int,
+        *,
+        period_confirmed: bool,
     ) -> tuple[dict[Counter, Usage], int]:
-        period_is_over = now_us >= entitlement.period.end_us and not period_confirmed
-        if organization.entitlement != entitlement or period_is_over:
-            raise EntitlementOutdated
-        if organization.state is None or organization.state.period != entitlement.period:
+        period = terms.entitlement.period
+        period_is_over = now_us >= period.end_us and not period_confirmed
+        if Kept(terms.entitlement, terms.own) != Kept(organization.entitlement, organization.own) or period_is_over:
+            raise TermsOutdated
+        if organization.state is None or organization.state.period != period:
+            raise CountersMissing
+        if not organization.state.tracked.issuperset(tracked):
             raise CountersMissing
         counters = organization.used.keys() | organization.held.keys()
         usage = {each: Usage(organization.used.get(each, 0), organization.held[each]) for each in counters}
@@ -229,12 +266,12 @@ class MemoryCounters:
 
     def _draw(self, organization: _Organization, reservation: _Reservation, draw: Draw) -> bool:
         is_beyond = False
-        for counter, quantity in draw.quantities.items():
-            if counter in reservation.held:
-                drawn = min(quantity, reservation.held[counter])
-                reservation.held[counter] -= drawn
-                organization.held[counter] -= drawn
-                is_beyond = is_beyond or quantity > drawn
+        for counter, remaining in reservation.held.items():
+            quantity = draw.quantities.get(counter.meter, 0)
+            drawn = min(quantity, remaining)
+            reservation.held[counter] -= drawn
+            organization.held[counter] -= drawn
+            is_beyond = is_beyond or quantity > drawn
         if draw.is_final:
             organization.end(reservation, unix_microseconds(self._clock.now()))
         return is_beyond
@@ -274,11 +311,19 @@ class MemoryLedger:
             end = min(start + self._page_entries, len(ledger))
             yield Page(tuple(entry for entry, _ in ledger[start:end]), self._position(key, end))
 
-    async def snapshot(self, organization_id: str, period: Period) -> Snapshot:
+    async def snapshot(
+        self,
+        organization_id: str,
+        period: Period,
+        tracked: Collection[LevelMeter] = (),
+        *,
+        as_of_sequence: int | None = None,
+    ) -> Snapshot:
         """As Ledger."""
         ledger = self._entries[organization_id]
-        totals = tally((entry for entry, _ in ledger), period).used
-        return Snapshot(totals, self._position(organization_id, len(ledger)))
+        reached = len(ledger) if as_of_sequence is None else min(as_of_sequence, len(ledger))
+        totals = tally((entry for entry, _ in ledger[:reached]), period, tracked).used
+        return Snapshot(totals, self._position(organization_id, reached))
 
     async def head(self, organization_id: str) -> Position:
         """As Ledger."""
@@ -322,10 +367,15 @@ class MemoryEntitlements:
 
 
 class MemoryMeters:
-    """A fixed catalog of meters."""
+    """A fixed catalog of meters, which take their values from measurements, but for some."""
 
-    def __init__(self, *names: str) -> None:
-        self._names = frozenset(names)
+    def __init__(self, *names: str, otherwise: Collection[str] = ()) -> None:
+        self._names = frozenset(names) | frozenset(otherwise)
+        self._otherwise = frozenset(otherwise)
+
+    async def measured(self, names: Collection[str]) -> Collection[str]:
+        """As MeterCatalog."""
+        return [name for name in names if name in self._names - self._otherwise]
 
     async def unknown(self, names: Collection[str]) -> Collection[str]:
         """As MeterCatalog."""

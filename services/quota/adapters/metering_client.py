@@ -12,12 +12,12 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.errors import Refused
-from kit.feed import Head, Page, Position
+from kit.feed import START, Head, Page, Position
 from kit.grpc.convert import position_from_pb, position_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.quota.application.ports import Snapshot
 from services.quota.domain.entitlements import Period
-from services.quota.domain.limits import ORGANIZATION, Counter
+from services.quota.domain.limits import ORGANIZATION, Counter, LevelMeter, Scope, ScopeKind
 from services.quota.domain.usage import UsageEntry
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2, metering_pb2_grpc
 
@@ -51,16 +51,35 @@ class RemoteLedger:
                 entries = tuple(_entry_from_pb(event) for event in response.events)
                 yield Page(entries, position_from_pb(response.position))
 
-    async def snapshot(self, organization_id: str, period: Period) -> Snapshot:
+    async def snapshot(
+        self,
+        organization_id: str,
+        period: Period,
+        tracked: Collection[LevelMeter] = (),
+        *,
+        as_of_sequence: int | None = None,
+    ) -> Snapshot:
+        if as_of_sequence == 0:
+            # Nothing was used before the first entry; and a ledger that is rewound still has its beginning.
+            return Snapshot({}, START)
         request = ledger_pb2.SnapshotUsageRequest(
             organization_id=organization_id,
             start_time=_moment_to_pb(period.start_us),
             end_time=_moment_to_pb(period.end_us),
+            as_of_sequence=as_of_sequence or 0,
         )
+        for level in {each.level for each in tracked}:
+            meters = sorted(each.meter for each in tracked if each.level is level)
+            request.scoped.add(level=level.value, meters=meters)
         with _answering():
             response = await self._stub.SnapshotUsage(request)
         used = {Counter(ORGANIZATION, row.meter): row.quantity for row in response.rows}
-        return Snapshot(used, position_from_pb(response.position))
+        for row in response.scoped_rows:
+            used[Counter(Scope(ScopeKind(row.level), row.id), row.meter)] = row.quantity
+        incomplete = [
+            LevelMeter(ScopeKind(each.level), meter) for each in response.scoped_incomplete for meter in each.meters
+        ]
+        return Snapshot(used, position_from_pb(response.position), incomplete)
 
     async def head(self, organization_id: str) -> Position:
         return (await self.snapshot(organization_id, _ANY_PERIOD)).position
@@ -72,8 +91,13 @@ class RemoteMeters:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = metering_pb2_grpc.MeteringServiceStub(channel)
         self._names: frozenset[str] | None = None
+        self._measured: frozenset[str] = frozenset()
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
+
+    async def measured(self, names: Collection[str]) -> Collection[str]:
+        await self.unknown(names)
+        return [name for name in names if name in self._measured]
 
     async def unknown(self, names: Collection[str]) -> Collection[str]:
         # No check waits for a list that is merely old: only a name that it lacks may be a new meter.
@@ -95,6 +119,7 @@ class RemoteMeters:
                 raise
         else:
             self._names = frozenset(meter.name for meter in answer.meters)
+            self._measured = frozenset(meter.name for meter in answer.meters if _is_measured(meter))
         finally:
             self._asking = None
             if self._names is not None:
@@ -111,6 +136,7 @@ def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> UsageEntry:
             sequence=message.sequence,
             event_time_us=taken_back.event_time.ToMicroseconds(),
             quantities=tuple((each.meter, -each.quantity) for each in taken_back.measurements),
+            scopes=_scopes_from_pb(taken_back.subject),
         )
     return UsageEntry(
         sequence=message.sequence,
@@ -118,7 +144,23 @@ def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> UsageEntry:
         quantities=tuple((each.meter, each.quantity) for each in event.measurements),
         reservation_id=event.reservation_id,
         reservation_final=event.reservation_final,
+        scopes=_scopes_from_pb(event.subject),
     )
+
+
+def _scopes_from_pb(subject: metering_pb2.Subject) -> tuple[Scope, ...]:
+    named = (
+        (ScopeKind.PROJECT, subject.project_id),
+        (ScopeKind.TEAM, subject.team_id),
+        (ScopeKind.USER, subject.user_id),
+        (ScopeKind.AGENT, subject.agent_id),
+        (ScopeKind.TASK, subject.task_id),
+    )
+    return (ORGANIZATION, *(Scope(kind, id_) for kind, id_ in named if id_))
+
+
+def _is_measured(meter: metering_pb2.Meter) -> bool:
+    return meter.value_source == metering_pb2.VALUE_SOURCE_MEASUREMENT
 
 
 def _moment_to_pb(moment_us: int) -> Timestamp:

@@ -8,8 +8,8 @@ from services.quota.application.metrics import DECISIONS
 from services.quota.application.ports import Answer, Counters, MeterCatalog
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.checks import Check, validate
-from services.quota.domain.entitlements import Entitlement
 from services.quota.domain.errors import UnknownMeter
+from services.quota.domain.terms import Terms
 
 
 class CheckQuota:
@@ -39,8 +39,8 @@ class CheckQuota:
         for meter in await self._meters.unknown([consumption.meter for consumption in check.consumptions]):
             raise UnknownMeter(meter=meter[:128])
 
-        async def attempt(entitlement: Entitlement, period_confirmed: bool) -> Answer:  # noqa: FBT001 - called by Settle
-            return await self._counters.check(check, entitlement, period_confirmed=period_confirmed)
+        async def attempt(terms: Terms, period_confirmed: bool) -> Answer:  # noqa: FBT001 - called by Settle
+            return await self._counters.check(check, terms, period_confirmed=period_confirmed)
 
         answer = await self._settle(check.organization_id, attempt)
         expiry_is_due = answer.instant.expiry_is_due

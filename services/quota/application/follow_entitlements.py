@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from kit.feed import Page, Position
-from services.quota.application.find_entitlement import FindEntitlement
+from services.quota.application.find_terms import FindTerms
 from services.quota.application.ports import EntitlementShelf, EntitlementSource, InForce
 from services.quota.domain.entitlements import Entitlement
 
@@ -17,10 +17,10 @@ class EntitlementEffect:
     is asked for when it is first needed.
     """
 
-    def __init__(self, shelf: EntitlementShelf, source: EntitlementSource, entitlements: FindEntitlement) -> None:
+    def __init__(self, shelf: EntitlementShelf, source: EntitlementSource, terms: FindTerms) -> None:
         self._shelf = shelf
         self._source = source
-        self._entitlements = entitlements
+        self._terms = terms
 
     async def position(self, key: str) -> Position | None:
         """As Effect."""
@@ -31,7 +31,7 @@ class EntitlementEffect:
         process may have replaced it after a rewound log.
         """
         for entitlement in page.entries:
-            self._entitlements.remember(await self._shelf.put(InForce(entitlement, page.position)))
+            self._terms.note_entitlement(await self._shelf.put(InForce(entitlement, page.position)))
         return True
 
     async def rebuild(self, key: str) -> None:
@@ -42,4 +42,4 @@ class EntitlementEffect:
         found = await self._source.in_force(key)
         if await self._shelf.replace(found, expected=forgotten):
             log.warning("entitlement_replaced", organization_id=key, version=found.entitlement.version)
-        await self._entitlements.kept(key)
+        await self._terms.kept(key)

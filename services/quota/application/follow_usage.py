@@ -32,7 +32,7 @@ class UsageEffect:
         state = await self._upkeep.state(key)
         if state is None or state.position != after:
             return False
-        effect = tally(page.entries, state.period)
+        effect = tally(page.entries, state.period, state.tracked)
         try:
             overrun = await self._upkeep.apply(key, effect, expected=state, position=page.position)
         except CountersMissing:

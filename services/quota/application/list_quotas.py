@@ -11,11 +11,14 @@ from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.entitlements import Entitlement
 from services.quota.domain.limits import LimitKind, Usage
+from services.quota.domain.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """The limits of an organization, by meter, as of a sequence of the ledger and a version of the entitlement."""
+    """The limits of an organization that have one counter, by meter, as of a sequence of the ledger and a version of
+    the entitlement. A limit of each member of a level separately has as many counters as members.
+    """
 
     entitlement: Entitlement
     states: tuple[LimitState, ...]
@@ -35,18 +38,21 @@ class ListQuotas:
 
     async def __call__(self, organization_id: str) -> Quotas:
         """The limits as they are in force, and the counters in one look. Raises DependencyUnavailable."""
-        entitlement, readings = await self._settle(organization_id, self._read)
+        terms, readings = await self._settle(organization_id, self._read)
         if readings.instant.expiry_is_due and await self._free_expired.in_time(organization_id):
-            entitlement, readings = await self._settle(organization_id, self._read)
+            terms, readings = await self._settle(organization_id, self._read)
         self._agenda.note(organization_id, readings.instant)
         states: list[LimitState] = []
-        for limit in sorted(entitlement.limits, key=lambda each: (each.counter.meter, each.limit_id)):
-            usage = readings.usage.get(limit.counter, Usage())
+        for limit in sorted(terms.limits, key=lambda each: (each.meter, each.limit_id)):
+            counter = limit.sole_counter
+            if counter is None:
+                continue
+            usage = readings.usage.get(counter, Usage())
             used = usage.used if limit.kind is LimitKind.PERIOD else 0
-            states.append(LimitState(limit, used, usage.held))
-        return Quotas(entitlement, tuple(states), readings.applied_sequence)
+            states.append(LimitState(limit, counter, used, usage.held))
+        return Quotas(terms.entitlement, tuple(states), readings.applied_sequence)
 
-    async def _read(self, entitlement: Entitlement, period_confirmed: bool) -> tuple[Entitlement, Readings]:  # noqa: FBT001
-        counters = sorted({limit.counter for limit in entitlement.limits}, key=lambda each: each.meter)
-        readings = await self._counters.read(entitlement, counters, period_confirmed=period_confirmed)
-        return entitlement, readings
+    async def _read(self, terms: Terms, period_confirmed: bool) -> tuple[Terms, Readings]:  # noqa: FBT001
+        counters = list({limit.sole_counter: None for limit in terms.limits if limit.sole_counter})
+        readings = await self._counters.read(terms, counters, period_confirmed=period_confirmed)
+        return terms, readings

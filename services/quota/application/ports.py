@@ -10,16 +10,19 @@ from kit.feed import Feed, Position
 from services.quota.domain.checks import Check
 from services.quota.domain.decisions import Decision
 from services.quota.domain.entitlements import Entitlement, Period
-from services.quota.domain.limits import Counter, Usage
+from services.quota.domain.limits import Counter, LevelMeter, Limit, Usage
+from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally, UsageEntry
 
 
 class CountersMissing(Exception):
-    """Nothing usable is counted for this period: the store was lost in whole or part, or the period is a new one."""
+    """Nothing usable is counted for these terms: the store was lost in whole or part, the period is a new one, or a
+    limit looks at a level that was not counted so far.
+    """
 
 
-class EntitlementOutdated(Exception):
-    """The entitlement that was sent is not the one that the store keeps, or its period is over."""
+class TermsOutdated(Exception):
+    """The terms that were sent are not those that the store keeps, or their period is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,14 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class CounterState:
-    """What an organization's counters are: an incarnation, the position of the ledger they include, the period."""
+    """What an organization's counters are: an incarnation, the position of the ledger they include, the period, and
+    of which levels below the organization which meters are counted.
+    """
 
     epoch: str
     position: Position
     period: Period
+    tracked: frozenset[LevelMeter] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +105,27 @@ class Snapshot:
 
     used: Mapping[Counter, int]
     position: Position
+    incomplete: Collection[LevelMeter] = ()
+    """Of which there were too many totals: the smallest are missing."""
 
 
 class Counters(Protocol):
     """Decides and holds."""
 
-    async def check(self, check: Check, entitlement: Entitlement, *, period_confirmed: bool = False) -> Answer:
+    async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """Decides by `decide` and, with RESERVE, holds what is allowed, in one atomic step.
 
         A hold belongs to its meter's counter whether or not a limit applies. A denied check changes nothing. The
         request_id of a reservation that is open, or ended within the last hour, gets its first answer again, and
-        changes nothing; RequestIdReused when the content differs. Otherwise raises EntitlementOutdated when the
-        store keeps another entitlement or none, or its own clock is past the period (unless period_confirmed), and
-        CountersMissing when there are no counters of the entitlement's period. Raises DependencyUnavailable when the
-        store does not answer in time: the same check again finds out what happened.
+        changes nothing; RequestIdReused when the content differs. Otherwise raises TermsOutdated when the
+        store keeps other terms or none, or its own clock is past the period (unless period_confirmed), and
+        CountersMissing when there are no counters of the period, or of a level that a limit of the check looks at.
+        Raises DependencyUnavailable when the store does not answer in time: the same check again finds out what
+        happened.
         """
         ...
 
-    async def read(
-        self, entitlement: Entitlement, counters: Sequence[Counter], *, period_confirmed: bool = False
-    ) -> Readings:
+    async def read(self, terms: Terms, counters: Sequence[Counter], *, period_confirmed: bool = False) -> Readings:
         """What the counters say, in one atomic step. Raises as `check`."""
         ...
 
@@ -137,8 +144,9 @@ class CounterUpkeep(Protocol):
         expected: CounterState | None,
         position: Position,
         used: Mapping[Counter, int],
+        tracked: frozenset[LevelMeter] = frozenset(),
     ) -> bool:
-        """Sets what was used in the entitlement's period, as of a position, in one atomic step.
+        """Sets what was used in the entitlement's period, as of a position, and what is tracked, in one atomic step.
 
         Only if the state is still as expected and the entitlement is the one kept; else False, and nothing changes.
         What open reservations hold stays, unless their state was lost: then a new epoch begins, in which nothing is
@@ -207,6 +215,75 @@ class EntitlementShelf(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of an organization's terms; None: nothing."""
+
+    entitlement: Entitlement | None
+    own: OwnLimits | None
+
+
+class LimitShelf(Protocol):
+    """Keeps the limits of an organization's own that are in force, beside the counters."""
+
+    async def limits_position(self, organization_id: str) -> Position | None:
+        """The position of quota's change log that those kept are of; None when none are kept."""
+        ...
+
+    async def put_limits(self, own: OwnLimits) -> OwnLimits:
+        """Keeps the limits if they are of a later entry than those kept. Answers what is kept afterwards. Atomic, and
+        for a while also when no entitlement is kept.
+        """
+        ...
+
+    async def replace_limits(self, own: OwnLimits, *, expected: Position) -> bool:
+        """Keeps the limits whatever is kept, in one atomic step, if those kept are still of the expected position; else
+        False, and nothing changes. For a log that was rewound.
+        """
+        ...
+
+
+class TermsShelf(EntitlementShelf, LimitShelf, Protocol):
+    """Keeps both parts of the terms."""
+
+    async def kept(self, organization_id: str) -> Kept:
+        """Both, in one look."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRequest:
+    """Who asks for a change of limits, and under which id."""
+
+    request_id: str
+    digest: bytes
+    """Of the whole request: the same id with another digest is a mistake of the caller."""
+    actor: str
+
+
+class LimitRecord(Protocol):
+    """The record of the limits that organizations set. Changes of one organization take turns; each is an entry of the
+    change log, in the transaction of its effect, that says what it was before, what it is now and who did it.
+    """
+
+    async def own_limits(self, organization_id: str) -> OwnLimits:
+        """The limits as of the log's head, in one look. Raises DependencyUnavailable."""
+        ...
+
+    async def set(self, organization_id: str, limit: Limit, request: ChangeRequest) -> Limit:
+        """Creates the limit, or replaces the one with its id. The same request again changes nothing, and answers the
+        limit as it was set then. Raises RequestIdReused, LimitExceeded (as domain.own_limits.require_room says) and
+        DependencyUnavailable when the outcome is unknown: the same request again resolves it.
+        """
+        ...
+
+    async def delete(self, organization_id: str, limit_id: str, request: ChangeRequest) -> None:
+        """Removes the limit. The same request again changes nothing. Raises RequestIdReused, NotFound and
+        DependencyUnavailable.
+        """
+        ...
+
+
 class EntitlementSource(Protocol):
     """Knows what each organization is entitled to now."""
 
@@ -218,8 +295,17 @@ class EntitlementSource(Protocol):
 class Ledger(Feed[UsageEntry], Protocol):
     """The usage ledger of metering."""
 
-    async def snapshot(self, organization_id: str, period: Period) -> Snapshot:
-        """Totals of a period of event time as of the head, and that head, in one look. Raises DependencyUnavailable."""
+    async def snapshot(
+        self,
+        organization_id: str,
+        period: Period,
+        tracked: Collection[LevelMeter] = (),
+        *,
+        as_of_sequence: int | None = None,
+    ) -> Snapshot:
+        """Totals of a period of event time, of each member of a tracked level too, up to an entry (None, or beyond the
+        head: the head), and its position, in one look. Raises DependencyUnavailable.
+        """
         ...
 
     async def head(self, organization_id: str) -> Position:
@@ -234,4 +320,8 @@ class MeterCatalog(Protocol):
         """Those of the names that are no meters, by a list that is a few seconds old at most while metering can be
         reached, and the last one seen while it cannot. Raises DependencyUnavailable when none was ever seen.
         """
+        ...
+
+    async def measured(self, names: Collection[str]) -> Collection[str]:
+        """Those of the names that are meters of measurements, which alone quota counts; by the same list."""
         ...

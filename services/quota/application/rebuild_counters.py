@@ -1,17 +1,19 @@
-"""Rebuild the counters of one organization from the ledger: after a loss, for a new period, after a rewound log."""
+"""Rebuild the counters of one organization from the ledger: after a loss, for a new period, for a limit of a level that
+was not counted so far, after a rewound log.
+"""
 
 from __future__ import annotations
 
 import structlog
 
-from kit.errors import LogRewound
-from services.quota.application.find_entitlement import FindEntitlement
+from services.quota.application.find_terms import FindTerms
 from services.quota.application.metrics import REBUILDS
 from services.quota.application.ports import CounterState, CounterUpkeep, Ledger, Snapshot
 from services.quota.application.single_flight import SingleFlight
-from services.quota.domain.entitlements import Entitlement
-from services.quota.domain.limits import Counter
-from services.quota.domain.usage import tally
+from services.quota.domain.entitlements import Period
+from services.quota.domain.limits import LevelMeter
+from services.quota.domain.maxima import TRACKED_IN_PERIOD_MAX
+from services.quota.domain.terms import Terms
 
 log = structlog.get_logger()
 
@@ -19,14 +21,14 @@ log = structlog.get_logger()
 class RebuildCounters:
     """Sets counters to what the ledger says. Harmless at any time, by any number of processes at once."""
 
-    def __init__(self, upkeep: CounterUpkeep, entitlements: FindEntitlement, ledger: Ledger) -> None:
+    def __init__(self, upkeep: CounterUpkeep, terms: FindTerms, ledger: Ledger) -> None:
         self._upkeep = upkeep
-        self._entitlements = entitlements
+        self._terms = terms
         self._ledger = ledger
         self._rebuilding = SingleFlight[None]()
 
     async def __call__(self, organization_id: str) -> None:
-        """Rebuilds for the current period, or does nothing when another process did so meanwhile.
+        """Rebuilds for the current period and terms, or does nothing when another process did so meanwhile.
 
         Raises DependencyUnavailable.
         """
@@ -34,30 +36,42 @@ class RebuildCounters:
 
     async def _rebuild(self, organization_id: str) -> None:
         state = await self._upkeep.state(organization_id)
-        entitlement = await self._entitlements.kept(organization_id)
-        snapshot = await self._ledger.snapshot(organization_id, entitlement.period)
-        cause = "lost"
-        if state is not None:
-            cause = "new_period" if state.period != entitlement.period else "damaged"
-            try:
-                snapshot = await self._as_of(state, entitlement, snapshot)
-            except LogRewound:
-                cause = "log_rewound"
-        done = await self._upkeep.reset(entitlement, expected=state, position=snapshot.position, used=snapshot.used)
+        terms = await self._terms.kept(organization_id)
+        period, tracked = terms.entitlement.period, _tracked(state, terms)
+        snapshot, cause = await self._snapshot(organization_id, period, tracked, state)
+        done = await self._upkeep.reset(
+            terms.entitlement, expected=state, position=snapshot.position, tracked=tracked, used=snapshot.used
+        )
         if done:
             REBUILDS.labels(cause).inc()
             sequence = snapshot.position.sequence
             log.info("counters_rebuilt", organization_id=organization_id, cause=cause, sequence=sequence)
+            for each in snapshot.incomplete:
+                log.warning(
+                    "counters_incomplete", organization_id=organization_id, level=each.level.value, meter=each.meter
+                )
 
-    async def _as_of(self, state: CounterState, entitlement: Entitlement, snapshot: Snapshot) -> Snapshot:
-        """The totals as of the position that is applied already, which is further back than the snapshot's.
+    async def _snapshot(
+        self, organization_id: str, period: Period, tracked: frozenset[LevelMeter], state: CounterState | None
+    ) -> tuple[Snapshot, str]:
+        """The totals to set, and why."""
+        if state is None:
+            return await self._ledger.snapshot(organization_id, period, tracked), "lost"
+        # The position must not jump: the events between would never be drawn from the reservations that they name.
+        applied = state.position
+        snapshot = await self._ledger.snapshot(organization_id, period, tracked, as_of_sequence=applied.sequence)
+        if snapshot.position != applied:
+            return await self._ledger.snapshot(organization_id, period, tracked), "log_rewound"
+        if state.period != period:
+            return snapshot, "new_period"
+        return snapshot, "damaged" if tracked <= state.tracked else "new_level"
 
-        The position must not jump: the events between would never be drawn from the reservations that they name.
-        """
-        head = snapshot.position.sequence
-        used: dict[Counter, int] = dict(snapshot.used)
-        async for page in self._ledger.read(entitlement.organization_id, state.position):
-            between = [entry for entry in page.entries if entry.sequence <= head]
-            for counter, quantity in tally(between, entitlement.period).used.items():
-                used[counter] = used.get(counter, 0) - quantity
-        return Snapshot(used, state.position)
+
+def _tracked(state: CounterState | None, terms: Terms) -> frozenset[LevelMeter]:
+    """What is to be counted. Within a period it only grows, so that a limit that comes back finds its counters; unless
+    that would be more than metering totals at once.
+    """
+    if state is None or state.period != terms.entitlement.period:
+        return terms.tracked
+    grown = terms.tracked | state.tracked
+    return grown if len(grown) <= TRACKED_IN_PERIOD_MAX else terms.tracked

@@ -10,12 +10,14 @@ from enum import Enum
 
 from kit.errors import InvalidField, LimitExceeded
 from services.quota.domain.errors import InvalidQuantity
-from services.quota.domain.limits import ORGANIZATION, Counter, Limit
+from services.quota.domain.limits import ORGANIZATION, Counter, Limit, LimitKind, Scope, ScopeKind
 from services.quota.domain.maxima import CONSUMPTIONS_MAX, QUANTITY_MAX, RESERVE_US_MAX, RESERVE_US_MIN
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 _DIGEST_BYTES = 16
+# Windows have counters of another kind.
+_COUNTED = frozenset({LimitKind.PERIOD, LimitKind.CONCURRENCY})
 
 
 class Mode(Enum):
@@ -37,6 +39,21 @@ class Subject:
     task_id: str = ""
     session_id: str = ""
 
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """What it names of the tree, the widest first."""
+        return (ORGANIZATION, *(Scope(kind, id_) for kind, id_ in self._parts if id_))
+
+    @property
+    def _parts(self) -> tuple[tuple[ScopeKind, str], ...]:
+        return (
+            (ScopeKind.PROJECT, self.project_id),
+            (ScopeKind.TEAM, self.team_id),
+            (ScopeKind.USER, self.user_id),
+            (ScopeKind.AGENT, self.agent_id),
+            (ScopeKind.TASK, self.task_id),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Consumption:
@@ -44,11 +61,6 @@ class Consumption:
 
     meter: str
     quantity: int | None
-
-    @property
-    def counter(self) -> Counter:
-        """What it is counted under."""
-        return Counter(ORGANIZATION, self.meter)
 
     @property
     def needed(self) -> int:
@@ -79,6 +91,17 @@ class Check:
         """Whose limits are asked about."""
         return self.subject.organization_id
 
+    @property
+    def counters(self) -> tuple[tuple[Counter, Consumption], ...]:
+        """What it is counted under: each meter in each of the subject's scopes."""
+        scopes = self.subject.scopes
+        return tuple((Counter(scope, each.meter), each) for each in self.consumptions for scope in scopes)
+
+
+def is_subject_id(text: str) -> bool:
+    """Whether a part of a subject may be called so."""
+    return _SUBJECT_ID.fullmatch(text) is not None
+
 
 def validate(check: Check) -> None:
     """Raises InvalidField, LimitExceeded or InvalidQuantity unless the check is sound. Meters are looked up later."""
@@ -91,7 +114,7 @@ def validate(check: Check) -> None:
             raise InvalidField(field="reserve_duration", problem="not in 1 second to 24 hours")
     for name in ("project_id", "team_id", "user_id", "agent_id", "task_id", "session_id"):
         value = getattr(check.subject, name)
-        if value and not _SUBJECT_ID.fullmatch(value):
+        if value and not is_subject_id(value):
             raise InvalidField(field=f"subject.{name}", problem="1 to 128 letters, digits or `_ - . : @`")
     _validate_consumptions(check.consumptions)
 
@@ -110,10 +133,26 @@ def _validate_consumptions(consumptions: tuple[Consumption, ...]) -> None:
             raise InvalidQuantity(quantity=consumption.quantity, meter=consumption.meter[:128])
 
 
-def matching(limits: Iterable[Limit], check: Check) -> tuple[Limit, ...]:
-    """The limits that apply to the check, because it consumes their meter, in the order they are reported."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A limit, and the counter that it compares for one subject."""
+
+    limit: Limit
+    counter: Counter
+
+
+def matching(limits: Iterable[Limit], check: Check) -> tuple[Applied, ...]:
+    """The limits that apply to the check, because it consumes their meter and its subject is of their scope, in the
+    order they are reported.
+    """
     meters = {consumption.meter for consumption in check.consumptions}
-    return tuple(sorted((limit for limit in limits if limit.counter.meter in meters), key=lambda each: each.order))
+    scopes = {scope.kind: scope for scope in check.subject.scopes}
+    applied = [
+        Applied(limit, Counter(scope, limit.meter))
+        for limit in limits
+        if limit.kind in _COUNTED and limit.meter in meters and (scope := limit.scope.covered(scopes)) is not None
+    ]
+    return tuple(sorted(applied, key=lambda each: each.limit.order))
 
 
 def content_digest(check: Check) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 
-from services.quota.domain.checks import Check, Consumption, Mode, matching
+from services.quota.domain.checks import Applied, Check, Consumption, Mode, matching
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.limits import Counter, Limit, LimitKind, Usage
 from services.quota.domain.maxima import COUNTER_MAX
@@ -49,6 +49,7 @@ class LimitState:
     """One limit with what is counted against it; `outcome` is what it alone says, None where nothing was asked."""
 
     limit: Limit
+    counter: Counter
     used: int
     held: int
     outcome: Outcome | None = None
@@ -87,17 +88,17 @@ def decide(
     """
     consumptions = {consumption.meter: consumption for consumption in check.consumptions}
     states = [
-        _state(limit, usage.get(limit.counter, Usage()), consumptions[limit.counter.meter])
-        for limit in matching(limits, check)
+        _state(applied, usage.get(applied.counter, Usage()), consumptions[applied.counter.meter])
+        for applied in matching(limits, check)
     ]
     denying = [state for state in states if state.outcome is Outcome.DENIED]
     if standing is not Standing.ACTIVE:
         return Decision(Outcome.DENIED, _STANDING_REASONS[standing], _denying_first(states), Remedy.NOTHING)
     if denying:
-        remedy = max(_remedy(state, consumptions[state.limit.counter.meter]) for state in denying)
+        remedy = max(_remedy(state, consumptions[state.counter.meter]) for state in denying)
         return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], _denying_first(states), remedy)
     if check.mode is Mode.RESERVE:
-        states = [_holding(state, consumptions[state.limit.counter.meter]) for state in states]
+        states = [_holding(state, consumptions[state.counter.meter]) for state in states]
     in_grace = any(state.outcome is Outcome.ALLOWED_IN_GRACE for state in states)
     return Decision(Outcome.ALLOWED_IN_GRACE if in_grace else Outcome.ALLOWED, None, tuple(states))
 
@@ -107,7 +108,8 @@ def hold(held: int, quantity: int) -> int:
     return min(held + quantity, COUNTER_MAX)
 
 
-def _state(limit: Limit, usage: Usage, consumption: Consumption) -> LimitState:
+def _state(applied: Applied, usage: Usage, consumption: Consumption) -> LimitState:
+    limit = applied.limit
     used = usage.used if limit.kind is LimitKind.PERIOD else 0
     if limit.value is None or limit.hard is None:
         outcome = Outcome.ALLOWED
@@ -117,11 +119,11 @@ def _state(limit: Limit, usage: Usage, consumption: Consumption) -> LimitState:
         outcome = Outcome.ALLOWED_IN_GRACE
     else:
         outcome = Outcome.ALLOWED
-    return LimitState(limit, used, usage.held, outcome)
+    return LimitState(limit, applied.counter, used, usage.held, outcome)
 
 
 def _holding(state: LimitState, consumption: Consumption) -> LimitState:
-    return LimitState(state.limit, state.used, hold(state.held, consumption.holdable), state.outcome)
+    return replace(state, held=hold(state.held, consumption.holdable))
 
 
 def _remedy(state: LimitState, consumption: Consumption) -> Remedy:

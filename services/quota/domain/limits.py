@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -9,9 +10,14 @@ from services.quota.domain.maxima import COUNTER_MAX
 
 
 class ScopeKind(Enum):
-    """A level of an organization."""
+    """A level of an organization, the widest first."""
 
     ORGANIZATION = "organization"
+    PROJECT = "project"
+    TEAM = "team"
+    USER = "user"
+    AGENT = "agent"
+    TASK = "task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,38 @@ ORGANIZATION = Scope(ScopeKind.ORGANIZATION)
 
 
 @dataclass(frozen=True, slots=True)
+class LimitScope:
+    """What a limit covers. `id` None: each one of that level separately; always None for the organization."""
+
+    kind: ScopeKind
+    id: str | None = None
+
+    def covered(self, scopes: Mapping[ScopeKind, Scope]) -> Scope | None:
+        """Which of a subject's scopes, by level, the limit covers; None when it covers none of them."""
+        scope = scopes.get(self.kind)
+        return scope if scope is not None and self.id in (None, scope.id) else None
+
+
+WHOLE_ORGANIZATION = LimitScope(ScopeKind.ORGANIZATION)
+PLAN_PREFIX = "plan:"
+"""Of the ids of a plan's limits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Counter:
     """What is counted, in the meter's base unit. It belongs to no limit: limits only compare."""
 
     scope: Scope
+    meter: str
+
+
+@dataclass(frozen=True, slots=True)
+class LevelMeter:
+    """A level below the organization and a meter, whose counters of each member are kept because a limit looks at
+    them.
+    """
+
+    level: ScopeKind
     meter: str
 
 
@@ -46,22 +80,56 @@ class LimitKind(Enum):
 
     PERIOD = "PERIOD"
     """Used and held within the billing period."""
+    WINDOW = "WINDOW"
+    """Admitted within a window."""
     CONCURRENCY = "CONCURRENCY"
     """Held at once; what the ledger says does not matter."""
 
 
+class WindowStyle(Enum):
+    """How a window moves."""
+
+    FIXED = "FIXED"
+    """Anew at multiples of its length since 1970."""
+    SLIDING = "SLIDING"
+    """The last window's length before now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The window of a window limit."""
+
+    length_us: int
+    style: WindowStyle
+
+
+class UnavailablePolicy(Enum):
+    """How a limit behaves while its counters cannot be reached."""
+
+    ALLOW = "ALLOW"
+    """Within a small allowance of each process' own, counted afterwards."""
+    DENY = "DENY"
+
+
 _KIND_ORDER = {kind: place for place, kind in enumerate(LimitKind)}
+_LEVEL_ORDER = {kind: place for place, kind in enumerate(ScopeKind)}
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How much of a counter there may be. `value` None: unlimited, still counted."""
+    """How much there may be of a meter. `value` None: unlimited, still counted."""
 
     limit_id: str
-    counter: Counter
+    scope: LimitScope
+    meter: str
     kind: LimitKind
     value: int | None
     grace_percent: int
+    window: Window | None = None
+    """Of a window limit."""
+    on_unavailable: UnavailablePolicy = UnavailablePolicy.ALLOW
+    shadow: bool = False
+    """Counts and reports but never denies."""
 
     @property
     def hard(self) -> int | None:
@@ -71,11 +139,25 @@ class Limit:
         return min(self.value + self.value * self.grace_percent // 100, COUNTER_MAX)
 
     @property
-    def order(self) -> tuple[int, str, str]:
+    def order(self) -> tuple[int, str, int, str]:
         """Where it stands in a list of limits: a period limit first, because waiting does not help against it."""
-        return (_KIND_ORDER[self.kind], self.counter.meter, self.limit_id)
+        return (_KIND_ORDER[self.kind], self.meter, _LEVEL_ORDER[self.scope.kind], self.limit_id)
+
+    @property
+    def sole_counter(self) -> Counter | None:
+        """The one counter that it compares; None when it covers each member of a level separately."""
+        if self.scope.kind is ScopeKind.ORGANIZATION:
+            return Counter(ORGANIZATION, self.meter)
+        return None if self.scope.id is None else Counter(Scope(self.scope.kind, self.scope.id), self.meter)
+
+    @property
+    def tracks(self) -> LevelMeter | None:
+        """What must be counted of the ledger for it besides the organization's totals; None: nothing."""
+        if self.kind is not LimitKind.PERIOD or self.scope.kind is ScopeKind.ORGANIZATION:
+            return None
+        return LevelMeter(self.scope.kind, self.meter)
 
 
 def plan_limit(meter: str, kind: LimitKind, value: int | None, grace_percent: int) -> Limit:
     """The limit that a plan sets for a whole organization."""
-    return Limit(f"plan:{meter}", Counter(ORGANIZATION, meter), kind, value, grace_percent)
+    return Limit(f"{PLAN_PREFIX}{meter}", WHOLE_ORGANIZATION, meter, kind, value, grace_percent)

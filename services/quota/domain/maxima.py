@@ -11,7 +11,22 @@ RESERVE_US_MIN = 1_000_000
 RESERVE_US_MAX = 24 * 3_600_000_000
 RESERVE_US_DEFAULT = 15 * 60_000_000
 """Long enough for most tasks, short enough that a crashed one gives back its hold soon."""
-REMEMBERED_ENTITLEMENTS_MAX = 20_000
+REMEMBERED_TERMS_MAX = 20_000
 """Per process; some 1 kB each."""
+OWN_LIMITS_MAX = 200
+"""Of one organization. Every process keeps them in memory, and every check looks at them."""
+TRACKED_MAX = 32
+"""Pairs of level and meter that an organization's own limits may name: each is a counter per member and meter, and
+metering totals them all for a rebuild.
+"""
+TRACKED_IN_PERIOD_MAX = 64
+"""With the pairs of limits removed since the period began; above it those are forgotten. As many as metering takes."""
+DENIAL_REMEMBERED_SECONDS = 0.2
+"""For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
+LIMIT_ID_BYTES_MAX = 128
+REQUEST_ID_BYTES_MAX = 128
+GRACE_PERCENT_MAX = 1_000
+LISTED_LIMITS = 100
+LISTED_LIMITS_MAX = 1_000
 SWEPT_AT_ONCE_MAX = 100
 """Reservations that one script frees: a script keeps everybody else waiting."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from services.quota.domain.entitlements import Period
-from services.quota.domain.limits import ORGANIZATION, Counter
+from services.quota.domain.limits import ORGANIZATION, Counter, LevelMeter, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,15 @@ class UsageEntry:
     """Meter and quantity in base units; negative in a reversal, which names no reservation."""
     reservation_id: str = ""
     reservation_final: bool = False
+    scopes: tuple[Scope, ...] = (ORGANIZATION,)
+    """Whose usage it is, the widest first."""
 
 
 @dataclass(slots=True)
 class Draw:
-    """What events take from one reservation."""
+    """What events take from one reservation: by meter, from all of its scopes."""
 
-    quantities: dict[Counter, int] = field(default_factory=lambda: defaultdict(int))
+    quantities: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     is_final: bool = False
 
 
@@ -40,17 +42,20 @@ class Tally:
     """What all entries take from reservations, by reservation: a hold is of no period."""
 
 
-def tally(entries: Iterable[UsageEntry], period: Period) -> Tally:
-    """Sums entries up. Drawing a reservation down by a sum is the same as by its parts, in any order."""
+def tally(entries: Iterable[UsageEntry], period: Period, tracked: Collection[LevelMeter] = ()) -> Tally:
+    """Sums entries up, of levels below the organization what is tracked. Drawing a reservation down by a sum is the
+    same as by its parts, in any order.
+    """
     used: dict[Counter, int] = defaultdict(int)
     draws: dict[str, Draw] = defaultdict(Draw)
     for entry in entries:
         for meter, quantity in entry.quantities:
-            counter = Counter(ORGANIZATION, meter)
             if period.contains(entry.event_time_us):
-                used[counter] += quantity
+                for scope in entry.scopes:
+                    if scope == ORGANIZATION or LevelMeter(scope.kind, meter) in tracked:
+                        used[Counter(scope, meter)] += quantity
             if entry.reservation_id:
-                draws[entry.reservation_id].quantities[counter] += quantity
+                draws[entry.reservation_id].quantities[meter] += quantity
         if entry.reservation_final:
             draws[entry.reservation_id].is_final = True
     return Tally(used, draws)

@@ -10,8 +10,9 @@ from services.quota.application.ports import Answer
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
 from services.quota.domain.decisions import DenyReason, LimitState, Outcome, Remedy
 from services.quota.domain.entitlements import Period
-from services.quota.domain.limits import LimitKind, Scope, ScopeKind
+from services.quota.domain.limits import LimitKind, Scope
 from services.quota.domain.maxima import RESERVE_US_DEFAULT
+from services.quota.rpc.convert_limits import KINDS, SCOPE_KINDS
 from tollbook.quota.v1 import quota_pb2
 
 _MICROSECONDS = 1_000_000
@@ -38,8 +39,6 @@ _MESSAGES = {
 }
 # The edge turns these into HTTP 429. A standing is no matter of how much: it stays a 200 with its decision.
 _TOO_MUCH = frozenset({DenyReason.LIMIT_REACHED, DenyReason.CONCURRENCY})
-_KINDS = {LimitKind.PERIOD: quota_pb2.LIMIT_KIND_PERIOD, LimitKind.CONCURRENCY: quota_pb2.LIMIT_KIND_CONCURRENCY}
-_SCOPE_KINDS = {ScopeKind.ORGANIZATION: quota_pb2.LIMIT_SCOPE_KIND_ORGANIZATION}
 
 
 def check_from_pb(message: quota_pb2.CheckRequest, organization_id: str) -> Check:
@@ -161,9 +160,9 @@ def _state_to_pb(
     limit = state.limit
     message = quota_pb2.LimitState(
         limit_id=limit.limit_id,
-        scope=_scope_to_pb(limit.counter.scope),
-        meter=limit.counter.meter,
-        kind=_KINDS[limit.kind],
+        scope=_scope_to_pb(state.counter.scope),
+        meter=limit.meter,
+        kind=KINDS[limit.kind],
         limit=limit.value,
         hard_limit=limit.hard,
         used=state.used,
@@ -180,4 +179,4 @@ def _state_to_pb(
 
 
 def _scope_to_pb(scope: Scope) -> quota_pb2.LimitScope:
-    return quota_pb2.LimitScope(kind=_SCOPE_KINDS[scope.kind], id=scope.id or None)
+    return quota_pb2.LimitScope(kind=SCOPE_KINDS[scope.kind], id=scope.id or None)

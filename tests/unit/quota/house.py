@@ -6,29 +6,35 @@ from typing import Protocol
 
 from kit.feed import Follower
 from services.quota.adapters.memory import MemoryEntitlements, MemoryLedger, MemoryMeters
+from services.quota.adapters.memory_limits import MemoryLimits
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
-from services.quota.application.find_entitlement import FindEntitlement
+from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
+from services.quota.application.follow_limits import LimitsEffect
 from services.quota.application.follow_usage import UsageEffect
 from services.quota.application.free_expired import FreeExpired
+from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.ports import (
     Answer,
     Counters,
     CounterUpkeep,
-    EntitlementShelf,
     Expiries,
     Ledger,
+    TermsShelf,
 )
+from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.usage import UsageEntry
-from tests.unit.quota.samples import AGENTS, CALLS, MINUTES, reserve_check
+from tests.unit.quota.samples import AGENTS, CALLS, LATENCY, MINUTES, reserve_check
 
 
-class Store(Counters, CounterUpkeep, Expiries, EntitlementShelf, Protocol):
+class Store(Counters, CounterUpkeep, Expiries, TermsShelf, Protocol):
     """All four ports over one store."""
 
 
@@ -42,22 +48,35 @@ class House:
         *,
         ledger: Ledger | None = None,
         source: MemoryEntitlements | None = None,
+        limits: MemoryLimits | None = None,
     ) -> None:
         self.organization_id = organization_id
         self.recorded = MemoryLedger()
         self.plans = source or MemoryEntitlements()
         read_ledger = ledger or self.recorded
-        self.entitlements = FindEntitlement(store, self.plans)
-        self.rebuild = RebuildCounters(store, self.entitlements, read_ledger)
+        self.limits = limits or MemoryLimits()
+        self.terms = FindTerms(store, self.plans, self.limits)
+        self.rebuild = RebuildCounters(store, self.terms, read_ledger)
         self.usage = Follower("ledger", read_ledger, UsageEffect(store, self.rebuild))
-        effect = EntitlementEffect(store, self.plans, self.entitlements)
+        effect = EntitlementEffect(store, self.plans, self.terms)
         self.plan_changes = Follower("entitlements", self.plans, effect)
         self.agenda = ExpiryAgenda()
         self.free_expired = FreeExpired(store, read_ledger, self.agenda, catch_up=self.usage.catch_up)
-        settle = SettleCounters(self.entitlements, self.rebuild)
-        meters = MemoryMeters(MINUTES, AGENTS, CALLS)
+        settle = SettleCounters(self.terms, self.rebuild)
+        meters = MemoryMeters(MINUTES, AGENTS, CALLS, otherwise=[LATENCY])
+        self.limit_changes = Follower("limits", self.limits, LimitsEffect(store, self.limits, self.terms))
+        self.pauses: list[float] = []
+        put_in_force = PutInForce(
+            self.limits, store, self.terms, catch_up=self.limit_changes.catch_up, pause=self._pause
+        )
+        self.set_limit = SetLimit(self.limits, meters, put_in_force)
+        self.delete_limit = DeleteLimit(self.limits, put_in_force)
+        self.list_limits = ListLimits(self.limits, self.terms)
         self.check = CheckQuota(store, meters, settle, self.free_expired, self.agenda)
         self.list = ListQuotas(store, settle, self.free_expired, self.agenda)
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     def record(self, *entries: UsageEntry) -> None:
         self.recorded.append(self.organization_id, *entries)
@@ -71,4 +90,4 @@ class House:
 
     async def quota(self, meter: str = MINUTES) -> LimitState:
         quotas = await self.list(self.organization_id)
-        return next(state for state in quotas.states if state.limit.counter.meter == meter)
+        return next(state for state in quotas.states if state.counter.meter == meter)

@@ -10,9 +10,10 @@ from kit.clock import unix_microseconds
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import ORGANIZATION, Counter, Limit, LimitKind, plan_limit
+from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import UsageEntry
 
-MINUTES, AGENTS, CALLS = "agent_minutes", "concurrent_agents", "api_calls"
+MINUTES, AGENTS, CALLS, LATENCY = "agent_minutes", "concurrent_agents", "api_calls", "provider_latency"
 HOUR_US = 3_600_000_000
 
 
@@ -53,6 +54,16 @@ def entitlement(
         period=period or period_around(datetime.now(UTC)),
         limits=limits,
     )
+
+
+def own_limits(organization_id: str, *limits: Limit, sequence: int = 0, commit_id: str = "") -> OwnLimits:
+    return OwnLimits(organization_id=organization_id, sequence=sequence, commit_id=commit_id, limits=limits)
+
+
+def terms(entitled: Entitlement, *limits: Limit, sequence: int = 0, commit_id: str = "") -> Terms:
+    """With limits of the organization's own."""
+    own = own_limits(entitled.organization_id, *limits, sequence=sequence, commit_id=commit_id)
+    return Terms(entitled, own)
 
 
 def decide_check(organization_id: str, quantities: Mapping[str, int | None], *, request_id: str = "") -> Check:

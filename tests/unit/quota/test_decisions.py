@@ -35,7 +35,7 @@ def test_one_denying_limit_denies_all_and_comes_first() -> None:
     usage = {counter(AGENTS): Usage(0, 1)}
     decision = decide(limits, usage, reserve_check("o", {MINUTES: 1, AGENTS: 1}))
     assert (decision.outcome, decision.reason) == (Outcome.DENIED, DenyReason.CONCURRENCY)
-    assert [(state.limit.counter.meter, state.outcome) for state in decision.states] == [
+    assert [(state.counter.meter, state.outcome) for state in decision.states] == [
         (AGENTS, Outcome.DENIED),
         (MINUTES, Outcome.ALLOWED),
     ]

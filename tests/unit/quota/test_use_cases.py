@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -18,6 +19,7 @@ from services.quota.application.single_flight import SingleFlight
 from services.quota.domain.decisions import DenyReason, Outcome
 from services.quota.domain.entitlements import Entitlement, Period
 from services.quota.domain.errors import UnknownMeter
+from services.quota.domain.limits import LevelMeter
 from services.quota.domain.usage import UsageEntry
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
@@ -273,8 +275,15 @@ class Overtaken(MemoryLedger):
     follower: House
     meanwhile: UsageEntry | None = None
 
-    async def snapshot(self, organization_id: str, period: Period) -> Snapshot:
-        snapshot = await super().snapshot(organization_id, period)
+    async def snapshot(
+        self,
+        organization_id: str,
+        period: Period,
+        tracked: Collection[LevelMeter] = (),
+        *,
+        as_of_sequence: int | None = None,
+    ) -> Snapshot:
+        snapshot = await super().snapshot(organization_id, period, tracked, as_of_sequence=as_of_sequence)
         if self.meanwhile is not None:
             self.append(organization_id, self.meanwhile)
             self.meanwhile = None

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from services.quota.domain.entitlements import Entitlement, Period, Standing
-from services.quota.domain.limits import Counter, Limit, LimitKind, Scope, ScopeKind
+from services.quota.domain.limits import (
+    Limit,
+    LimitKind,
+    LimitScope,
+    ScopeKind,
+    UnavailablePolicy,
+    Window,
+    WindowStyle,
+)
 
 
 def entitlement_to_document(entitlement: Entitlement) -> str:
@@ -18,7 +27,7 @@ def entitlement_to_document(entitlement: Entitlement) -> str:
             "plan_id": entitlement.plan_id,
             "standing": entitlement.standing.value,
             "period": [entitlement.period.start_us, entitlement.period.end_us],
-            "limits": [_limit_to_list(limit) for limit in entitlement.limits],
+            "limits": [limit_to_list(limit) for limit in entitlement.limits],
         }
     )
 
@@ -32,38 +41,64 @@ def entitlement_from_document(document: bytes | str) -> Entitlement:
         plan_id=fields["plan_id"],
         standing=Standing(fields["standing"]),
         period=Period(*fields["period"]),
-        limits=tuple(_limit_from_list(limit) for limit in fields["limits"]),
+        limits=tuple(limit_from_list(limit) for limit in fields["limits"]),
     )
 
 
-def terms_to_document(version: int, period: Period, limits: tuple[Limit, ...]) -> str:
+def limits_to_document(limits: Iterable[Limit]) -> str:
+    """Limits as compact JSON."""
+    return _compact([limit_to_list(limit) for limit in limits])
+
+
+def limits_from_document(document: bytes | str) -> tuple[Limit, ...]:
+    """The same again."""
+    return tuple(limit_from_list(limit) for limit in json.loads(document))
+
+
+def terms_to_document(version: int, period: Period, limits: Iterable[Limit]) -> str:
     """What a reservation was decided by: kept with it, so that its first answer can be given again."""
-    return _compact([version, period.start_us, period.end_us, [_limit_to_list(limit) for limit in limits]])
+    return _compact([version, period.start_us, period.end_us, [limit_to_list(limit) for limit in limits]])
 
 
-def terms_from_document(document: bytes | str) -> tuple[int, Period, tuple[Limit, ...]]:
+def terms_from_document(document: bytes | str) -> tuple[int, Period, list[Limit]]:
     """The same again."""
     version, start_us, end_us, limits = json.loads(document)
-    return version, Period(start_us, end_us), tuple(_limit_from_list(limit) for limit in limits)
+    return version, Period(start_us, end_us), [limit_from_list(limit) for limit in limits]
 
 
-def _limit_to_list(limit: Limit) -> list[str | int | None]:
-    scope = limit.counter.scope
+def limit_to_list(limit: Limit) -> list[str | int | None]:
+    """The limit as a list of plain values."""
     return [
         limit.limit_id,
-        scope.kind.value,
-        scope.id,
-        limit.counter.meter,
+        limit.scope.kind.value,
+        limit.scope.id,
+        limit.meter,
         limit.kind.value,
         limit.value,
         limit.grace_percent,
+        None if limit.window is None else limit.window.length_us,
+        None if limit.window is None else limit.window.style.value,
+        limit.on_unavailable.value,
+        int(limit.shadow),
     ]
 
 
-def _limit_from_list(fields: list[Any]) -> Limit:
-    limit_id, scope_kind, scope_id, meter, kind, value, grace_percent = fields
-    counter = Counter(Scope(ScopeKind(scope_kind), scope_id), meter)
-    return Limit(limit_id, counter, LimitKind(kind), value, grace_percent)
+def limit_from_list(fields: list[Any]) -> Limit:
+    """The limit again."""
+    limit_id, level, scope_id, meter, kind, value, grace_percent, *more = fields
+    # Written before there were windows: a limit of the whole organization.
+    length_us, style, on_unavailable, shadow = more or (None, None, UnavailablePolicy.ALLOW.value, 0)
+    return Limit(
+        limit_id,
+        LimitScope(ScopeKind(level), scope_id or None),
+        meter,
+        LimitKind(kind),
+        value,
+        grace_percent,
+        None if length_us is None else Window(length_us, WindowStyle(style)),
+        UnavailablePolicy(on_unavailable),
+        bool(shadow),
+    )
 
 
 def _compact(document: object) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 
 from kit.errors import InvalidField
 from kit.ids import is_organization_id
 from services.quota.domain.entitlements import Period
-from services.quota.domain.limits import Counter
+from services.quota.domain.limits import Counter, LevelMeter, ScopeKind
 
 # No braces, or an organization could choose its slot; no colons, or two could share a key.
 
@@ -48,3 +49,19 @@ def counter_field(counter: Counter) -> str:
     Neither a kind nor an id contains a bar, so a meter may contain anything.
     """
     return f"{counter.scope.kind.value}|{counter.scope.id}|{counter.meter}"
+
+
+def level_field(tracked: LevelMeter) -> str:
+    """A level and a meter, as the scripts look for them among what is tracked."""
+    return f"{tracked.level.value}|{tracked.meter}"
+
+
+def tracked_to_text(tracked: Collection[LevelMeter]) -> str:
+    """What is tracked, one to a line, with a newline before and after each: equal for equal sets."""
+    return "".join(f"\n{field}" for field in sorted(map(level_field, tracked))) + "\n"
+
+
+def tracked_from_text(text: str) -> frozenset[LevelMeter]:
+    """The same again."""
+    pairs = (line.split("|", 1) for line in text.split())
+    return frozenset(LevelMeter(ScopeKind(level), meter) for level, meter in pairs)

@@ -1,11 +1,11 @@
 -- Counts a page of the usage ledger: what it used, what it draws from reservations, and the position after it.
 --
 -- KEYS  1 state   2 used (of the period sent)   3 held   4 expiries   5.. one reservation each
--- ARGV  1 epoch, 2 sequence, 3 commit id, 4 period start: what the state must be
---       5 sequence, 6 commit id: the position after the page   7 how long an ended reservation is remembered, in
---         milliseconds   8 number of counters used, then for each: field, quantity (negative: taken back)
---       then for each reservation in the order of its key: id, '1' when it ends here (else '0'), number of counters
---       drawn, then for each: field, quantity
+-- ARGV  1 epoch, 2 sequence, 3 commit id, 4 period start, 5 what is tracked: what the state must be
+--       6 sequence, 7 commit id: the position after the page   8 how long an ended reservation is remembered, in
+--         milliseconds   9 number of counters used, then for each: field, quantity (negative: taken back)
+--       then for each reservation in the order of its key: id, '1' when it ends here (else '0'), number of meters
+--       drawn, then for each: meter, quantity; it is drawn in every scope of the reservation
 -- Answers {'MOVED'} the state is another; {'MISSING'} a part of it is gone; else {'APPLIED', reservations that usage went
 --       beyond, reservations that usage came after the end of}.
 --
@@ -18,8 +18,9 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us')
-for index = 1, 4 do
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us', 'tracked')
+state[5] = state[5] or '\n' -- written before levels were tracked
+for index = 1, 5 do
   if state[index] ~= ARGV[index] then
     return {'MOVED'}
   end
@@ -31,8 +32,8 @@ if redis.call('HGET', KEYS[2], 'epoch') ~= epoch or redis.call('HGET', KEYS[3], 
 end
 
 local increments = {}
-local at = 9
-for _ = 1, tonumber(ARGV[8]) do
+local at = 10
+for _ = 1, tonumber(ARGV[9]) do
   local used = tonumber(redis.call('HGET', KEYS[2], ARGV[at]) or '0')
   -- 0 - used and not -used, which could be the -0 that HINCRBY refuses.
   increments[#increments + 1] = {ARGV[at], whole(math.max(0 - used, math.min(tonumber(ARGV[at + 1]), MAX - used)))}
@@ -50,18 +51,23 @@ for key = 5, #KEYS do
   end
   local open = record.epoch == epoch and not record.ended
   local overrun = not open and count > 0
+  local quantities = {}
   for _ = 1, count do
-    local field, quantity = ARGV[at], tonumber(ARGV[at + 1])
+    quantities[ARGV[at]] = tonumber(ARGV[at + 1])
     at = at + 2
-    local remaining = record['held|' .. field]
-    if open and remaining then
+  end
+  for name, remaining in pairs(record) do
+    -- held|level|id|meter: neither a level nor an id contains a bar.
+    local field, meter = string.match(name, '^held|([^|]*|[^|]*|(.*))$')
+    local quantity = field and quantities[meter]
+    if open and quantity then
       remaining = tonumber(remaining)
       local drawn = math.min(remaining, quantity)
       overrun = overrun or quantity > drawn
       if drawn > 0 then
         draws[#draws + 1] = {KEYS[key], field, whole(-drawn)}
       end
-      record['held|' .. field] = whole(remaining - drawn)
+      record[name] = whole(remaining - drawn)
     end
   end
   if overrun and open then
@@ -84,12 +90,15 @@ for _, each in ipairs(increments) do
 end
 for _, each in ipairs(draws) do
   redis.call('HINCRBY', each[1], 'held|' .. each[2], each[3])
-  redis.call('HINCRBY', KEYS[3], each[2], each[3])
+  -- A task's counter that nothing is held under any more must not stay for ever.
+  if redis.call('HINCRBY', KEYS[3], each[2], each[3]) == 0 then
+    redis.call('HDEL', KEYS[3], each[2])
+  end
 end
 for _, each in ipairs(ends) do
   redis.call('HSET', each[1], 'ended', '1')
-  redis.call('PEXPIRE', each[1], ARGV[7])
+  redis.call('PEXPIRE', each[1], ARGV[8])
   redis.call('ZREM', KEYS[4], each[2])
 end
-redis.call('HSET', KEYS[1], 'sequence', ARGV[5], 'commit_id', ARGV[6])
+redis.call('HSET', KEYS[1], 'sequence', ARGV[6], 'commit_id', ARGV[7])
 return {'APPLIED', beyond, after}

@@ -50,7 +50,9 @@ for _, key in ipairs(marks) do
 end
 for _, each in ipairs(draws) do
   redis.call('HINCRBY', each[1], 'held|' .. each[2], each[3])
-  redis.call('HINCRBY', KEYS[2], each[2], each[3])
+  if redis.call('HINCRBY', KEYS[2], each[2], each[3]) == 0 then
+    redis.call('HDEL', KEYS[2], each[2])
+  end
 end
 for _, each in ipairs(ends) do
   redis.call('HSET', each[1], 'ended', '1')

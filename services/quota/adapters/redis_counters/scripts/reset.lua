@@ -1,11 +1,12 @@
 -- Sets what was used in a period, as of a position of the ledger: after a loss, for a new period, after a rewound log.
 --
 -- KEYS  1 state   2 entitlement   3 used (of the period sent)   4 held   5 expiries
--- ARGV  1 epoch ('': no state), 2 sequence, 3 commit id, 4 period start: what the state must be still
---       5 entitlement version, 6 period start, 7 period end: what the entitlement must be, and the period set
---       8 epoch to begin if what was held is lost   9 sequence, 10 commit id: the position set
---      11 when keys of this organization may be dropped, in Unix milliseconds
---      12.. field and quantity of each counter
+-- ARGV  1 epoch ('': no state), 2 sequence, 3 commit id, 4 period start, 5 what is tracked: what the state must be still
+--       6 entitlement version, 7 period start, 8 period end: what the entitlement must be, and the period set
+--       9 epoch to begin if what was held is lost   10 sequence, 11 commit id: the position set
+--      12 what is tracked from now on: level|meter, each with a newline before and after it, or one newline
+--      13 when keys of this organization may be dropped, in Unix milliseconds
+--      14.. field and quantity of each counter
 -- Answers 1, or 0 when the state or the entitlement is another: then nothing changed.
 --
 -- Why so: compare-and-set makes it happen once while many processes try. What is held survives a reset, since only Redis
@@ -13,9 +14,10 @@
 -- The expiries are part of it: without them no hold would ever end by time. An empty sorted set is no key, so the epoch
 -- is a member of it, that never comes due and that no reservation can be called.
 
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us', 'tracked')
+state[5] = state[5] or '\n' -- written before levels were tracked
 if state[1] then
-  for index = 1, 4 do
+  for index = 1, 5 do
     if state[index] ~= ARGV[index] then
       return 0
     end
@@ -25,7 +27,7 @@ elseif ARGV[1] ~= '' then
 end
 local kept = redis.call('HMGET', KEYS[2], 'version', 'period_start_us', 'period_end_us')
 for index = 1, 3 do
-  if kept[index] ~= ARGV[index + 4] then
+  if kept[index] ~= ARGV[index + 5] then
     return 0
   end
 end
@@ -33,7 +35,7 @@ local epoch = state[1]
 local holds_lost = not epoch or redis.call('HGET', KEYS[4], 'epoch') ~= epoch
   or not redis.call('ZSCORE', KEYS[5], '|' .. epoch)
 if holds_lost then
-  epoch = ARGV[8]
+  epoch = ARGV[9]
 end
 
 if holds_lost then
@@ -43,12 +45,12 @@ if holds_lost then
 end
 redis.call('DEL', KEYS[3])
 redis.call('HSET', KEYS[3], 'epoch', epoch)
-for at = 12, #ARGV, 2 do
+for at = 14, #ARGV, 2 do
   redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
 end
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', ARGV[9], 'commit_id', ARGV[10],
-  'period_start_us', ARGV[6], 'period_end_us', ARGV[7])
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', ARGV[10], 'commit_id', ARGV[11],
+  'period_start_us', ARGV[7], 'period_end_us', ARGV[8], 'tracked', ARGV[12])
 for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5]}) do
-  redis.call('PEXPIREAT', key, ARGV[11])
+  redis.call('PEXPIREAT', key, ARGV[13])
 end
 return 1

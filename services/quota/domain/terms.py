@@ -1,0 +1,43 @@
+"""What checks of an organization are decided by: its entitlement and the limits of its own, each in one version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from services.quota.domain.entitlements import Entitlement
+from services.quota.domain.limits import LevelMeter, Limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLimits:
+    """The limits that an organization has set, as of an entry of quota's change log: number 0 before the first."""
+
+    organization_id: str
+    sequence: int
+    commit_id: str
+    """Tells the entry from one that has its number in a log that was rewound."""
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """An entitlement, and the limits that stand beside the plan's."""
+
+    entitlement: Entitlement
+    own: OwnLimits
+
+    @property
+    def organization_id(self) -> str:
+        """Whose."""
+        return self.entitlement.organization_id
+
+    @cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """Every limit."""
+        return self.entitlement.limits + self.own.limits
+
+    @cached_property
+    def tracked(self) -> frozenset[LevelMeter]:
+        """What counters must be kept of for these limits besides those of the whole organization."""
+        return frozenset(tracks for limit in self.limits if (tracks := limit.tracks) is not None)
