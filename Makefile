@@ -35,7 +35,7 @@ check: setup ## lint, types, architecture, contracts, generated code: what CI ru
 	@test -f protos/contract.binpb || { echo "protos/contract.binpb is missing: run make accept-contract" >&2; exit 1; }
 	$(BIN)/buf breaking protos --against protos/contract.binpb
 	tools/go.sh vet ./...
-	@unformatted="$$(tools/go.sh gofmt -l gateway $(wildcard *.go))"; \
+	@unformatted="$$(tools/go.sh gofmt -l gateway tests/bench/load $(wildcard *.go))"; \
 		test -z "$$unformatted" || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
 	$(BIN)/python -m tools.generate --out .build/regenerated
 	@diff --recursive --exclude=__pycache__ gen .build/regenerated || \

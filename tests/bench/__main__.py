@@ -22,7 +22,7 @@ from time import perf_counter
 from tests.bench.ingest import Bench, bench
 from tests.bench.table import Figure, print_table
 
-_PACKAGES = ("grpcio", "protobuf", "psycopg", "psycopg-binary", "SQLAlchemy", "uvloop")
+_PACKAGES = ("grpcio", "protobuf", "psycopg", "psycopg-binary", "SQLAlchemy", "uvloop", "redis", "hiredis")
 _RAW = Path(".build/bench.json")
 
 
@@ -38,7 +38,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What was measured with."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -64,7 +65,7 @@ async def _measure(arguments: argparse.Namespace) -> tuple[list[Figure], dict[st
                     started = perf_counter()
                     figures += await measure(parts)
                     print(f"{name}: {perf_counter() - started:.0f} s", flush=True)
-            return figures, {**_versions(), "postgres": parts.server_version}
+            return figures, {**versions(), "postgres": parts.server_version}
 
 
 def main() -> None:
