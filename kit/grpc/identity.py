@@ -67,21 +67,25 @@ class Authenticator:
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """The principal of an `authorization` header; NOBODY without one. Raises CredentialInvalid."""
+        principal = self.recognise(authorization)
+        if principal is not None:
+            return principal
+        return _unless_expired(await self._principal(_digest(authorization or "")))
+
+    def recognise(self, authorization: str | None) -> Principal | None:
+        """As `authenticate`, when the answer is at hand; None when the directory must be asked."""
         if not authorization:
             return NOBODY
-        scheme, _, credential = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not credential:
-            raise CredentialMissing
-        digest = hashlib.sha256(credential.strip().encode()).digest()
-        if credential.startswith(SERVICE_KEY_PREFIX):
+        digest = _digest(authorization)
+        known = self._known.get(digest)
+        if known is not None:
+            return _unless_expired(known.principal) if time.monotonic() - known.asked_at < BELIEVED_SECONDS else None
+        if authorization.partition(" ")[2].startswith(SERVICE_KEY_PREFIX):
             name = self._services.get(digest)
             if name is None:
                 raise CredentialInvalid
             return Principal(CallerKind.SERVICE, name)
-        principal = await self._principal(digest)
-        if principal is None or (principal.expires_at is not None and principal.expires_at <= time.time()):
-            raise CredentialInvalid
-        return principal
+        return None
 
     async def _principal(self, digest: bytes) -> Principal | None:
         now = time.monotonic()
@@ -127,6 +131,19 @@ class Authenticator:
             self._known.move_to_end(digest)
         if len(self._known) > REMEMBERED_KEYS_MAX:
             self._known.popitem(last=False)
+
+
+def _digest(authorization: str) -> bytes:
+    scheme, _, credential = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not credential:
+        raise CredentialMissing
+    return hashlib.sha256(credential.strip().encode()).digest()
+
+
+def _unless_expired(principal: Principal | None) -> Principal:
+    if principal is None or (principal.expires_at is not None and principal.expires_at <= time.time()):
+        raise CredentialInvalid
+    return principal
 
 
 class RemoteKeyDirectory:

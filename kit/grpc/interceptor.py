@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
-from uuid import uuid4
 
 import grpc
 import structlog
@@ -29,6 +30,9 @@ log = structlog.get_logger()
 
 UNARY_DEADLINE_SECONDS_MAX = 30.0
 REQUEST_ID_BYTES_MAX = 128
+# Ids of our own: random once for the process, then counted. Random bits for every call would be a system call for each.
+_REQUEST_IDS = secrets.token_hex(8)
+_REQUEST_NUMBERS = count()
 
 if TYPE_CHECKING:
     # Generic for the type checker only; at run time gRPC's classes take no parameters.
@@ -101,19 +105,15 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         )
         behaviour = next(shape for shape in shapes if shape is not None)
 
-        async def answer_once(request: Any, context: ServicerContext) -> Any:
-            async with _Edge(self, rule, context) as edge:
-                await edge.admit()
-                async with asyncio.timeout(_deadline_seconds(context)):
-                    return await behaviour(request, context)
+        measures = _Measures(rule.method)
 
         async def answer_by_writing(request: Any, context: ServicerContext) -> None:
-            async with _Edge(self, rule, context) as edge:
+            async with _Edge(self, rule, context, measures) as edge:
                 await edge.admit()
                 await behaviour(request, context)
 
         async def answer_stream(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
-            async with _Edge(self, rule, context) as edge:
+            async with _Edge(self, rule, context, measures) as edge:
                 await edge.admit()
                 # A stream of requests is ended by its application, after what it has read.
                 with nullcontext() if handler.request_streaming else self.gate.stream():
@@ -130,49 +130,104 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
                 make = grpc.unary_stream_rpc_method_handler
             case _:
                 make = grpc.stream_stream_rpc_method_handler
-        answer: Callable[..., Any] = answer_once
+        answer: Callable[..., Any] = self._answering_once(behaviour, rule, measures)
         if handler.response_streaming:
             # gRPC's own health servicer writes its answers instead of yielding them.
             answer = answer_stream if inspect.isasyncgenfunction(behaviour) else answer_by_writing
         return make(answer, handler.request_deserializer, handler.response_serializer)
 
+    def _answering_once(self, behaviour: Any, rule: AccessRule, measures: _Measures) -> Callable[..., Any]:
+        async def answer_once(request: Any, context: ServicerContext) -> Any:
+            # Not by `async with`, and every step that can is plain: this is the path of a quota check.
+            edge = _Edge(self, rule, context, measures)
+            try:
+                if not edge.admit_known():
+                    await edge.admit()
+                seconds = _seconds_to_bound(context)
+                if seconds is None:
+                    answer = await behaviour(request, context)
+                else:
+                    async with asyncio.timeout(seconds):
+                        answer = await behaviour(request, context)
+            except BaseException as error:
+                await edge.fail(error)
+                raise
+            measures.answered(edge.started)
+            return answer
+
+        return answer_once
+
+
+class _Measures:
+    """What is measured of one method. The labels are looked up once, and not for every call."""
+
+    __slots__ = ("_method", "_ok", "_seconds")
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._seconds = RPC_SECONDS.labels(method)
+        self._ok = RPC_TOTAL.labels(method, "OK")
+
+    def answered(self, started: float) -> None:
+        """A call that began then was answered."""
+        self._seconds.observe(time.perf_counter() - started)
+        self._ok.inc()
+
+    def failed(self, started: float, code: str) -> None:
+        """A call that began then ended with another code than OK."""
+        self._seconds.observe(time.perf_counter() - started)
+        RPC_TOTAL.labels(self._method, code).inc()
+
 
 class _Edge:
     """One call from admission to answer; whatever leaves the block becomes a status, a log line and a measurement."""
 
-    __slots__ = ("_authorization", "_context", "_interceptor", "_request_id", "_rule", "_started")
+    __slots__ = ("_authorization", "_context", "_interceptor", "_measures", "_request_id", "_rule", "started")
 
-    def __init__(self, interceptor: EdgeInterceptor, rule: AccessRule, context: ServicerContext) -> None:
+    def __init__(
+        self, interceptor: EdgeInterceptor, rule: AccessRule, context: ServicerContext, measures: _Measures
+    ) -> None:
         self._interceptor = interceptor
         self._rule = rule
         self._context = context
-        self._started = time.perf_counter()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        sent = metadata.get(REQUEST_ID_KEY, "")
-        usable = 0 < len(sent) <= REQUEST_ID_BYTES_MAX and sent.isascii() and sent.isprintable()
-        self._request_id = sent if usable else uuid4().hex
-        self._authorization = metadata.get(AUTHORIZATION_KEY)
+        self._measures = measures
+        self.started = time.perf_counter()
+        self._authorization: str | None = None
+        sent = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == AUTHORIZATION_KEY:
+                self._authorization = str(value)
+            elif key == REQUEST_ID_KEY:
+                sent = str(value)
+        usable = sent and len(sent) <= REQUEST_ID_BYTES_MAX and sent.isascii() and sent.isprintable()
+        self._request_id = sent if usable else f"{_REQUEST_IDS}{next(_REQUEST_NUMBERS):016x}"
 
-    async def admit(self) -> None:
-        """Lets the call in, or raises why not."""
+    def admit_known(self) -> bool:
+        """Lets the call in if that needs no question to anyone; False: `admit` must be awaited. Raises why not."""
         rule = self._rule
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(service=self._interceptor.service, request_id=self._request_id)
         self._context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
         if rule.is_own and not self._interceptor.gate.is_open:
             raise DependencyUnavailable(dependency=f"{self._interceptor.service} is not ready: a store or a peer")
-        principal = await self._identify()
-        current_call.set(Call(rule.method, self._request_id, principal, self._admit_again))
+        principal: Principal | None = NOBODY
+        if not rule.is_public:
+            principal = self._interceptor.authenticator.recognise(self._authorization)
+        if principal is None:
+            return False
+        self._let_in(principal)
+        return True
+
+    async def admit(self) -> None:
+        """Lets the call in, or raises why not."""
+        if not self.admit_known():
+            self._let_in(await self._interceptor.authenticator.authenticate(self._authorization))
+
+    def _let_in(self, principal: Principal) -> None:
+        self._rule.admit(principal)
+        current_call.set(Call(self._rule.method, self._request_id, principal, self._admit_again))
 
     async def _admit_again(self) -> None:
-        await self._identify()
-
-    async def _identify(self) -> Principal:
-        principal = NOBODY
         if not self._rule.is_public:
-            principal = await self._interceptor.authenticator.authenticate(self._authorization)
-        self._rule.admit(principal)
-        return principal
+            self._rule.admit(await self._interceptor.authenticator.authenticate(self._authorization))
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,10 +235,15 @@ class _Edge:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        status = None
         if error is None:
-            code = "OK"
-        elif isinstance(error, asyncio.CancelledError) and self._interceptor.gate.is_draining:
+            self._measures.answered(self.started)
+        else:
+            await self.fail(error)
+
+    async def fail(self, error: BaseException) -> None:
+        """Ends the call with what became of it. Raises AbortError, unless the call is over already."""
+        status = None
+        if isinstance(error, asyncio.CancelledError) and self._interceptor.gate.is_draining:
             status = self._status_of(DependencyUnavailable(dependency=f"{self._interceptor.service} is stopping: it"))
             code = status.code.name
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -193,26 +253,25 @@ class _Edge:
             code = status.code.name
         else:
             code = "ABORTED"
-        RPC_SECONDS.labels(self._rule.method).observe(time.perf_counter() - self._started)
-        RPC_TOTAL.labels(self._rule.method, code).inc()
+        self._measures.failed(self.started, code)
         if status is not None:
             await self._context.abort_with_status(status)
 
     def _status_of(self, error: Exception) -> grpc.Status:
-        method = self._rule.method
+        method, request_id = self._rule.method, self._request_id
         if isinstance(error, Refused):
-            log.info("call_refused", method=method, reason=error.reason, message=str(error))
-            return refusal_to_status(error, self._request_id)
+            log.info("call_refused", method=method, reason=error.reason, message=str(error), request_id=request_id)
+            return refusal_to_status(error, request_id)
         if isinstance(error, TimeoutError):
-            log.warning("call_timed_out", method=method)
+            log.warning("call_timed_out", method=method, request_id=request_id)
             message = "The call was not answered within its deadline; retry with the same ids."
-            return to_status("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", message, self._request_id)
-        log.error("call_failed", method=method, exc_info=error)
-        message = f"A defect of ours; the operator finds it by request id {self._request_id}."
-        return to_status("INTERNAL", "INTERNAL", message, self._request_id)
+            return to_status("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", message, request_id)
+        log.error("call_failed", method=method, exc_info=error, request_id=request_id)
+        message = f"A defect of ours; the operator finds it by request id {request_id}."
+        return to_status("INTERNAL", "INTERNAL", message, request_id)
 
 
-def _deadline_seconds(context: ServicerContext) -> float:
-    # gRPC itself ends a call at the client's deadline; this bounds calls that came without one.
+def _seconds_to_bound(context: ServicerContext) -> float | None:
+    # gRPC itself ends a call at the client's deadline; this bounds calls that came without one, or with a far one.
     remaining = cast("float | None", context.time_remaining())
-    return UNARY_DEADLINE_SECONDS_MAX if remaining is None else min(remaining, UNARY_DEADLINE_SECONDS_MAX)
+    return None if remaining is not None and remaining <= UNARY_DEADLINE_SECONDS_MAX else UNARY_DEADLINE_SECONDS_MAX

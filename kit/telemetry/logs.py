@@ -7,11 +7,22 @@ import sys
 
 import structlog
 
+from kit.grpc.call import current_call
+
+
+def add_request_id(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Adds the request id of the call in progress. When a line is written, because most calls write none."""
+    call = current_call.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+    return event
+
 
 def configure_logs(service: str, level: str = "INFO") -> None:
     """Sends structlog and the standard library's logs through one JSON renderer. Call once, at start."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
