@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kit.errors import DependencyUnavailable
@@ -34,25 +35,40 @@ def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
     return Redis.from_pool(pool)
 
 
+class Commands(Protocol):
+    """Takes commands: a client of redis-py, or a RedisPipe."""
+
+    async def execute_command(self, *words: Any) -> Any:
+        """The answer to one command. Raises redis.exceptions."""
+        ...
+
+
 class Script:
     """A Lua script in a file; its header says what KEYS and ARGV are."""
 
-    def __init__(self, client: Redis, path: Path) -> None:
-        self._script = client.register_script(path.read_text())
+    def __init__(self, client: Commands, path: Path) -> None:
+        self._client = client
+        self._source = path.read_text()
+        self._digest = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
-        """Runs it (EVALSHA, loading it when the server has forgotten it). Raises DependencyUnavailable when the
+        """Runs it (EVALSHA, sent whole when the server has forgotten it). Raises DependencyUnavailable when the
         server did not answer in time: the script may have run.
         """
         try:
-            return await self._script(keys=list(keys), args=list(args))
+            try:
+                return await self._client.execute_command("EVALSHA", self._digest, len(keys), *keys, *args)
+            except ResponseError as error:
+                if not isinstance(error, NoScriptError) and not str(error).startswith("NOSCRIPT"):
+                    raise
+            return await self._client.execute_command("EVAL", self._source, len(keys), *keys, *args)
         except (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError) as error:
             raise DependencyUnavailable(dependency="Redis") from error
 
 
-async def ping_redis(client: Redis) -> None:
+async def ping_redis(client: Commands) -> None:
     """Raises DependencyUnavailable unless the server answers."""
     try:
-        await client.ping()
+        await client.execute_command("PING")
     except (RedisError, OSError) as error:
         raise DependencyUnavailable(dependency="Redis") from error

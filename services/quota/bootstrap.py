@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -11,11 +10,12 @@ from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application
 from kit.postgres.database import Database
-from kit.redis.client import connect_redis, ping_redis
+from kit.redis.client import ping_redis
+from kit.redis.pipe import RedisPipe
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
-from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
+from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
@@ -40,12 +40,12 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     check_seconds, upkeep_seconds = (
         milliseconds / 1_000 for milliseconds in (settings.redis_check_milliseconds, settings.redis_upkeep_milliseconds)
     )
-    # Two clients, so that upkeep can neither take the connections of checks nor be held to their budget. The budget of
-    # checks is kept by the store, which does not count our own delays.
-    hasty = connect_redis(settings.redis_url, timeout_seconds=max(check_seconds, upkeep_seconds))
-    patient = connect_redis(settings.redis_url, timeout_seconds=upkeep_seconds)
-    for client in (hasty, patient):
-        resources.push_async_callback(client.aclose)
+    # Two connections, so that no check waits behind upkeep, nor upkeep is held to the budget of checks. That is kept by
+    # the store, which does not count our own delays.
+    hasty = await resources.enter_async_context(
+        RedisPipe(settings.redis_url, timeout_seconds=max(check_seconds, upkeep_seconds))
+    )
+    patient = await resources.enter_async_context(RedisPipe(settings.redis_url, timeout_seconds=upkeep_seconds))
     tenant, fleet = Database(settings.postgres_tenant_url), Database(settings.postgres_fleet_url)
     for database in (tenant, fleet):
         resources.push_async_callback(database.close)
@@ -81,8 +81,8 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     async def prepare() -> None:
         for database in (tenant, fleet):
             await database.assert_safe_role()
-        # Connections first: making one takes several answers, more than the budget of a check may allow.
-        await asyncio.gather(*(ping_redis(hasty) for _ in range(COMMANDS_IN_FLIGHT_MAX)))
+        # The connection first: making one takes several answers, more than the budget of a check may allow.
+        await ping_redis(hasty)
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),

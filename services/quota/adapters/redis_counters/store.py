@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.feed import Position
-from kit.redis.client import Script
+from kit.redis.client import Commands, Script
 from services.quota.adapters.redis_counters.budget import answered_within
 from services.quota.adapters.redis_counters.documents import (
     entitlement_from_document,
@@ -75,7 +74,7 @@ Argument = str | int
 class RedisCounters:
     """Counters, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
 
-    def __init__(self, client: Redis, *, command_seconds: float) -> None:
+    def __init__(self, client: Commands, *, command_seconds: float) -> None:
         """command_seconds: how long to wait for the answer to one command."""
         self._client = client
         self._command_seconds = command_seconds
@@ -190,7 +189,7 @@ class RedisCounters:
     async def state(self, organization_id: str) -> CounterState | None:
         fields = ["epoch", "sequence", "commit_id", "period_start_us", "period_end_us", "tracked"]
         async with self._answering():
-            values: list[Any] = await self._client.hmget(keys_of(organization_id).state, fields)
+            values: list[Any] = await self._client.execute_command("HMGET", keys_of(organization_id).state, *fields)
         if values[0] is None:
             return None
         # Without what is tracked: written before levels were.
@@ -267,7 +266,9 @@ class RedisCounters:
     async def kept(self, organization_id: str) -> Kept:
         fields = ["document", "limits_document", "limits_sequence", "limits_commit_id"]
         async with self._answering():
-            values: list[Any] = await self._client.hmget(keys_of(organization_id).entitlement, fields)
+            values: list[Any] = await self._client.execute_command(
+                "HMGET", keys_of(organization_id).entitlement, *fields
+            )
         document, limits, sequence, commit_id = values
         return Kept(
             None if document is None else entitlement_from_document(document),
@@ -276,8 +277,8 @@ class RedisCounters:
 
     async def limits_position(self, organization_id: str) -> Position | None:
         async with self._answering():
-            values: list[Any] = await self._client.hmget(
-                keys_of(organization_id).entitlement, ["limits_sequence", "limits_commit_id"]
+            values: list[Any] = await self._client.execute_command(
+                "HMGET", keys_of(organization_id).entitlement, "limits_sequence", "limits_commit_id"
             )
         return None if values[0] is None else Position(int(values[0]), values[1].decode())
 
@@ -301,13 +302,13 @@ class RedisCounters:
 
     async def entitlement(self, organization_id: str) -> Entitlement | None:
         async with self._answering():
-            document = await self._client.hget(keys_of(organization_id).entitlement, "document")
+            document = await self._client.execute_command("HGET", keys_of(organization_id).entitlement, "document")
         return None if document is None else entitlement_from_document(document)
 
     async def read_up_to(self, organization_id: str) -> Position | None:
         async with self._answering():
-            values: list[Any] = await self._client.hmget(
-                keys_of(organization_id).entitlement, ["read_sequence", "read_commit_id"]
+            values: list[Any] = await self._client.execute_command(
+                "HMGET", keys_of(organization_id).entitlement, "read_sequence", "read_commit_id"
             )
         return None if values[0] is None else Position(int(values[0]), values[1].decode())
 
