@@ -12,6 +12,7 @@ export BUF_CACHE_DIR := $(CURDIR)/.build/buf
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,kit services cli tools sdks tests)))
 # Extra arguments, for example: make test ARGS='-k quota -n 2'
 ARGS ?=
+CHECKS_ARGS ?=
 
 .PHONY: help run test check bench soak generate accept-contract lock clean setup
 
@@ -41,8 +42,9 @@ check: setup ## lint, types, architecture, contracts, generated code: what CI ru
 	@diff --recursive --exclude=__pycache__ gen .build/regenerated || \
 		{ echo "gen/ is not what protos/ says: run make generate" >&2; exit 1; }
 
-bench: setup $(GATEWAY) ## print the benchmark table
-	@exec $(BIN)/python -m tests.bench $(ARGS)
+bench: setup $(GATEWAY) ## print the benchmark tables, of ingest (ARGS) and of checks (CHECKS_ARGS)
+	@$(BIN)/python -m tests.bench $(ARGS)
+	@$(BIN)/python -m tests.bench.checks $(CHECKS_ARGS)
 
 soak: setup $(GATEWAY) ## run the tests that take hours on purpose
 	@exec $(BIN)/pytest tests -m soak $(ARGS)

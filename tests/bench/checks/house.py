@@ -28,6 +28,7 @@ from kit.process import ChildProcess
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import free_port
 from tests.bench.processes import cpu_seconds
+from tests.bench.stores import durable_postgres, ledger_database
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -96,6 +97,7 @@ class House:
     redis: EmbeddedRedis
     client: Redis
     peers_address: str
+    postgres_urls: Mapping[str, str]
     requests_made: int = 0
     redis_is_silent: bool = False
 
@@ -116,6 +118,8 @@ class House:
             "TOLLBOOK_BILLING_ADDRESS": self.peers_address,
             "TOLLBOOK_ACCOUNTS_ADDRESS": self.peers_address,
             "TOLLBOOK_REDIS_URL": self.redis.url,
+            "TOLLBOOK_POSTGRES_TENANT_URL": self.postgres_urls["tenant"],
+            "TOLLBOOK_POSTGRES_FLEET_URL": self.postgres_urls["fleet"],
             "TOLLBOOK_LOG_LEVEL": "WARNING",
             # At saturation a machine of two cores is no measure of 20 ms.
             "TOLLBOOK_REDIS_CHECK_MILLISECONDS": "1000",
@@ -289,7 +293,7 @@ class House:
 
 @asynccontextmanager
 async def house(folder: Path) -> AsyncIterator[House]:
-    """Redis, with the suite's own settings, and the peers."""
+    """Redis and Postgres, with the suite's own settings, and the peers."""
     redis = EmbeddedRedis(folder / "redis", free_port())
     peers_address = f"127.0.0.1:{free_port()}"
     peers = ChildProcess(
@@ -305,8 +309,9 @@ async def house(folder: Path) -> AsyncIterator[House]:
         if redis.pid and on_processors(measured=False):
             os.sched_setaffinity(redis.pid, _others())
         await peers.start()
-        async with Redis.from_url(redis.url) as client:
-            yield House(folder=folder, redis=redis, client=client, peers_address=peers_address)
+        async with Redis.from_url(redis.url) as client, durable_postgres(folder) as postgres:
+            roles = ledger_database(postgres, "quota").add_schema("quota")
+            yield House(folder=folder, redis=redis, client=client, peers_address=peers_address, postgres_urls=roles)
     finally:
         await peers.stop(signal.SIGTERM, 5.0)
         await redis.stop(10.0)
