@@ -1,10 +1,10 @@
-"""decide() and its Lua twin agree, whatever is limited, counted and asked."""
+"""decide() and its Lua twin agree, whatever is limited, counted and asked, over the whole tree."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,25 +17,27 @@ from kit.redis.embedded import EmbeddedRedis
 from services.quota.adapters.redis_counters.keys import counter_field, keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import InForce
-from services.quota.domain.checks import Check
-from services.quota.domain.decisions import decide
-from services.quota.domain.entitlements import Entitlement, Standing
-from services.quota.domain.limits import Counter, Limit, LimitKind, Usage, plan_limit
-from services.quota.domain.maxima import COUNTER_MAX
-from tests.unit.quota.samples import (
-    AGENTS,
-    CALLS,
-    MINUTES,
-    counter,
-    decide_check,
-    entitlement,
-    new_organization_id,
-    own_limits,
-    reserve_check,
-    terms,
+from services.quota.domain.checks import Check, Consumption, Mode, Subject, matching
+from services.quota.domain.decisions import Counted, decide
+from services.quota.domain.entitlements import Standing
+from services.quota.domain.limits import (
+    Counter,
+    Limit,
+    LimitKind,
+    LimitScope,
+    Scope,
+    ScopeKind,
+    Usage,
+    Window,
+    WindowStyle,
 )
+from services.quota.domain.maxima import COUNTER_MAX
+from services.quota.domain.terms import OwnLimits, Terms
+from services.quota.domain.windows import Slots, WindowCounter, admitted_at
+from tests.unit.quota.samples import AGENTS, CALLS, HOUR_US, MINUTES, entitlement, new_organization_id
 
 METERS = (MINUTES, AGENTS, CALLS)
+DAY_US = 86_400_000_000
 # Where doubles, rounding and comparisons break: around 0, around each other, around 2^53.
 NUMBERS = st.one_of(
     st.integers(0, 12),
@@ -43,11 +45,57 @@ NUMBERS = st.one_of(
     st.integers(2**52 - 2, 2**52 + 2),
     st.integers(COUNTER_MAX - 12, COUNTER_MAX),
 )
-LIMITS = st.builds(
-    plan_limit, st.sampled_from(METERS), st.sampled_from(LimitKind), st.none() | NUMBERS, st.integers(0, 100)
+NAMES = st.sampled_from(["", "a", "b"])
+SUBJECTS = st.builds(
+    Subject,
+    organization_id=st.just(""),
+    project_id=NAMES,
+    team_id=NAMES,
+    user_id=NAMES,
+    agent_id=NAMES,
+    task_id=NAMES,
 )
-USAGES = st.dictionaries(st.sampled_from(METERS).map(counter), st.builds(Usage, NUMBERS, NUMBERS))
+SCOPES = st.one_of(
+    st.just(LimitScope(ScopeKind.ORGANIZATION)),
+    st.builds(
+        LimitScope, st.sampled_from([kind for kind in ScopeKind if kind.value != "organization"]), st.none() | NAMES
+    ).filter(lambda scope: scope.id != ""),
+)
+# A window of a day: it does not turn while an example runs.
+WINDOWS = st.builds(Window, st.just(DAY_US), st.sampled_from(WindowStyle))
+
+
+@st.composite
+def limit(draw: st.DrawFn) -> Limit:
+    """Any limit."""
+    kind = draw(st.sampled_from(LimitKind))
+    return Limit(
+        f"limit-{draw(st.integers(0, 10**6))}",
+        draw(SCOPES),
+        draw(st.sampled_from(METERS)),
+        kind,
+        draw(st.none() | NUMBERS),
+        draw(st.integers(0, 100)),
+        draw(WINDOWS) if kind is LimitKind.WINDOW else None,
+        shadow=draw(st.booleans()),
+    )
+
+
+LIMITS = st.lists(limit(), max_size=8, unique_by=lambda each: each.limit_id)
+COUNTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=24, max_size=24)
+SLOTS = st.dictionaries(st.integers(0, 90), NUMBERS, max_size=4)
 QUANTITIES = st.dictionaries(st.sampled_from(METERS), st.none() | NUMBERS, min_size=1)
+MODES = st.sampled_from(Mode)
+
+
+def check_of(subject: Subject, quantities: Mapping[str, int | None], mode: Mode, request_id: str) -> Check:
+    return Check(
+        request_id=request_id,
+        subject=subject,
+        consumptions=tuple(Consumption(meter, quantities[meter]) for meter in sorted(quantities)),
+        mode=mode,
+        reserve_us=HOUR_US if mode is Mode.RESERVE else 0,
+    )
 
 
 @dataclass
@@ -57,38 +105,21 @@ class Twin:
     runner: asyncio.Runner
     client: Redis
 
-    def answers(
-        self, limits: list[Limit], usage: dict[Counter, Usage], quantities: dict[str, int | None], standing: Standing
-    ) -> None:
-        """Asserts that both answers agree: with a reservation and without, and on what is held afterwards."""
-        entitled = entitlement(new_organization_id(), *limits, standing=standing)
-        self.runner.run(self._begin(entitled, usage))
-        for check in (
-            decide_check(entitled.organization_id, quantities),
-            reserve_check(entitled.organization_id, quantities),
-        ):
-            self.runner.run(self._answers(entitled, usage, check))
-
-    async def _begin(self, entitled: Entitlement, usage: dict[Counter, Usage]) -> None:
-        store = RedisCounters(self.client, command_seconds=5)
-        await store.put(InForce(entitled, START))
-        await store.put_limits(own_limits(entitled.organization_id))
+    async def begin(self, terms: Terms, usage: Mapping[Counter, Usage], slots: Mapping[WindowCounter, Slots]) -> None:
+        store, keys = RedisCounters(self.client, command_seconds=5), keys_of(terms.organization_id)
+        await store.put(InForce(terms.entitlement, START))
+        await store.put_limits(terms.own)
         used = {each: seen.used for each, seen in usage.items()}
-        assert await store.reset(entitled, expected=None, position=START, used=used)
+        assert await store.reset(terms.entitlement, expected=None, position=START, tracked=terms.tracked, used=used)
         for each, seen in usage.items():
-            await self.client.hset(keys_of(entitled.organization_id).held, counter_field(each), str(seen.held))
+            await self.client.hset(keys.held, counter_field(each), str(seen.held))
+        for window, kept in slots.items():
+            for number, quantity in kept.items():
+                await self.client.hset(keys.window(window), str(number), str(quantity))
 
-    async def _answers(self, entitled: Entitlement, usage: dict[Counter, Usage], check: Check) -> None:
-        store = RedisCounters(self.client, command_seconds=5)
-        answer = await store.check(check, terms(entitled))  # raises AssertionError when the outcomes differ
-        decision = decide(entitled.limits, usage, check, standing=entitled.standing)
-        assert answer.decision == decision
-        assert (answer.reservation is None) is (decision.is_denied or not check.reserve_us)
-        readings = await store.read(terms(entitled), [counter(meter) for meter in METERS])
-        for state in decision.states:
-            assert readings.usage[state.counter].held == state.held
-        if answer.reservation is None:
-            assert readings.usage == {counter(meter): usage.get(counter(meter), Usage()) for meter in METERS}
+    async def now_us(self) -> int:
+        seconds, microseconds = await self.client.time()
+        return int(seconds) * 1_000_000 + int(microseconds)
 
 
 @pytest.fixture(scope="module")
@@ -103,41 +134,139 @@ def twin(redis_server: EmbeddedRedis) -> Iterator[Twin]:
         runner.run(client.aclose())
 
 
+def terms_of(limits: list[Limit], standing: Standing) -> Terms:
+    organization_id = new_organization_id()
+    half = len(limits) // 2
+    own = OwnLimits(organization_id=organization_id, sequence=1, commit_id="c1", limits=tuple(limits[half:]))
+    return Terms(entitlement(organization_id, *limits[:half], standing=standing), own)
+
+
 @settings(max_examples=400, deadline=None)
-@given(st.lists(LIMITS, max_size=5), USAGES, QUANTITIES, st.sampled_from(Standing))
-@example([plan_limit(MINUTES, LimitKind.PERIOD, COUNTER_MAX, 100)], {}, {MINUTES: COUNTER_MAX}, Standing.ACTIVE)
-@example(
-    [plan_limit(MINUTES, LimitKind.PERIOD, COUNTER_MAX, 0)],
-    {counter(MINUTES): Usage(COUNTER_MAX, COUNTER_MAX)},
-    {MINUTES: 0},
-    Standing.ACTIVE,
+@given(
+    LIMITS,
+    st.lists(st.tuples(SUBJECTS, QUANTITIES, MODES), min_size=1, max_size=4),
+    COUNTS,
+    st.lists(SLOTS, min_size=8, max_size=8),
+    st.sampled_from(Standing),
 )
-@example([plan_limit(MINUTES, LimitKind.PERIOD, 0, 100)], {}, {MINUTES: None}, Standing.ACTIVE)
-def test_decide_equals_its_lua_twin(
+def test_decide_equals_its_lua_twin(  # noqa: PLR0917 - what hypothesis draws
     twin: Twin,
     limits: list[Limit],
-    usage: dict[Counter, Usage],
-    quantities: dict[str, int | None],
+    asked: list[tuple[Subject, dict[str, int | None], Mode]],
+    counts: list[tuple[int, int]],
+    ages: list[dict[int, int]],
     standing: Standing,
 ) -> None:
-    twin.answers(limits, usage, quantities, standing)
+    terms = terms_of(limits, standing)
+    checks = [
+        check_of(replace(subject, organization_id=terms.organization_id), quantities, mode, f"r{place}")
+        for place, (subject, quantities, mode) in enumerate(asked)
+    ]
+
+    async def compare() -> None:
+        counters = sorted({counter for check in checks for counter, _ in check.counters}, key=counter_field)
+        usage = {counter: Usage(*count) for counter, count in zip(counters, counts, strict=False)}
+        now_us = await twin.now_us()
+        keys = {
+            WindowCounter(each.counter, each.limit.window): None
+            for check in checks
+            for each in matching(terms.limits, check)
+            if each.limit.window is not None
+        }
+        slots = {
+            key: {now_us // key.window.slot_us - age: quantity for age, quantity in kept.items()}
+            for key, kept in zip(keys, ages, strict=False)
+        }
+        await twin.begin(terms, usage, slots)
+        store = RedisCounters(twin.client, command_seconds=5)
+        answers = await store.check_many(checks, terms)
+        windows = {key: admitted_at(key.window, slots.get(key, {}), now_us) for key in keys}
+        counted = Counted(usage, windows)
+        for check, answer in zip(checks, answers, strict=True):
+            assert not isinstance(answer, Exception)
+            decision, counted = decide(matching(terms.limits, check), counted, check, standing=standing)
+            assert answer.decision == decision, check
+            assert (answer.reservation is not None) is (check.mode is Mode.RESERVE and not decision.is_denied)
+        readings = await store.read(terms, counters, list(keys))
+        for counter in counters:
+            assert readings.usage[counter] == counted.usage.get(counter, Usage()), counter
+        for key in keys:
+            assert readings.rates[key].quantity == counted.windows[key].quantity
+            assert readings.rates[key].empty_us == counted.windows[key].empty_us
+
+    twin.runner.run(compare())
 
 
-@given(st.lists(LIMITS, max_size=5), USAGES, QUANTITIES)
-def test_what_is_reserved_never_passes_a_hard_limit(
-    limits: list[Limit], usage: dict[Counter, Usage], quantities: dict[str, int | None]
+def counted_of(limits: list[Limit], check: Check, counts: list[tuple[int, int]]) -> Counted:
+    counters = sorted({counter for counter, _ in check.counters}, key=counter_field)
+    usage = {counter: Usage(*count) for counter, count in zip(counters, counts, strict=False)}
+    windows = {
+        WindowCounter(each.counter, each.limit.window): admitted_at(each.limit.window, {}, DAY_US)
+        for each in matching(limits, check)
+        if each.limit.window is not None
+    }
+    return Counted(usage, windows)
+
+
+@given(LIMITS, SUBJECTS, QUANTITIES, COUNTS, MODES)
+@example(
+    [Limit("l", LimitScope(ScopeKind.USER), MINUTES, LimitKind.CONCURRENCY, 3, 0)],
+    Subject(organization_id="", user_id="a"),
+    {MINUTES: 3},
+    [(0, 0)] * 24,
+    Mode.RESERVE,
+)
+def test_what_is_moved_never_passes_a_hard_limit_of_any_level(
+    limits: list[Limit],
+    subject: Subject,
+    quantities: dict[str, int | None],
+    counts: list[tuple[int, int]],
+    mode: Mode,
 ) -> None:
-    decision = decide(limits, usage, reserve_check("o", quantities))
-    if not decision.is_denied:
-        for state in decision.states:
-            grew = state.held > usage.get(state.counter, Usage()).held
-            assert not grew or state.limit.hard is None or state.used + state.held <= state.limit.hard
+    check = check_of(subject, quantities, mode, "r1")
+    before = counted_of(limits, check, counts)
+    decision, after = decide(matching(limits, check), before, check)
+    if decision.is_denied:
+        assert after == before
+        return
+    for each in matching(limits, check):
+        if each.limit.shadow or each.limit.hard is None:
+            continue
+        if each.limit.window is not None:
+            assert after.windows[WindowCounter(each.counter, each.limit.window)].quantity <= each.limit.hard
+            continue
+        held = after.usage.get(each.counter, Usage()).held
+        used = after.usage.get(each.counter, Usage()).used if each.limit.kind is LimitKind.PERIOD else 0
+        grew = held > before.usage.get(each.counter, Usage()).held
+        assert not grew or used + held <= each.limit.hard
 
 
-@given(st.lists(LIMITS, max_size=5), USAGES, st.dictionaries(st.sampled_from(METERS), st.integers(1, 200), min_size=1))
+@given(LIMITS, SUBJECTS, st.dictionaries(st.sampled_from(METERS), st.integers(1, 200), min_size=1), COUNTS)
 def test_what_is_allowed_is_also_allowed_in_a_smaller_quantity(
-    limits: list[Limit], usage: dict[Counter, Usage], quantities: dict[str, int]
+    limits: list[Limit], subject: Subject, quantities: dict[str, int], counts: list[tuple[int, int]]
 ) -> None:
-    if not decide(limits, usage, decide_check("o", quantities)).is_denied:
-        smaller = {meter: quantity - 1 for meter, quantity in quantities.items()}
-        assert not decide(limits, usage, decide_check("o", smaller)).is_denied
+    check = check_of(subject, quantities, Mode.DECIDE, "")
+    smaller = check_of(subject, {meter: quantity - 1 for meter, quantity in quantities.items()}, Mode.DECIDE, "")
+    counted = counted_of(limits, check, counts)
+    if not decide(matching(limits, check), counted, check)[0].is_denied:
+        assert not decide(matching(limits, smaller), counted, smaller)[0].is_denied
+
+
+@given(LIMITS, SUBJECTS, QUANTITIES, COUNTS, MODES)
+def test_a_shadow_limit_never_changes_the_answer(
+    limits: list[Limit],
+    subject: Subject,
+    quantities: dict[str, int | None],
+    counts: list[tuple[int, int]],
+    mode: Mode,
+) -> None:
+    check = check_of(subject, quantities, mode, "r1")
+    counted = counted_of(limits, check, counts)
+    visible = [each for each in limits if not each.shadow]
+    with_shadows, _ = decide(matching(limits, check), counted, check)
+    without, _ = decide(matching(visible, check), counted, check)
+    assert (with_shadows.outcome, with_shadows.reason) == (without.outcome, without.reason)
+
+
+def test_a_counter_of_a_member_is_another_than_that_of_the_organization() -> None:
+    assert counter_field(Counter(Scope(ScopeKind.USER, "a"), MINUTES)) == f"user|a|{MINUTES}"

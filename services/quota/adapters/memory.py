@@ -19,30 +19,44 @@ from services.quota.application.ports import (
     Instant,
     Kept,
     Overrun,
+    Rate,
     Readings,
     Reservation,
     Snapshot,
     TermsOutdated,
 )
 from services.quota.domain.checks import Check, Mode, content_digest, matching
-from services.quota.domain.decisions import decide, hold
+from services.quota.domain.decisions import Counted, decide, holdable
 from services.quota.domain.entitlements import Entitlement, Period
-from services.quota.domain.limits import Counter, LevelMeter, Usage
-from services.quota.domain.maxima import COUNTER_MAX, SWEPT_AT_ONCE_MAX
+from services.quota.domain.limits import Counter, LevelMeter, Scope, Usage
+from services.quota.domain.maxima import (
+    COUNTER_MAX,
+    REMEMBERED_AFTER_END_US,
+    REMEMBERED_CONSUMPTION_US,
+    SWEPT_AT_ONCE_MAX,
+)
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Draw, Tally, UsageEntry, tally
-
-_REMEMBERED_US = 3_600_000_000
+from services.quota.domain.windows import Slots, WindowCounter, admitted_at
 
 
 @dataclass(slots=True)
 class _Reservation:
     digest: str
     answer: Answer
+    scopes: tuple[Scope, ...]
     expire_us: int
-    held: dict[Counter, int]
+    held: dict[str, int]
+    granted: dict[str, int]
+    drawn: dict[str, int]
     ended_us: int | None = None
     expired_at_head: int | None = None
+
+
+@dataclass(slots=True)
+class _Tombstone:
+    drawn: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    is_final: bool = False
 
 
 @dataclass(slots=True)
@@ -53,16 +67,27 @@ class _Organization:
     state: CounterState | None = None
     used: dict[Counter, int] = field(default_factory=dict)
     held: dict[Counter, int] = field(default_factory=lambda: defaultdict(int))
+    windows: dict[WindowCounter, Slots] = field(default_factory=dict)
     reservations: dict[str, _Reservation] = field(default_factory=dict)
+    tombstones: dict[str, _Tombstone] = field(default_factory=lambda: defaultdict(_Tombstone))
 
     def open_by_expiry(self) -> list[tuple[int, str]]:
         return sorted((each.expire_us, name) for name, each in self.reservations.items() if each.ended_us is None)
 
+    def hold(self, scopes: Sequence[Scope], meter: str, quantity: int) -> None:
+        for scope in scopes:
+            self.held[Counter(scope, meter)] += quantity
+
     def end(self, reservation: _Reservation, now_us: int) -> None:
-        for counter, remaining in reservation.held.items():
-            self.held[counter] -= remaining
-            reservation.held[counter] = 0
+        for meter, remaining in reservation.held.items():
+            self.hold(reservation.scopes, meter, -remaining)
+            reservation.held[meter] = 0
         reservation.ended_us = now_us
+
+    def counted(self, windows: Collection[WindowCounter], now_us: int) -> Counted:
+        counters = self.used.keys() | self.held.keys()
+        usage = {each: Usage(self.used.get(each, 0), self.held[each]) for each in counters}
+        return Counted(usage, {each: admitted_at(each.window, self.windows.get(each, {}), now_us) for each in windows})
 
 
 class MemoryCounters:
@@ -80,14 +105,15 @@ class MemoryCounters:
         """As Counters."""
         organization = self._organizations[check.organization_id]
         now_us = unix_microseconds(self._clock.now())
-        if check.mode is Mode.RESERVE:
-            first = self._first_answer(organization, check, now_us)
-            if first is not None:
-                return first
+        first = self._first_answer(organization, check, now_us)
+        if first is not None:
+            return first
         applied, entitlement = matching(terms.limits, check), terms.entitlement
         tracked = {tracks for each in applied if (tracks := each.limit.tracks)}
-        usage, sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
-        decision = decide(terms.limits, usage, check, standing=entitlement.standing)
+        sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
+        windows = {WindowCounter(each.counter, each.limit.window) for each in applied if each.limit.window}
+        counted = organization.counted(windows, now_us)
+        decision, after = decide(applied, counted, check, standing=entitlement.standing)
         reserves = check.mode is Mode.RESERVE and not decision.is_denied
         expire_us = now_us + check.reserve_us
         answer = Answer(
@@ -99,23 +125,45 @@ class MemoryCounters:
             decided_us=now_us,
             instant=self._instant(organization, now_us),
         )
-        if not reserves:
+        if decision.is_denied or check.mode is Mode.DECIDE:
             return answer
-        held: dict[Counter, int] = {}
-        for counter, consumption in check.counters:
-            before = organization.held[counter]
-            organization.held[counter] = hold(before, consumption.holdable)
-            held[counter] = organization.held[counter] - before
-        organization.reservations[check.request_id] = _Reservation(content_digest(check), answer, expire_us, held)
+        organization.windows.update({each: admitted.slots for each, admitted in after.windows.items()})
+        if reserves:
+            self._reserve(organization, check, answer, counted, now_us)
+        elif check.request_id:
+            organization.reservations[check.request_id] = _Reservation(
+                content_digest(check), answer, (), now_us, {}, {}, {}, ended_us=now_us
+            )
         return replace(answer, instant=self._instant(organization, now_us))
 
-    async def read(self, terms: Terms, counters: Sequence[Counter], *, period_confirmed: bool = False) -> Readings:
+    async def check_many(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer | RequestIdReused]:
+        """As Counters."""
+        answers: list[Answer | RequestIdReused] = []
+        for check in checks:
+            try:
+                answers.append(await self.check(check, terms, period_confirmed=period_confirmed))
+            except RequestIdReused as reused:
+                answers.append(reused)
+        return answers
+
+    async def read(
+        self,
+        terms: Terms,
+        counters: Sequence[Counter],
+        windows: Sequence[WindowCounter] = (),
+        *,
+        period_confirmed: bool = False,
+    ) -> Readings:
         """As Counters."""
         organization = self._organizations[terms.organization_id]
         now_us = unix_microseconds(self._clock.now())
-        usage, sequence = self._settled(organization, terms, terms.tracked, now_us, period_confirmed=period_confirmed)
-        readings = {counter: usage.get(counter, Usage()) for counter in counters}
-        return Readings(readings, sequence, self._instant(organization, now_us))
+        sequence = self._settled(organization, terms, terms.tracked, now_us, period_confirmed=period_confirmed)
+        counted = organization.counted(windows, now_us)
+        usage = {counter: counted.usage.get(counter, Usage()) for counter in counters}
+        rates = {each: Rate(admitted.quantity, admitted.empty_us) for each, admitted in counted.windows.items()}
+        return Readings(usage, rates, sequence, self._instant(organization, now_us))
 
     async def state(self, organization_id: str) -> CounterState | None:
         """As CounterUpkeep."""
@@ -152,6 +200,11 @@ class MemoryCounters:
         beyond_count = after_count = 0
         for reservation_id, drawn in page.draws.items():
             reservation = organization.reservations.get(reservation_id)
+            if reservation is None:
+                tombstone = organization.tombstones[reservation_id]
+                tombstone.is_final = tombstone.is_final or drawn.is_final
+                for meter, quantity in drawn.quantities.items():
+                    tombstone.drawn[meter] += quantity
             if reservation is None or reservation.ended_us is not None:
                 after_count += bool(drawn.quantities)
             else:
@@ -182,7 +235,7 @@ class MemoryCounters:
                 freed_count += 1
             else:
                 waiting_count += 1
-        return Freed(freed_count, waiting_count, self._instant(organization, now_us))
+        return Freed(freed_count, 0, waiting_count, self._instant(organization, now_us))
 
     async def entitlement(self, organization_id: str) -> Entitlement | None:
         """As EntitlementShelf."""
@@ -237,11 +290,34 @@ class MemoryCounters:
 
     def _first_answer(self, organization: _Organization, check: Check, now_us: int) -> Answer | None:
         first = organization.reservations.get(check.request_id)
-        if first is None or (first.ended_us is not None and now_us > first.ended_us + _REMEMBERED_US):
+        if check.mode is Mode.DECIDE or not check.request_id or first is None:
+            return None
+        remembered_us = REMEMBERED_AFTER_END_US if first.answer.reservation else REMEMBERED_CONSUMPTION_US
+        if first.ended_us is not None and now_us > first.ended_us + remembered_us:
             return None
         if first.digest != content_digest(check):
             raise RequestIdReused(request_id=check.request_id)
         return replace(first.answer, instant=self._instant(organization, now_us))
+
+    def _reserve(self, organization: _Organization, check: Check, answer: Answer, before: Counted, now_us: int) -> None:
+        scopes, drawn = check.subject.scopes, organization.tombstones.pop(check.request_id, _Tombstone())
+        granted = {each.meter: each.holdable for each in check.consumptions if each.holdable}
+        held: dict[str, int] = {}
+        for meter, quantity in granted.items():
+            wanted = 0 if drawn.is_final else max(0, quantity - drawn.drawn[meter])
+            held[meter] = holdable(before.usage, [Counter(scope, meter) for scope in scopes], wanted)
+            organization.hold(scopes, meter, held[meter])
+        reservation = _Reservation(
+            content_digest(check),
+            answer,
+            scopes,
+            now_us + check.reserve_us,
+            held,
+            granted,
+            {meter: drawn.drawn[meter] for meter in granted},
+            ended_us=now_us if drawn.is_final else None,
+        )
+        organization.reservations[check.request_id] = reservation
 
     def _settled(
         self,
@@ -251,7 +327,7 @@ class MemoryCounters:
         now_us: int,
         *,
         period_confirmed: bool,
-    ) -> tuple[dict[Counter, Usage], int]:
+    ) -> int:
         period = terms.entitlement.period
         period_is_over = now_us >= period.end_us and not period_confirmed
         if Kept(terms.entitlement, terms.own) != Kept(organization.entitlement, organization.own) or period_is_over:
@@ -260,18 +336,17 @@ class MemoryCounters:
             raise CountersMissing
         if not organization.state.tracked.issuperset(tracked):
             raise CountersMissing
-        counters = organization.used.keys() | organization.held.keys()
-        usage = {each: Usage(organization.used.get(each, 0), organization.held[each]) for each in counters}
-        return usage, organization.state.position.sequence
+        return organization.state.position.sequence
 
     def _draw(self, organization: _Organization, reservation: _Reservation, draw: Draw) -> bool:
         is_beyond = False
-        for counter, remaining in reservation.held.items():
-            quantity = draw.quantities.get(counter.meter, 0)
-            drawn = min(quantity, remaining)
-            reservation.held[counter] -= drawn
-            organization.held[counter] -= drawn
-            is_beyond = is_beyond or quantity > drawn
+        for meter, quantity in draw.quantities.items():
+            reservation.drawn[meter] = reservation.drawn.get(meter, 0) + quantity
+            if meter in reservation.granted:
+                drawn = min(quantity, reservation.held[meter])
+                reservation.held[meter] -= drawn
+                organization.hold(reservation.scopes, meter, -drawn)
+                is_beyond = is_beyond or quantity > drawn
         if draw.is_final:
             organization.end(reservation, unix_microseconds(self._clock.now()))
         return is_beyond

@@ -10,8 +10,9 @@ from services.quota.application.ports import Counters, Readings
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.entitlements import Entitlement
-from services.quota.domain.limits import LimitKind, Usage
+from services.quota.domain.limits import Counter, Limit, LimitKind, Usage
 from services.quota.domain.terms import Terms
+from services.quota.domain.windows import WindowCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,21 @@ class ListQuotas:
             counter = limit.sole_counter
             if counter is None:
                 continue
-            usage = readings.usage.get(counter, Usage())
-            used = usage.used if limit.kind is LimitKind.PERIOD else 0
-            states.append(LimitState(limit, counter, used, usage.held))
+            states.append(_state(limit, counter, readings))
         return Quotas(terms.entitlement, tuple(states), readings.applied_sequence)
 
     async def _read(self, terms: Terms, period_confirmed: bool) -> tuple[Terms, Readings]:  # noqa: FBT001
-        counters = list({limit.sole_counter: None for limit in terms.limits if limit.sole_counter})
-        readings = await self._counters.read(terms, counters, period_confirmed=period_confirmed)
-        return terms, readings
+        counted = [(limit.window, counter) for limit in terms.limits if (counter := limit.sole_counter) is not None]
+        counters = list(dict.fromkeys(counter for window, counter in counted if window is None))
+        windows = list(
+            dict.fromkeys(WindowCounter(counter, window) for window, counter in counted if window is not None)
+        )
+        return terms, await self._counters.read(terms, counters, windows, period_confirmed=period_confirmed)
+
+
+def _state(limit: Limit, counter: Counter, readings: Readings) -> LimitState:
+    if limit.window is not None:
+        rate = readings.rates[WindowCounter(counter, limit.window)]
+        return LimitState(limit, counter, rate.quantity, 0, empty_us=rate.empty_us)
+    usage = readings.usage.get(counter, Usage())
+    return LimitState(limit, counter, usage.used if limit.kind is LimitKind.PERIOD else 0, usage.held)

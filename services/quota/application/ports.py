@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kit.errors import RequestIdReused
 from kit.feed import Feed, Position
 from services.quota.domain.checks import Check
 from services.quota.domain.decisions import Decision
@@ -13,6 +14,7 @@ from services.quota.domain.entitlements import Entitlement, Period
 from services.quota.domain.limits import Counter, LevelMeter, Limit, Usage
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally, UsageEntry
+from services.quota.domain.windows import WindowCounter
 
 
 class CountersMissing(Exception):
@@ -61,10 +63,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """What a window holds, and when all of it will have left (None: it is empty)."""
+
+    quantity: int
+    empty_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
-    """What counters say; those at 0 may be left out."""
+    """What counters and windows say; counters at 0 may be left out."""
 
     usage: Mapping[Counter, Usage]
+    rates: Mapping[WindowCounter, Rate]
     applied_sequence: int
     instant: Instant
 
@@ -94,6 +105,8 @@ class Freed:
     """What became of reservations whose time had passed."""
 
     freed_count: int
+    unmatched_count: int
+    """Of those: committed, and not drawn in whole within the time to settle."""
     waiting_count: int
     """Due, but the counters have not yet reached the head that was seen."""
     instant: Instant
@@ -113,20 +126,35 @@ class Counters(Protocol):
     """Decides and holds."""
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
-        """Decides by `decide` and, with RESERVE, holds what is allowed, in one atomic step.
+        """Decides by `decide` and moves what is allowed (RESERVE holds and admits, CONSUME admits), in one atomic step.
 
-        A hold belongs to its meter's counter whether or not a limit applies. A denied check changes nothing. The
-        request_id of a reservation that is open, or ended within the last hour, gets its first answer again, and
-        changes nothing; RequestIdReused when the content differs. Otherwise raises TermsOutdated when the
-        store keeps other terms or none, or its own clock is past the period (unless period_confirmed), and
-        CountersMissing when there are no counters of the period, or of a level that a limit of the check looks at.
-        Raises DependencyUnavailable when the store does not answer in time: the same check again finds out what
-        happened.
+        A hold belongs to its meter's counters of every scope of the subject, whether or not a limit applies. A denied
+        check changes nothing. The request_id of a reservation that is open, or ended within the last hour, and that of
+        a consumption of the last ten minutes, gets its first answer again, and changes nothing; RequestIdReused when
+        the content differs. Otherwise raises TermsOutdated when the store keeps other terms or none, or its own clock
+        is past the period (unless period_confirmed), and CountersMissing when there are no counters of the period, or
+        of a level that a limit of the check looks at. Raises DependencyUnavailable when the store does not answer in
+        time: the same check again finds out what happened.
         """
         ...
 
-    async def read(self, terms: Terms, counters: Sequence[Counter], *, period_confirmed: bool = False) -> Readings:
-        """What the counters say, in one atomic step. Raises as `check`."""
+    async def check_many(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer | RequestIdReused]:
+        """Many checks of one organization in one atomic step, decided one after the other as `check` would; each sees
+        what those before it moved. Raises as `check`, for all of them.
+        """
+        ...
+
+    async def read(
+        self,
+        terms: Terms,
+        counters: Sequence[Counter],
+        windows: Sequence[WindowCounter] = (),
+        *,
+        period_confirmed: bool = False,
+    ) -> Readings:
+        """What the counters and windows say, in one atomic step. Raises as `check`."""
         ...
 
 

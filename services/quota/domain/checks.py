@@ -24,7 +24,11 @@ class Mode(Enum):
     """What a check does besides answering."""
 
     DECIDE = "DECIDE"
+    """It moves nothing."""
     RESERVE = "RESERVE"
+    """It holds the quantities, and counts them within windows."""
+    CONSUME = "CONSUME"
+    """It counts the quantities within windows, and holds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,9 @@ class Check:
     """By meter."""
     mode: Mode
     reserve_us: int
-    """How long a reservation holds, in microseconds; 0 with DECIDE."""
+    """How long a reservation holds, in microseconds; 0 without RESERVE."""
+    owner: str = ""
+    """Whose reservation it is: the id of the caller's key. It says whom to ask, and permits nothing."""
 
     @property
     def organization_id(self) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
+from typing import assert_never
 
-from services.quota.domain.checks import Applied, Check, Consumption, Mode, matching
+from services.quota.domain.checks import Applied, Check, Consumption, Mode
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.limits import Counter, Limit, LimitKind, Usage
 from services.quota.domain.maxima import COUNTER_MAX
+from services.quota.domain.windows import Admitted, WindowCounter
 
 
 class Outcome(Enum):
@@ -25,22 +27,30 @@ class DenyReason(Enum):
 
     LIMIT_REACHED = "LIMIT_REACHED"
     CONCURRENCY = "CONCURRENCY"
+    RATE = "RATE"
     SUSPENDED = "SUSPENDED"
     NO_PLAN = "NO_PLAN"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
 
 
 class Remedy(IntEnum):
     """What could let a denied check through as it is, the least first."""
 
-    RELEASE = 1
+    ROOM = 1
+    """What leaves a window."""
+    RELEASE = 2
     """A reservation that ends."""
-    RESET = 2
+    RESET = 3
     """The period that starts anew."""
-    NOTHING = 3
+    NOTHING = 4
     """It asks for more than there ever is, or the standing denies."""
 
 
-_REASONS = {LimitKind.PERIOD: DenyReason.LIMIT_REACHED, LimitKind.CONCURRENCY: DenyReason.CONCURRENCY}
+_REASONS = {
+    LimitKind.PERIOD: DenyReason.LIMIT_REACHED,
+    LimitKind.WINDOW: DenyReason.RATE,
+    LimitKind.CONCURRENCY: DenyReason.CONCURRENCY,
+}
 _STANDING_REASONS = {Standing.SUSPENDED: DenyReason.SUSPENDED, Standing.NO_PLAN: DenyReason.NO_PLAN}
 
 
@@ -51,13 +61,23 @@ class LimitState:
     limit: Limit
     counter: Counter
     used: int
+    """By the ledger in the period; of a window limit, what was admitted within the window."""
     held: int
     outcome: Outcome | None = None
+    empty_us: int | None = None
+    """Of a window: when `used` comes to 0, if nothing is admitted meanwhile; None: it is 0."""
+    room_us: int | None = None
+    """Of a window that denies: when what was asked will fit, if nothing else is admitted; None: never."""
 
     @property
     def remaining(self) -> int | None:
         """What is left up to the hard limit, never negative; None: unlimited."""
         return None if self.limit.hard is None else max(0, self.limit.hard - self.used - self.held)
+
+    @property
+    def denies(self) -> bool:
+        """Whether it stands in the way. A shadow limit never does."""
+        return self.outcome is Outcome.DENIED and not self.limit.shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +88,11 @@ class Decision:
     reason: DenyReason | None
     """Why it was denied: the standing's, else that of the first limit that denies."""
     states: tuple[LimitState, ...]
-    """Every limit that was decided, those that deny first. `held` includes what this check holds."""
+    """Every limit that was decided, those that deny first. They include what this check holds and admits."""
     remedy: Remedy | None = None
     """What must happen before the same check could be allowed; None when it is."""
+    room_us: int | None = None
+    """When every window that denies will have room; None: no window denies."""
 
     @property
     def is_denied(self) -> bool:
@@ -78,60 +100,132 @@ class Decision:
         return self.outcome is Outcome.DENIED
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the counters say at a moment. Those that are not named are at 0."""
+
+    usage: Mapping[Counter, Usage]
+    windows: Mapping[WindowCounter, Admitted]
+    """Those of every window limit that applies."""
+
+
 def decide(
-    limits: Iterable[Limit], usage: Mapping[Counter, Usage], check: Check, *, standing: Standing = Standing.ACTIVE
-) -> Decision:
-    """Decides every limit that the check touches, all or nothing. A counter that usage does not name is at 0.
+    applied: Sequence[Applied],
+    counted: Counted,
+    check: Check,
+    *,
+    standing: Standing = Standing.ACTIVE,
+    growth_only: bool = False,
+) -> tuple[Decision, Counted]:
+    """Decides every limit that applies to the check, all or nothing, and says what is counted afterwards.
 
     A quantity q is allowed while used + held + q is at most the hard limit, and is in the grace band when that sum is
-    above the limit. A gate is decided as a quantity of 1 and holds nothing. Concurrency limits count no usage.
+    above the limit. A gate is decided as a quantity of 1, and holds and admits nothing. A period limit compares what is
+    used and held, a concurrency limit what is held, a window limit what was admitted. RESERVE holds under every scope
+    of the subject and admits, CONSUME admits. With `growth_only` a quantity of 0 is allowed by every limit.
     """
     consumptions = {consumption.meter: consumption for consumption in check.consumptions}
-    states = [
-        _state(applied, usage.get(applied.counter, Usage()), consumptions[applied.counter.meter])
-        for applied in matching(limits, check)
-    ]
-    denying = [state for state in states if state.outcome is Outcome.DENIED]
+    states = [_judged(each, counted, consumptions[each.limit.meter], growth_only=growth_only) for each in applied]
+    decision = conclude(states, check.consumptions, standing)
+    if decision.is_denied or check.mode is Mode.DECIDE:
+        return decision, counted
+    after = _moved(applied, counted, check)
+    shown = tuple(_shown(state, after) for state in decision.states)
+    return replace(decision, states=shown), after
+
+
+def conclude(states: Iterable[LimitState], consumptions: Iterable[Consumption], standing: Standing) -> Decision:
+    """The answer that follows from what each limit says, in the order they are reported."""
+    denying: list[LimitState] = []
+    others: list[LimitState] = []
+    outcome = Outcome.ALLOWED
+    for state in states:
+        if state.denies:
+            denying.append(state)
+            continue
+        others.append(state)
+        if state.outcome is Outcome.ALLOWED_IN_GRACE and not state.limit.shadow:
+            outcome = Outcome.ALLOWED_IN_GRACE
+    ordered = (*denying, *others)
     if standing is not Standing.ACTIVE:
-        return Decision(Outcome.DENIED, _STANDING_REASONS[standing], _denying_first(states), Remedy.NOTHING)
-    if denying:
-        remedy = max(_remedy(state, consumptions[state.counter.meter]) for state in denying)
-        return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], _denying_first(states), remedy)
-    if check.mode is Mode.RESERVE:
-        states = [_holding(state, consumptions[state.counter.meter]) for state in states]
-    in_grace = any(state.outcome is Outcome.ALLOWED_IN_GRACE for state in states)
-    return Decision(Outcome.ALLOWED_IN_GRACE if in_grace else Outcome.ALLOWED, None, tuple(states))
+        return Decision(Outcome.DENIED, _STANDING_REASONS[standing], ordered, Remedy.NOTHING)
+    if not denying:
+        return Decision(outcome, None, ordered)
+    needed = {consumption.meter: consumption.needed for consumption in consumptions}
+    remedy = max(_remedy(state, needed[state.limit.meter]) for state in denying)
+    room_us = max((state.room_us for state in denying if state.room_us is not None), default=None)
+    return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], ordered, remedy, room_us)
 
 
-def hold(held: int, quantity: int) -> int:
-    """What a counter holds after a hold of a quantity: a counter stays where its maximum is."""
-    return min(held + quantity, COUNTER_MAX)
+def _judged(applied: Applied, counted: Counted, consumption: Consumption, *, growth_only: bool) -> LimitState:
+    limit, counter = applied.limit, applied.counter
+    usage = counted.usage.get(counter, Usage())
+    match limit.kind:
+        case LimitKind.PERIOD:
+            state = LimitState(limit, counter, usage.used, usage.held)
+        case LimitKind.CONCURRENCY:
+            state = LimitState(limit, counter, 0, usage.held)
+        case LimitKind.WINDOW:
+            admitted = _window(applied, counted)
+            state = LimitState(limit, counter, admitted.quantity, 0, empty_us=admitted.empty_us)
+        case _:
+            assert_never(limit.kind)
+    outcome = _outcome(state, consumption, growth_only=growth_only)
+    room_us = None
+    if outcome is Outcome.DENIED and limit.window is not None:
+        room_us = _window(applied, counted).room_us(consumption.needed, limit.hard or 0)
+    return replace(state, outcome=outcome, room_us=room_us)
 
 
-def _state(applied: Applied, usage: Usage, consumption: Consumption) -> LimitState:
-    limit = applied.limit
-    used = usage.used if limit.kind is LimitKind.PERIOD else 0
-    if limit.value is None or limit.hard is None:
-        outcome = Outcome.ALLOWED
-    elif consumption.needed > limit.hard - used - usage.held:
-        outcome = Outcome.DENIED
-    elif consumption.needed > limit.value - used - usage.held:
-        outcome = Outcome.ALLOWED_IN_GRACE
-    else:
-        outcome = Outcome.ALLOWED
-    return LimitState(limit, applied.counter, used, usage.held, outcome)
+def _outcome(state: LimitState, consumption: Consumption, *, growth_only: bool) -> Outcome:
+    limit, hard = state.limit.value, state.limit.hard
+    if limit is None or hard is None or (growth_only and consumption.quantity == 0):
+        return Outcome.ALLOWED
+    # Subtractions, as in the script: a sum could pass 2^53.
+    if consumption.needed > hard - state.used - state.held:
+        return Outcome.DENIED
+    if consumption.needed > limit - state.used - state.held:
+        return Outcome.ALLOWED_IN_GRACE
+    return Outcome.ALLOWED
 
 
-def _holding(state: LimitState, consumption: Consumption) -> LimitState:
-    return replace(state, held=hold(state.held, consumption.holdable))
+def _moved(applied: Sequence[Applied], counted: Counted, check: Check) -> Counted:
+    usage, windows = dict(counted.usage), dict(counted.windows)
+    scopes = check.subject.scopes
+    for consumption in check.consumptions if check.mode is Mode.RESERVE else ():
+        counters = [Counter(scope, consumption.meter) for scope in scopes]
+        hold = holdable(usage, counters, consumption.holdable)
+        for counter in counters if hold else ():
+            before = usage.get(counter, Usage())
+            usage[counter] = Usage(before.used, before.held + hold)
+    quantities = {consumption.meter: consumption.holdable for consumption in check.consumptions}
+    for key in {WindowCounter(each.counter, each.limit.window) for each in applied if each.limit.window is not None}:
+        windows[key] = windows[key].admit(quantities[key.counter.meter])
+    return Counted(usage, windows)
 
 
-def _remedy(state: LimitState, consumption: Consumption) -> Remedy:
+def holdable(usage: Mapping[Counter, Usage], counters: Iterable[Counter], quantity: int) -> int:
+    """How much of a quantity is held, under all of the counters alike: none of them passes the maximum."""
+    return min(quantity, *(COUNTER_MAX - usage.get(counter, Usage()).held for counter in counters))
+
+
+def _shown(state: LimitState, after: Counted) -> LimitState:
+    if state.limit.window is None:
+        return replace(state, held=after.usage.get(state.counter, Usage()).held)
+    admitted = after.windows[WindowCounter(state.counter, state.limit.window)]
+    return replace(state, used=admitted.quantity, empty_us=admitted.empty_us)
+
+
+def _window(applied: Applied, counted: Counted) -> Admitted:
+    if applied.limit.window is None:
+        raise AssertionError(f"{applied.limit.limit_id} is of a window and has none")
+    return counted.windows[WindowCounter(applied.counter, applied.limit.window)]
+
+
+def _remedy(state: LimitState, needed: int) -> Remedy:
     hard = state.limit.hard or 0
-    if consumption.needed <= hard - state.used:
+    if state.limit.kind is LimitKind.WINDOW:
+        return Remedy.ROOM if needed <= hard else Remedy.NOTHING
+    if needed <= hard - state.used:
         return Remedy.RELEASE
-    return Remedy.RESET if consumption.needed <= hard else Remedy.NOTHING
-
-
-def _denying_first(states: Iterable[LimitState]) -> tuple[LimitState, ...]:
-    return tuple(sorted(states, key=lambda state: state.outcome is not Outcome.DENIED))
+    return Remedy.RESET if needed <= hard else Remedy.NOTHING

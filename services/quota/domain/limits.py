@@ -8,6 +8,9 @@ from enum import Enum
 
 from services.quota.domain.maxima import COUNTER_MAX
 
+SLIDING_SLOTS = 60
+"""The steps in which a sliding window moves."""
+
 
 class ScopeKind(Enum):
     """A level of an organization, the widest first."""
@@ -97,10 +100,22 @@ class WindowStyle(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The window of a window limit."""
+    """A stretch of time within which something is counted, as numbered slots: slot n begins at n times its length."""
 
     length_us: int
     style: WindowStyle
+
+    @property
+    def slot_us(self) -> int:
+        """The length of a slot: the whole window, or the step in which it slides."""
+        return self.length_us if self.style is WindowStyle.FIXED else self.length_us // SLIDING_SLOTS
+
+    @property
+    def slots_counted(self) -> int:
+        """How many slots count, the current one included. A sliding window touches one more than it contains, and
+        counts that whole: so no stretch of its length ever holds more than was counted.
+        """
+        return 1 if self.style is WindowStyle.FIXED else SLIDING_SLOTS + 1
 
 
 class UnavailablePolicy(Enum):

@@ -7,6 +7,12 @@ QUANTITY_MAX = 2**53 - 1
 """The largest integer that every party on the way (Lua and JavaScript too) holds exactly."""
 COUNTER_MAX = QUANTITY_MAX
 """Where a counter stays: only what is unlimited gets there, after 285 000 years of one agent's milliseconds."""
+REMEMBERED_AFTER_END_US = 3_600_000_000
+"""How long a retry of a reservation that ended gets its first answer."""
+REMEMBERED_CONSUMPTION_US = 600_000_000
+"""How long a retry of a consumption gets its first answer, and is not counted again."""
+CHECKS_AT_ONCE_MAX = 1_000
+"""Of a batch, and unanswered of a stream."""
 RESERVE_US_MIN = 1_000_000
 RESERVE_US_MAX = 24 * 3_600_000_000
 RESERVE_US_DEFAULT = 15 * 60_000_000

@@ -19,7 +19,11 @@ _MICROSECONDS = 1_000_000
 _NANOSECONDS = 1_000_000_000
 _NANOSECONDS_PER_MICROSECOND = 1_000
 
-_MODES = {quota_pb2.CHECK_MODE_DECIDE: Mode.DECIDE, quota_pb2.CHECK_MODE_RESERVE: Mode.RESERVE}
+_MODES = {
+    quota_pb2.CHECK_MODE_DECIDE: Mode.DECIDE,
+    quota_pb2.CHECK_MODE_RESERVE: Mode.RESERVE,
+    quota_pb2.CHECK_MODE_CONSUME: Mode.CONSUME,
+}
 _DECISIONS = {
     Outcome.ALLOWED: quota_pb2.DECISION_ALLOWED,
     Outcome.ALLOWED_IN_GRACE: quota_pb2.DECISION_ALLOWED_IN_GRACE,
@@ -28,17 +32,21 @@ _DECISIONS = {
 _REASONS = {
     DenyReason.LIMIT_REACHED: quota_pb2.DENY_REASON_LIMIT_REACHED,
     DenyReason.CONCURRENCY: quota_pb2.DENY_REASON_CONCURRENCY,
+    DenyReason.RATE: quota_pb2.DENY_REASON_RATE,
+    DenyReason.STORE_UNAVAILABLE: quota_pb2.DENY_REASON_STORE_UNAVAILABLE,
     DenyReason.SUSPENDED: quota_pb2.DENY_REASON_SUSPENDED,
     DenyReason.NO_PLAN: quota_pb2.DENY_REASON_NO_PLAN,
 }
 _MESSAGES = {
     DenyReason.LIMIT_REACHED: "Plan limit reached. Upgrade to continue.",
     DenyReason.CONCURRENCY: "As many are running at once as the plan allows. Wait for one to end, or upgrade.",
+    DenyReason.RATE: "Too much for now. Try again after the time given.",
+    DenyReason.STORE_UNAVAILABLE: "Usage cannot be counted right now, and the limit denies what it cannot count.",
     DenyReason.SUSPENDED: "The subscription is suspended. Settle what is due to continue.",
     DenyReason.NO_PLAN: "There is no plan. Choose one to continue.",
 }
 # The edge turns these into HTTP 429. A standing is no matter of how much: it stays a 200 with its decision.
-_TOO_MUCH = frozenset({DenyReason.LIMIT_REACHED, DenyReason.CONCURRENCY})
+_TOO_MUCH = frozenset({DenyReason.LIMIT_REACHED, DenyReason.CONCURRENCY, DenyReason.RATE})
 
 
 def check_from_pb(message: quota_pb2.CheckRequest, organization_id: str) -> Check:
@@ -127,6 +135,8 @@ def denial_metadata(answer: Answer) -> tuple[tuple[str, str], ...]:
 
 def _retry_after_us(answer: Answer) -> int | None:
     match answer.decision.remedy:
+        case Remedy.ROOM:
+            then_us = answer.decision.room_us
         case Remedy.RELEASE:
             # Some hold ends then at the latest; which one is in the way is not worth a closer look.
             then_us = answer.instant.next_expiry_us
@@ -173,6 +183,9 @@ def _state_to_pb(
     )
     if limit.kind is LimitKind.PERIOD:
         message.reset_time.FromMicroseconds(period.end_us)
+    elif state.empty_us is not None:
+        message.reset_time.FromMicroseconds(state.empty_us)
+    message.shadow = limit.shadow
     if state.outcome is not None:
         message.decision = _DECISIONS[state.outcome]
     return message

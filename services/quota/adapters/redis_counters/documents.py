@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from services.quota.domain.checks import Applied
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import (
+    Counter,
     Limit,
     LimitKind,
     LimitScope,
+    Scope,
     ScopeKind,
     UnavailablePolicy,
     Window,
@@ -55,15 +58,20 @@ def limits_from_document(document: bytes | str) -> tuple[Limit, ...]:
     return tuple(limit_from_list(limit) for limit in json.loads(document))
 
 
-def terms_to_document(version: int, period: Period, limits: Iterable[Limit]) -> str:
-    """What a reservation was decided by: kept with it, so that its first answer can be given again."""
-    return _compact([version, period.start_us, period.end_us, [limit_to_list(limit) for limit in limits]])
+def decided_by_to_document(version: int, period: Period, applied: Iterable[Applied]) -> str:
+    """What a check was decided by: kept with its record, so that its first answer can be given again."""
+    limits = [[each.counter.scope.kind.value, each.counter.scope.id, *limit_to_list(each.limit)] for each in applied]
+    return _compact([version, period.start_us, period.end_us, limits])
 
 
-def terms_from_document(document: bytes | str) -> tuple[int, Period, list[Limit]]:
+def decided_by_from_document(document: bytes | str) -> tuple[int, Period, tuple[Applied, ...]]:
     """The same again."""
     version, start_us, end_us, limits = json.loads(document)
-    return version, Period(start_us, end_us), [limit_from_list(limit) for limit in limits]
+    applied: list[Applied] = []
+    for level, scope_id, *fields in limits:
+        limit = limit_from_list(fields)
+        applied.append(Applied(limit, Counter(Scope(ScopeKind(level), scope_id), limit.meter)))
+    return version, Period(start_us, end_us), tuple(applied)
 
 
 def limit_to_list(limit: Limit) -> list[str | int | None]:

@@ -8,7 +8,8 @@ from functools import lru_cache
 from kit.errors import InvalidField
 from kit.ids import is_organization_id
 from services.quota.domain.entitlements import Period
-from services.quota.domain.limits import Counter, LevelMeter, ScopeKind
+from services.quota.domain.limits import Counter, LevelMeter, Scope, ScopeKind
+from services.quota.domain.windows import WindowCounter
 
 # No braces, or an organization could choose its slot; no colons, or two could share a key.
 
@@ -31,8 +32,13 @@ class OrganizationKeys:
         """What was used in a period."""
         return f"{self._prefix}:used:{period.start_us}"
 
+    def window(self, counter: WindowCounter) -> str:
+        """What was admitted within a window: the quantity by number of slot."""
+        window = counter.window
+        return f"{self._prefix}:window:{window.slot_us}:{window.slots_counted}:{counter_field(counter.counter)}"
+
     def reservation(self, reservation_id: str) -> str:
-        """One reservation."""
+        """One reservation, or one consumption that was made with a request_id."""
         return f"{self._prefix}:reservation:{reservation_id}"
 
 
@@ -44,11 +50,16 @@ def keys_of(organization_id: str) -> OrganizationKeys:
 
 @lru_cache(maxsize=10_000)
 def counter_field(counter: Counter) -> str:
-    """The field of a counter in `used`, `held` and (with `held|` before it) in a reservation.
+    """The field of a counter in `used` and `held`.
 
     Neither a kind nor an id contains a bar, so a meter may contain anything.
     """
-    return f"{counter.scope.kind.value}|{counter.scope.id}|{counter.meter}"
+    return scope_prefix(counter.scope) + counter.meter
+
+
+def scope_prefix(scope: Scope) -> str:
+    """What the fields of all counters of a scope begin with."""
+    return f"{scope.kind.value}|{scope.id}|"
 
 
 def level_field(tracked: LevelMeter) -> str:

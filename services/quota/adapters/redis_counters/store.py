@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,22 @@ from redis.exceptions import RedisError, ResponseError
 from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.feed import Position
 from kit.redis.client import Commands, Script
+from services.quota.adapters.redis_counters.answers import Reply
 from services.quota.adapters.redis_counters.budget import answered_within
 from services.quota.adapters.redis_counters.documents import (
     entitlement_from_document,
     entitlement_to_document,
     limits_from_document,
     limits_to_document,
-    terms_from_document,
-    terms_to_document,
 )
+from services.quota.adapters.redis_counters.inquiry import Inquiry
 from services.quota.adapters.redis_counters.keys import (
     counter_field,
     keys_of,
-    level_field,
     tracked_from_text,
     tracked_to_text,
 )
+from services.quota.adapters.redis_counters.shapes import pack, shape_of_reading
 from services.quota.application.ports import (
     Answer,
     CountersMissing,
@@ -41,24 +41,27 @@ from services.quota.application.ports import (
     Kept,
     Overrun,
     Readings,
-    Reservation,
     TermsOutdated,
 )
-from services.quota.domain.checks import Applied, Check, Mode, content_digest, matching
-from services.quota.domain.decisions import Decision, decide
+from services.quota.domain.checks import Check
 from services.quota.domain.entitlements import Entitlement, Period, Standing
-from services.quota.domain.limits import Counter, LevelMeter, Usage
-from services.quota.domain.maxima import COUNTER_MAX, SWEPT_AT_ONCE_MAX
+from services.quota.domain.limits import Counter, LevelMeter
+from services.quota.domain.maxima import (
+    COUNTER_MAX,
+    REMEMBERED_AFTER_END_US,
+    REMEMBERED_CONSUMPTION_US,
+    SWEPT_AT_ONCE_MAX,
+)
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally
+from services.quota.domain.windows import WindowCounter
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _EPOCH_BYTES = 8
 
 KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
 """Longer than the ledger accepts events back, so that nothing is dropped that could still change."""
-REMEMBERED_AFTER_END_MS = 3_600_000
-"""How long a retry of a reservation that ended gets its first answer."""
+REMEMBERED_AFTER_END_MS = REMEMBERED_AFTER_END_US // 1_000
 
 COMMANDS_IN_FLIGHT_MAX = 8
 """Redis runs one script at a time: more commands would not be answered sooner, but wait on their connections while
@@ -68,7 +71,7 @@ their budget runs. Waiting for their turn, they are bounded by the deadline of t
 # What a server says that cannot work now, also when one of our scripts ran into it. Any other error is a defect.
 _CANNOT_NOW = ("OOM ", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 
-Argument = str | int
+Argument = str | int | bytes
 
 
 class RedisCounters:
@@ -88,103 +91,52 @@ class RedisCounters:
         self._put_limits = Script(client, _SCRIPTS / "put_limits.lua")
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
-        applied, entitlement = matching(terms.limits, check), terms.entitlement
-        counters = [counter for counter, _ in check.counters]
-        reserves = check.mode is Mode.RESERVE
-        answered = await self._ask(
-            terms,
-            period_confirmed=period_confirmed,
-            counters=[
-                (counter, "" if consumption.quantity is None else consumption.quantity)
-                for counter, consumption in check.counters
-            ],
-            applied=applied,
-            tracked={tracks for each in applied if (tracks := each.limit.tracks)},
-            reserve_us=check.reserve_us if reserves else 0,
-            reservation_id=check.request_id,
-            digest=content_digest(check) if reserves else "",
-        )
-        if answered[0] == b"REUSED":
-            raise RequestIdReused(request_id=check.request_id)
-        _, outcome, numbers, first_terms, expire_us, *instant = answered
-        version, period, standing = entitlement.version, entitlement.period, entitlement.standing
-        limits = [each.limit for each in applied]
-        if answered[0] == b"REPEATED":
-            version, period, limits = terms_from_document(first_terms)
-            standing = Standing.ACTIVE
-        decided_us, sequence, usage = _numbers(numbers, counters)
-        decision = decide(limits, usage, check, standing=standing)
-        if answered[0] == b"DECIDED":
-            _assert_twins(decision, outcome, check)
-        return Answer(
-            decision=decision,
-            reservation=Reservation(check.request_id, int(expire_us)) if expire_us else None,
-            entitlement_version=version,
-            period=period,
-            applied_sequence=sequence,
-            decided_us=decided_us,
-            instant=_instant(*instant),
-        )
+        (answer,) = await self.check_many([check], terms, period_confirmed=period_confirmed)
+        if isinstance(answer, RequestIdReused):
+            raise answer
+        return answer
 
-    async def read(self, terms: Terms, counters: Sequence[Counter], *, period_confirmed: bool = False) -> Readings:
-        answered = await self._ask(
-            terms,
-            period_confirmed=period_confirmed,
-            counters=[(counter, "") for counter in counters],
-            tracked=terms.tracked,
-        )
-        _, _, numbers, _, _, *instant = answered
-        _, sequence, usage = _numbers(numbers, counters)
-        return Readings(usage, sequence, _instant(*instant))
+    async def check_many(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer | RequestIdReused]:
+        asked = Inquiry(terms, checks)
+        reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
+        return reply.answers(checks, asked.shapes_of_checks, terms)
 
-    async def _ask(
+    async def read(
         self,
         terms: Terms,
+        counters: Sequence[Counter],
+        windows: Sequence[WindowCounter] = (),
         *,
-        period_confirmed: bool,
-        counters: Sequence[tuple[Counter, Argument]],
-        tracked: Collection[LevelMeter] = (),
-        applied: tuple[Applied, ...] = (),
-        reserve_us: int = 0,
-        reservation_id: str = "",
-        digest: str = "",
-    ) -> list[Any]:
-        entitlement = terms.entitlement
-        keys = keys_of(entitlement.organization_id)
-        period = entitlement.period
-        names = [keys.entitlement, keys.state, keys.used(period), keys.held, keys.expiries]
-        if reserve_us:
-            names.append(keys.reservation(reservation_id))
-        args: list[Argument] = [
-            entitlement.version,
+        period_confirmed: bool = False,
+    ) -> Readings:
+        shape = shape_of_reading(terms, counters, windows)
+        reply = await self._ask(Inquiry(terms, (), [shape]), terms, period_confirmed=period_confirmed)
+        return reply.readings(shape)
+
+    async def _ask(self, asked: Inquiry, terms: Terms, *, period_confirmed: bool) -> Reply:
+        keys, period = keys_of(terms.organization_id), terms.entitlement.period
+        header = [
+            terms.entitlement.version,
+            terms.own.commit_id,
             period.start_us,
             period.end_us,
-            terms.own.commit_id,
             int(period_confirmed),
-            int(entitlement.standing is Standing.ACTIVE),
-            reserve_us,
-            reservation_id,
-            digest,
-            terms_to_document(entitlement.version, period, [each.limit for each in applied]) if reserve_us else "",
+            int(terms.entitlement.standing is Standing.ACTIVE),
             _kept_until_ms(period),
-            len(counters),
+            REMEMBERED_CONSUMPTION_US // 1_000,
+            REMEMBERED_AFTER_END_MS,
+            asked.checks,
         ]
-        for counter, quantity in counters:
-            args += (counter_field(counter), quantity)
-        args += (len(tracked), *map(level_field, tracked))
-        places = {counter: place for place, (counter, _) in enumerate(counters, start=1)}
-        args.append(len(applied))
-        for each in applied:
-            limit = each.limit
-            value, hard = ("", "") if limit.value is None or limit.hard is None else (limit.value, limit.hard)
-            args += (places[each.counter], limit.kind.value, value, hard)
+        names = [keys.entitlement, keys.state, keys.used(period), keys.held, keys.expiries, *asked.keys]
         async with self._answering():
-            answered: list[Any] = await self._check(keys=names, args=args)
-        if answered[0] == b"OUTDATED":
+            answered = await self._check(keys=names, args=[pack(header), *(shape.packed for shape in asked.shapes)])
+        if answered == [b"OUTDATED"]:
             raise TermsOutdated
-        if answered[0] == b"MISSING":
+        if answered == [b"MISSING"]:
             raise CountersMissing
-        return answered
+        return Reply(answered)
 
     async def state(self, organization_id: str) -> CounterState | None:
         fields = ["epoch", "sequence", "commit_id", "period_start_us", "period_end_us", "tracked"]
@@ -257,11 +209,11 @@ class RedisCounters:
     async def free(self, organization_id: str, reservation_ids: Sequence[str], *, head_sequence: int) -> Freed:
         keys = keys_of(organization_id)
         async with self._answering():
-            freed_count, waiting_count, *instant = await self._free(
+            freed_count, unmatched_count, waiting_count, *instant = await self._free(
                 keys=[keys.state, keys.held, keys.expiries, *map(keys.reservation, reservation_ids)],
                 args=[head_sequence, REMEMBERED_AFTER_END_MS, *reservation_ids],
             )
-        return Freed(freed_count, waiting_count, _instant(*instant))
+        return Freed(freed_count, unmatched_count, waiting_count, _instant(*instant))
 
     async def kept(self, organization_id: str) -> Kept:
         fields = ["document", "limits_document", "limits_sequence", "limits_commit_id"]
@@ -346,12 +298,6 @@ class RedisCounters:
                 raise DependencyUnavailable(dependency="Redis") from error
 
 
-def _assert_twins(decision: Decision, outcome: bytes, check: Check) -> None:
-    # What was held follows the script; an answer that said otherwise would be worse than none.
-    if decision.outcome.value.encode() != outcome:
-        raise AssertionError(f"check.lua says {outcome!r} and decide says {decision.outcome} of {check}")
-
-
 def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, document: bytes) -> OwnLimits:
     return OwnLimits(
         organization_id=organization_id,
@@ -359,13 +305,6 @@ def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, documen
         commit_id=commit_id.decode(),
         limits=limits_from_document(document),
     )
-
-
-def _numbers(numbers: bytes, counters: Sequence[Counter]) -> tuple[int, int, dict[Counter, Usage]]:
-    decided_us, sequence, *counts = map(int, numbers.split(b","))
-    pairs = zip(counts[::2], counts[1::2], strict=True)
-    usage = {counter: Usage(used, held) for counter, (used, held) in zip(counters, pairs, strict=True)}
-    return decided_us, sequence, usage
 
 
 def _instant(now: bytes, next_expiry: bytes) -> Instant:

@@ -1,156 +1,428 @@
--- Decides a check and holds what it allows, all or nothing. The twin of `decide` in domain/decisions.py. With no limits
--- and without a reservation it reads counters.
+-- Decides checks of one organization in their order, each all or nothing and each seeing what those before it hold, and
+-- holds and admits what they allow. The twin of `decide` in domain/decisions.py and of domain/windows.py. Without checks
+-- it reads the counters and windows of its shapes.
 --
--- KEYS  1 entitlement   2 state   3 used (of the period sent)   4 held   5 expiries   6 reservation (to reserve only)
--- ARGV  1 entitlement version, 2 period start, 3 period end (microseconds), 4 commit id of the organization's own limits:
---         what the caller decides by
---       5 '1': billing says that this period is current, whatever the clock says; else '0'
---       6 '1': the subscription is in good standing; else '0', and everything is denied
---       7 how long to hold, in microseconds; '0': hold nothing
---       8 reservation id   9 digest of the check's content   10 terms (opaque, answered when the check is repeated)
---      11 when keys of this organization may be dropped, in Unix milliseconds
---      12 number of counters, then for each: field, quantity ('' for a gate)
---         number of levels that must be tracked, then each: level|meter
---         number of limits, then for each: which counter (from 1), 'PERIOD' or 'CONCURRENCY', limit, hard limit ('' both:
---         unlimited)
--- Answers {'MISSING'} no counters for this period or level; {'OUTDATED'} other terms are kept, or the period is over;
---      {'REUSED'} the reservation id names another check; else
---      {'DECIDED' or 'REPEATED', outcome, numbers, terms, expiry of the reservation or '', now, next expiry or ''};
---      numbers: now, applied sequence, then used and held of each counter before this check, joined by commas.
+-- KEYS  1 entitlement   2 state   3 used (of the period sent)   4 held   5 expiries
+--       6.. the windows of each shape, shape by shape; then the records that checks refer to
+-- ARGV  1 packed {entitlement version, commit id of the organization's own limits, period start, period end, '1' when billing says that this
+--         period is current whatever the clock says, '1' in good standing (else everything is denied), when keys of the
+--         organization may be dropped in Unix milliseconds, how long a consumption and an ended reservation are
+--         remembered in milliseconds, checks}
+--         a check: {shape, quantities (-1: a gate), mode, how long to hold in microseconds, record's key or 0, id,
+--         digest of the content, owner}
+--       2.. packed shapes, what checks of the same subject and meters have in common:
+--         {fields of counters, for each consumption: the counters it is held under, limits, windows, admissions, terms
+--         (opaque, answered when the check is repeated), scopes (packed prefixes of fields), meters, levels that must be
+--         tracked (level|meter)}
+--         a limit: {kind, consumption, counter or window, limit, hard limit (-1 both: unlimited), 1 in shadow}
+--         a window: {length of a slot, slots counted};  an admission: {window, consumption}
+-- Answers {'MISSING'} no counters for this period or level; {'OUTDATED'} other terms are kept, or the period is over; else packed
+--      {now, applied sequence, next expiry or -1, answers, readings}; an answer:
+--      {DECIDED, outcome, numbers, expiry or 0, 1 when made anew} | {REPEATED, packed answer, terms, expiry or ''} |
+--      {REUSED} | {ENDED};  packed answer: {now, applied sequence, outcome, numbers, expiry or 0}
+--      numbers, of each limit: used, held, outcome, when its window is empty, when it has room (0: never).
+--      readings, of each shape: used and held of each counter, then quantity and emptiness of each window.
 --
 -- Why so: time is Redis' own, so that no two callers disagree about a period's end. Every number is an integer of at
--- most 2^53 - 1, exact in a double; a comparison subtracts (hard - used - held), because a sum could pass 2^53. Numbers
--- leave as '%.0f', since Lua's own tostring would write 1e+15. Everything is read and decided before the first write.
+-- most 2^53 - 1, exact in a double and in MessagePack; a comparison subtracts (hard - used - held), because a sum could
+-- pass 2^53. Numbers are stored as '%.0f', since Lua's own tostring would write 1e+15. Everything is read and decided
+-- before the first write.
 
 local MAX = 9007199254740991
+local DECIDE, RESERVE, CONSUME, EXTEND, REGISTER = 0, 1, 2, 3, 4
+local PERIOD, WINDOW = 0, 1
+local ALLOWED, IN_GRACE, DENIED = 0, 1, 2
+local DECIDED, REPEATED, REUSED, ENDED = 0, 1, 2, 3
+local FIELDS_AT_ONCE = 1000
 
 local function whole(number)
   return string.format('%.0f', number)
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local reserve_us = tonumber(ARGV[7])
-local next_expiry = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
--- The epoch's own member, see reset.lua: nothing is open.
-if next_expiry == 'inf' then
-  next_expiry = nil
+local function hash_of(key)
+  local record, flat = {}, redis.call('HGETALL', key)
+  for index = 1, #flat, 2 do
+    record[flat[index]] = flat[index + 1]
+  end
+  return record
 end
 
-local state = redis.call('HMGET', KEYS[2], 'epoch', 'sequence', 'period_start_us', 'period_end_us', 'tracked')
-local epoch, sequence = state[1], state[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local header = cmsgpack.unpack(ARGV[1])
+local period_start, period_end = whole(header[3]), whole(header[4])
+local kept_until, checks = whole(header[7]), header[10]
+local next_expiry = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
+-- The epoch's own member, see reset.lua: nothing is open.
+next_expiry = next_expiry and next_expiry ~= 'inf' and tonumber(next_expiry) or -1
 
--- A retry is answered first: what was held stays held, whatever became of plan, period and standing.
-if epoch and reserve_us > 0 then
-  local first = redis.call('HMGET', KEYS[6], 'epoch', 'digest', 'numbers', 'terms', 'expire_us')
-  if first[1] == epoch then
-    if first[2] ~= ARGV[9] then
-      return {'REUSED'}
+local state = redis.call('HMGET', KEYS[2], 'epoch', 'sequence', 'period_start_us', 'period_end_us', 'tracked')
+local epoch, sequence = state[1], tonumber(state[2] or '0')
+
+-- A retry is answered first: what was held stays held, whatever became of terms, period and standing.
+local answers, records, open_count = {}, {}, 0
+for index, check in ipairs(checks) do
+  local key, mode = check[5], check[3]
+  if epoch and key > 0 and mode ~= EXTEND then
+    local first = redis.call('HMGET', KEYS[key], 'epoch', 'digest', 'answer', 'terms', 'expire_us', 'tombstone')
+    if first[1] == epoch and not first[6] then
+      if first[2] == '' or first[2] == check[7] then
+        answers[index] = {REPEATED, first[3], first[4], first[5] or ''}
+      else
+        answers[index] = {REUSED}
+      end
+    elseif first[1] == epoch then
+      records[key] = hash_of(KEYS[key])
     end
-    return {'REPEATED', '', first[3], first[4], first[5], whole(now), next_expiry or ''}
   end
+  if not answers[index] then
+    open_count = open_count + 1
+  end
+end
+if open_count == 0 and #checks > 0 then
+  return cmsgpack.pack({now, sequence, next_expiry, answers, {}})
 end
 
 local kept = redis.call('HMGET', KEYS[1], 'version', 'period_start_us', 'period_end_us', 'limits_commit_id')
-for index = 1, 4 do
-  if kept[index] ~= ARGV[index] then
-    return {'OUTDATED'}
-  end
-end
-if ARGV[5] == '0' and now >= tonumber(ARGV[3]) then
+if kept[1] ~= whole(header[1]) or kept[2] ~= period_start or kept[3] ~= period_end or kept[4] ~= header[2] then
   return {'OUTDATED'}
 end
-if not epoch or state[3] ~= ARGV[2] or state[4] ~= ARGV[3] then
+if header[5] == 0 and now >= header[4] then
+  return {'OUTDATED'}
+end
+if not epoch or state[3] ~= period_start or state[4] ~= period_end then
+  return {'MISSING'}
+end
+if not redis.call('ZSCORE', KEYS[5], '|' .. epoch) then
   return {'MISSING'}
 end
 
-local counters_count = tonumber(ARGV[12])
-local fields, quantities = {'epoch'}, {}
-local at = 13
-for index = 1, counters_count do
-  fields[index + 1] = ARGV[at]
-  quantities[index] = ARGV[at + 1]
-  at = at + 2
+-- Counters by field and windows by key, read once for all checks. A part that is gone must not read as zero.
+local used, held, windows, grown = {}, {}, {}, {}
+local function read_counters(fields)
+  for first = 1, math.max(#fields, 1), FIELDS_AT_ONCE do
+    local asked = {'epoch'}
+    for at = first, math.min(first + FIELDS_AT_ONCE - 1, #fields) do
+      if not used[fields[at]] then
+        asked[#asked + 1] = fields[at]
+      end
+    end
+    local used_values = redis.call('HMGET', KEYS[3], unpack(asked))
+    local held_values = redis.call('HMGET', KEYS[4], unpack(asked))
+    if used_values[1] ~= epoch or held_values[1] ~= epoch then
+      return false
+    end
+    for at = 2, #asked do
+      used[asked[at]] = tonumber(used_values[at] or '0')
+      held[asked[at]] = tonumber(held_values[at] or '0')
+    end
+  end
+  return true
 end
-local tracked_count = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, tracked_count do
-  -- One to a line, see reset.lua.
-  if not string.find(state[5] or '', '\n' .. ARGV[at] .. '\n', 1, true) then
+
+local function read_window(key, slot_us, counted)
+  local window = {key = key, slot_us = slot_us, counted = counted, slots = {}, quantity = 0, latest = 0, admitted = 0}
+  local current = math.floor(now / slot_us)
+  local flat = redis.call('HGETALL', key)
+  for at = 1, #flat, 2 do
+    window.latest = math.max(window.latest, tonumber(flat[at]))
+  end
+  -- Time that stepped back by more than a window: what is kept belongs to a future that is not.
+  window.stale = window.latest > current + counted
+  if window.stale then
+    window.current = current
+  else
+    window.current = math.max(current, window.latest)
+    for at = 1, #flat, 2 do
+      local number, quantity = tonumber(flat[at]), tonumber(flat[at + 1])
+      if number > window.current - counted then
+        window.slots[number] = quantity
+        window.quantity = math.min(window.quantity + quantity, MAX)
+      else
+        window.left = window.left or {}
+        window.left[#window.left + 1] = flat[at]
+      end
+    end
+  end
+  return window
+end
+
+-- When all that is in a window has left it; 0: it is empty.
+local function empty_us(window)
+  local filled = -1
+  for number, quantity in pairs(window.slots) do
+    if quantity > 0 and number > filled then
+      filled = number
+    end
+  end
+  return filled < 0 and 0 or (filled + window.counted) * window.slot_us
+end
+
+-- When `needed` fits below `hard`; 0: never.
+local function room_us(window, needed, hard)
+  local numbers, left = {}, window.quantity
+  for number in pairs(window.slots) do
+    numbers[#numbers + 1] = number
+  end
+  table.sort(numbers)
+  for _, number in ipairs(numbers) do
+    left = left - window.slots[number]
+    if needed <= hard - left then
+      return (number + window.counted) * window.slot_us
+    end
+  end
+  return 0
+end
+
+local shapes, key_at = {}, 6
+for index = 2, #ARGV do
+  local shape = cmsgpack.unpack(ARGV[index])
+  if not read_counters(shape[1]) then
     return {'MISSING'}
   end
-  at = at + 1
-end
-local used = redis.call('HMGET', KEYS[3], unpack(fields))
-local held = redis.call('HMGET', KEYS[4], unpack(fields))
--- A part that is gone (evicted, deleted) must not read as zero.
-if used[1] ~= epoch or held[1] ~= epoch or not redis.call('ZSCORE', KEYS[5], '|' .. epoch) then
-  return {'MISSING'}
+  for _, level in ipairs(shape[9]) do
+    -- One to a line, see reset.lua.
+    if not string.find(state[5] or '', '\n' .. level .. '\n', 1, true) then
+      return {'MISSING'}
+    end
+  end
+  local own = {}
+  for at, window in ipairs(shape[4]) do
+    local key = KEYS[key_at]
+    windows[key] = windows[key] or read_window(key, window[1], window[2])
+    own[at] = windows[key]
+    key_at = key_at + 1
+  end
+  shape.windows = own
+  shapes[index - 1] = shape
 end
 
-local numbers = {whole(now), sequence}
-for index = 1, counters_count do
-  used[index] = used[index + 1] or '0'
-  held[index] = held[index + 1] or '0'
-  numbers[#numbers + 1] = used[index]
-  numbers[#numbers + 1] = held[index]
+if #checks == 0 then
+  local readings = {}
+  for index, shape in ipairs(shapes) do
+    local reading = {}
+    for _, field in ipairs(shape[1]) do
+      reading[#reading + 1] = used[field]
+      reading[#reading + 1] = held[field]
+    end
+    for _, window in ipairs(shape.windows) do
+      reading[#reading + 1] = window.quantity
+      reading[#reading + 1] = empty_us(window)
+    end
+    readings[index] = reading
+  end
+  return cmsgpack.pack({now, sequence, next_expiry, {}, readings})
 end
-numbers = table.concat(numbers, ',')
 
-local outcome = 'ALLOWED'
-if ARGV[6] == '0' then
-  outcome = 'DENIED'
+local writes = {}
+
+local function needed_of(quantity)
+  return quantity < 0 and 1 or quantity
 end
-local limits_count = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, limits_count do
-  local index, kind, limit, hard = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  at = at + 4
-  if limit ~= '' then
-    local needed = 1
-    if quantities[index] ~= '' then
-      needed = tonumber(quantities[index])
+
+local function judge(shape, quantities, growth_only)
+  local outcomes, outcome = {}, ALLOWED
+  for at, limit in ipairs(shape[3]) do
+    local verdict, quantity = ALLOWED, quantities[limit[2]]
+    if limit[4] >= 0 and not (growth_only and quantity == 0) then
+      local counted, waiting = 0, 0
+      if limit[1] == WINDOW then
+        counted = shape.windows[limit[3]].quantity
+      else
+        local field = shape[1][limit[3]]
+        counted, waiting = limit[1] == PERIOD and used[field] or 0, held[field]
+      end
+      local needed = needed_of(quantity)
+      if needed > limit[5] - counted - waiting then
+        verdict = DENIED
+      elseif needed > limit[4] - counted - waiting then
+        verdict = IN_GRACE
+      end
     end
-    local counted = 0
-    if kind == 'PERIOD' then
-      counted = tonumber(used[index])
+    outcomes[at] = verdict
+    if limit[6] == 0 and verdict > outcome then
+      outcome = verdict
     end
-    if needed > tonumber(hard) - counted - tonumber(held[index]) then
-      outcome = 'DENIED'
-    elseif outcome == 'ALLOWED' and needed > tonumber(limit) - counted - tonumber(held[index]) then
-      outcome = 'ALLOWED_IN_GRACE'
+  end
+  if header[6] == 0 then
+    outcome = DENIED
+  end
+  return outcome, outcomes
+end
+
+local function show(shape, quantities, outcomes)
+  local numbers = {}
+  for at, limit in ipairs(shape[3]) do
+    local counted, waiting, empty, room = 0, 0, 0, 0
+    if limit[1] == WINDOW then
+      local window = shape.windows[limit[3]]
+      counted, empty = window.quantity, empty_us(window)
+      if outcomes[at] == DENIED then
+        room = room_us(window, needed_of(quantities[limit[2]]), limit[5])
+      end
+    else
+      local field = shape[1][limit[3]]
+      counted, waiting = limit[1] == PERIOD and used[field] or 0, held[field]
+    end
+    local last = #numbers
+    numbers[last + 1], numbers[last + 2], numbers[last + 3] = counted, waiting, outcomes[at]
+    numbers[last + 4], numbers[last + 5] = empty, room
+  end
+  return numbers
+end
+
+-- What of a quantity is held, under all of its counters alike: none of them passes the maximum.
+local function hold(shape, consumption, quantity)
+  local amount = math.max(quantity, 0)
+  for _, at in ipairs(shape[2][consumption]) do
+    amount = math.min(amount, MAX - held[shape[1][at]])
+  end
+  if amount > 0 then
+    for _, at in ipairs(shape[2][consumption]) do
+      local field = shape[1][at]
+      held[field] = held[field] + amount
+      grown[field] = (grown[field] or 0) + amount
+    end
+  end
+  return amount
+end
+
+local function admit(shape, quantities)
+  for _, admission in ipairs(shape[5]) do
+    local window = shape.windows[admission[1]]
+    local amount = math.min(math.max(quantities[admission[2]], 0), MAX - window.quantity)
+    if amount > 0 then
+      window.quantity = window.quantity + amount
+      window.slots[window.current] = (window.slots[window.current] or 0) + amount
+      window.admitted = window.admitted + amount
     end
   end
 end
 
-if outcome == 'DENIED' or reserve_us == 0 then
-  return {'DECIDED', outcome, numbers, ARGV[10], '', whole(now), next_expiry or ''}
-end
-
-local expire_us = whole(now + reserve_us)
-local record = {'epoch', epoch, 'digest', ARGV[9], 'numbers', numbers, 'terms', ARGV[10], 'expire_us', expire_us}
-local holds = {}
-for index = 1, counters_count do
-  local quantity = tonumber(quantities[index]) or 0
-  local hold = math.min(quantity, MAX - tonumber(held[index]))
-  if quantity > 0 then
-    record[#record + 1] = 'held|' .. fields[index + 1]
-    record[#record + 1] = whole(hold)
-    holds[#holds + 1] = {fields[index + 1], whole(hold)}
+for index, check in ipairs(checks) do
+  local shape, quantities, mode, key = shapes[check[1]], check[2], check[3], check[5]
+  local record, made_anew, growth_only = records[key], 0, false
+  if not answers[index] and record and record.made then
+    -- The same id twice in one call.
+    answers[index] = record.digest == check[7] and {REPEATED, record.answer, record.terms, record.expire_us or ''}
+      or {REUSED}
+  elseif not answers[index] and mode == EXTEND then
+    record = hash_of(KEYS[key])
+    local is_known = record.epoch == epoch and not record.tombstone
+    if record.epoch == epoch and (record.settling or record.releasing or record.final
+        or (record.ended and record.ended ~= 'time')) then
+      answers[index] = {ENDED}
+    elseif is_known and not record.ended then
+      if record.scopes ~= shape[7] then
+        answers[index] = {REUSED}
+      end
+      growth_only = true
+      for at, meter in ipairs(shape[8]) do
+        if quantities[at] >= 0 then
+          quantities[at] = math.max(0, quantities[at] - tonumber(record['held|' .. meter] or '0'))
+        end
+      end
+    else
+      record, made_anew = nil, 1
+    end
+  end
+  if not answers[index] then
+    local outcome, outcomes = judge(shape, quantities, growth_only)
+    local moves = mode ~= DECIDE and (outcome ~= DENIED or mode == REGISTER)
+    local expire_us, fields = 0, nil
+    if moves and mode ~= CONSUME then
+      expire_us = now + check[4]
+      fields = {}
+      for at, meter in ipairs(shape[8]) do
+        local quantity = math.max(quantities[at], 0)
+        local drawn = record and record.tombstone and tonumber(record['drawn|' .. meter] or '0') or 0
+        local amount = 0
+        if not (record and record.tombstone and record.final) then
+          amount = hold(shape, at, math.max(0, quantity - drawn))
+        end
+        if quantity > 0 then
+          fields[#fields + 1] = {meter, amount, quantity, drawn}
+        end
+      end
+    end
+    if moves then
+      admit(shape, quantities)
+    end
+    local numbers = show(shape, quantities, outcomes)
+    answers[index] = {DECIDED, outcome, numbers, expire_us, made_anew}
+    if moves and key > 0 then
+      local kept_record = {
+        made = true, digest = check[7], terms = shape[6], expire_us = expire_us > 0 and whole(expire_us) or nil,
+        answer = cmsgpack.pack({now, sequence, outcome, numbers, expire_us}),
+      }
+      writes[#writes + 1] = {check = check, shape = shape, fields = fields, record = kept_record, before = record}
+      records[key] = kept_record
+    end
   end
 end
 
 -- First the command that a full server refuses: it asks only before a script's first write.
-redis.call('ZADD', KEYS[5], expire_us, ARGV[8])
-redis.call('PEXPIREAT', KEYS[5], ARGV[11])
-redis.call('DEL', KEYS[6])
-redis.call('HSET', KEYS[6], unpack(record))
-redis.call('PEXPIREAT', KEYS[6], ARGV[11])
-for _, each in ipairs(holds) do
-  redis.call('HINCRBY', KEYS[4], each[1], each[2])
+for _, write in ipairs(writes) do
+  if write.record.expire_us then
+    local is_over = write.before and write.before.tombstone and write.before.final
+    if not is_over then
+      redis.call('ZADD', KEYS[5], write.record.expire_us, write.check[6])
+      local expire_us = tonumber(write.record.expire_us)
+      if next_expiry < 0 or expire_us < next_expiry then
+        next_expiry = expire_us
+      end
+    end
+  end
 end
-redis.call('PEXPIREAT', KEYS[4], ARGV[11])
-if not next_expiry or tonumber(expire_us) < tonumber(next_expiry) then
-  next_expiry = expire_us
+for _, write in ipairs(writes) do
+  local key, mode, record, before = KEYS[write.check[5]], write.check[3], write.record, write.before
+  if mode == CONSUME then
+    redis.call('HSET', key, 'epoch', epoch, 'digest', record.digest, 'answer', record.answer, 'terms', record.terms,
+      'ended', 'consumed')
+    redis.call('PEXPIRE', key, whole(header[8]))
+  elseif mode == EXTEND and before then
+    redis.call('HSET', key, 'expire_us', record.expire_us)
+    redis.call('HDEL', key, 'expired_at_head')
+    for _, each in ipairs(write.fields) do
+      redis.call('HINCRBY', key, 'held|' .. each[1], whole(each[2]))
+      redis.call('HINCRBY', key, 'granted|' .. each[1], whole(each[3]))
+    end
+    redis.call('PEXPIREAT', key, kept_until)
+  else
+    redis.call('DEL', key)
+    local values = {'epoch', epoch, 'digest', record.digest, 'owner', write.check[8], 'answer', record.answer,
+      'terms', record.terms, 'expire_us', record.expire_us, 'scopes', write.shape[7]}
+    for _, each in ipairs(write.fields) do
+      local last = #values
+      values[last + 1], values[last + 2] = 'held|' .. each[1], whole(each[2])
+      values[last + 3], values[last + 4] = 'granted|' .. each[1], whole(each[3])
+      values[last + 5], values[last + 6] = 'drawn|' .. each[1], whole(each[4])
+    end
+    redis.call('HSET', key, unpack(values))
+    if before and before.tombstone and before.final then
+      redis.call('HSET', key, 'ended', 'final')
+      redis.call('PEXPIRE', key, whole(header[9]))
+    else
+      redis.call('PEXPIREAT', key, kept_until)
+    end
+  end
 end
-return {'DECIDED', outcome, numbers, ARGV[10], expire_us, whole(now), next_expiry}
+for field, amount in pairs(grown) do
+  redis.call('HINCRBY', KEYS[4], field, whole(amount))
+end
+for key, window in pairs(windows) do
+  if window.admitted > 0 then
+    if window.stale then
+      redis.call('DEL', key)
+    elseif window.left then
+      redis.call('HDEL', key, unpack(window.left))
+    end
+    redis.call('HINCRBY', key, whole(window.current), whole(window.admitted))
+    redis.call('PEXPIRE', key, whole(math.ceil(window.slot_us * (window.counted + 1) / 1000)))
+  end
+end
+if #writes > 0 then
+  redis.call('PEXPIREAT', KEYS[5], kept_until)
+  redis.call('PEXPIREAT', KEYS[4], kept_until)
+end
+return cmsgpack.pack({now, sequence, next_expiry, answers, {}})

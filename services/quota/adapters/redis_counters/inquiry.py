@@ -1,0 +1,58 @@
+"""Checks as check.lua is asked them: each refers to what it shares with others, and to the record that it may leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.quota.adapters.redis_counters.keys import keys_of
+from services.quota.adapters.redis_counters.shapes import Shape, shape_of_check
+from services.quota.domain.checks import Check, Mode, content_digest
+from services.quota.domain.terms import Terms
+
+_MODE_CODES = {Mode.DECIDE: 0, Mode.RESERVE: 1, Mode.CONSUME: 2}
+_GATE = -1
+_FIRST_KEY = 6
+"""The place of the first key that is not the organization's own, as Lua counts."""
+
+
+class Inquiry:
+    """Keys and checks of one call. Without checks: the shapes alone, to be read."""
+
+    def __init__(self, terms: Terms, checks: Sequence[Check], shapes: Sequence[Shape] = ()) -> None:
+        self.shapes = list(shapes)
+        self.shapes_of_checks: list[Shape] = []
+        places: list[int] = []
+        known: dict[object, int] = {}
+        for check in checks:
+            alike = (check.subject.scopes, tuple([each.meter for each in check.consumptions]), _leaves_record(check))
+            if alike not in known:
+                self.shapes.append(shape_of_check(terms, check, records=_leaves_record(check)))
+                known[alike] = len(self.shapes)
+            places.append(known[alike])
+            self.shapes_of_checks.append(self.shapes[known[alike] - 1])
+        self.keys = [key for shape in self.shapes for key in shape.window_keys]
+        self._records: dict[str, int] = {}
+        self.checks = [self._packable(check, place) for check, place in zip(checks, places, strict=True)]
+
+    def _packable(self, check: Check, shape_place: int) -> list[object]:
+        quantities = [_GATE if each.quantity is None else each.quantity for each in check.consumptions]
+        if not _leaves_record(check):
+            return [shape_place, quantities, _MODE_CODES[check.mode], 0, 0]
+        place = self._records.get(check.request_id)
+        if place is None:
+            self.keys.append(keys_of(check.organization_id).reservation(check.request_id))
+            place = self._records[check.request_id] = _FIRST_KEY + len(self.keys) - 1
+        return [
+            shape_place,
+            quantities,
+            _MODE_CODES[check.mode],
+            check.reserve_us,
+            place,
+            check.request_id,
+            content_digest(check),
+            check.owner,
+        ]
+
+
+def _leaves_record(check: Check) -> bool:
+    return check.mode is Mode.RESERVE or (check.mode is Mode.CONSUME and bool(check.request_id))
