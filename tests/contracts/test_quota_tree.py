@@ -50,7 +50,9 @@ SECOND = Window(1_000_000, WindowStyle.FIXED)
 ANN, BOB = Scope(ScopeKind.USER, "ann"), Scope(ScopeKind.USER, "bob")
 
 
-def user_limit(value: int, *, meter: str = MINUTES, kind: LimitKind = LimitKind.PERIOD, user: str | None = None) -> Limit:
+def user_limit(
+    value: int, *, meter: str = MINUTES, kind: LimitKind = LimitKind.PERIOD, user: str | None = None
+) -> Limit:
     return Limit(f"user-{meter}-{user}", LimitScope(ScopeKind.USER, user), meter, kind, value, 0)
 
 
@@ -72,9 +74,7 @@ class House:
         entitled = await self.store.put(InForce(entitlement(organization_id, *limits), START))
         mine = OwnLimits(organization_id=organization_id, sequence=1, commit_id="c1", limits=own)
         self.terms = Terms(entitled, await self.store.put_limits(mine))
-        assert await self.store.reset(
-            entitled, expected=None, position=START, tracked=self.terms.tracked, used={}
-        )
+        assert await self.store.reset(entitled, expected=None, position=START, tracked=self.terms.tracked, used={})
 
     def asks(
         self, quantities: Mapping[str, int | None], mode: Mode = Mode.DECIDE, request_id: str = "", **subject: str
@@ -170,9 +170,7 @@ async def test_usage_counts_at_its_own_levels_and_draws_at_those_of_its_reservat
 
 async def test_a_limit_that_looks_at_a_level_which_was_not_counted_finds_no_counters(house: House) -> None:
     await house.begin(minutes_limit(100))
-    mine = OwnLimits(
-        organization_id=house.terms.organization_id, sequence=2, commit_id="c2", limits=(user_limit(30),)
-    )
+    mine = OwnLimits(organization_id=house.terms.organization_id, sequence=2, commit_id="c2", limits=(user_limit(30),))
     await house.store.put_limits(mine)
     with pytest.raises(TermsOutdated):
         await house.reserve("r1", 1, user_id="ann")
@@ -186,9 +184,7 @@ async def test_a_limit_that_looks_at_a_level_which_was_not_counted_finds_no_coun
 async def test_a_hold_is_seen_by_a_limit_that_comes_later(house: House) -> None:
     await house.begin(minutes_limit(100))
     await house.reserve("r1", 20, user_id="ann")
-    mine = OwnLimits(
-        organization_id=house.terms.organization_id, sequence=2, commit_id="c2", limits=(user_limit(30),)
-    )
+    mine = OwnLimits(organization_id=house.terms.organization_id, sequence=2, commit_id="c2", limits=(user_limit(30),))
     state = await house.store.state(house.terms.organization_id)
     house.terms = Terms(house.terms.entitlement, await house.store.put_limits(mine))
     assert await house.store.reset(
@@ -261,10 +257,9 @@ async def test_a_fixed_window_begins_anew(house: House) -> None:
 
 async def test_a_shadow_limit_reports_what_it_would_have_said_and_denies_nothing(house: House) -> None:
     await house.begin(own=(rate_limit(1, shadow=True),))
-    for _ in range(3):
-        answer = await house.check({CALLS: 1}, Mode.CONSUME)
-        assert answer.decision.outcome is Outcome.ALLOWED
-    (state,) = answer.decision.states
+    answers = [await house.check({CALLS: 1}, Mode.CONSUME) for _ in range(3)]
+    assert [answer.decision.outcome for answer in answers] == [Outcome.ALLOWED] * 3
+    (state,) = answers[-1].decision.states
     assert (state.outcome, state.used) == (Outcome.DENIED, 3)
 
 

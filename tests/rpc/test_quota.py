@@ -230,7 +230,7 @@ async def test_a_request_id_used_for_another_check_is_aborted(quota: Quota) -> N
         ({MINUTES: 2**53}, {}, "INVALID_QUANTITY"),
         ({}, {}, "INVALID_FIELD"),
         ({MINUTES: 1}, {"mode": RESERVE}, "INVALID_FIELD"),
-        ({MINUTES: 1}, {"mode": 3}, "INVALID_FIELD"),
+        ({MINUTES: 1}, {"mode": 9}, "INVALID_FIELD"),
         ({MINUTES: 1}, {"request_id": "r1", "reserve_duration": Duration(nanos=1)}, "INVALID_FIELD"),
         ({MINUTES: 1}, {"request_id": "r1", "reserve_duration": Duration(seconds=5, nanos=-1)}, "INVALID_FIELD"),
     ],

@@ -10,14 +10,12 @@ from enum import Enum
 
 from kit.errors import InvalidField, LimitExceeded
 from services.quota.domain.errors import InvalidQuantity
-from services.quota.domain.limits import ORGANIZATION, Counter, Limit, LimitKind, Scope, ScopeKind
+from services.quota.domain.limits import ORGANIZATION, Counter, Limit, Scope, ScopeKind
 from services.quota.domain.maxima import CONSUMPTIONS_MAX, QUANTITY_MAX, RESERVE_US_MAX, RESERVE_US_MIN
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 _DIGEST_BYTES = 16
-# Windows have counters of another kind.
-_COUNTED = frozenset({LimitKind.PERIOD, LimitKind.CONCURRENCY})
 
 
 class Mode(Enum):
@@ -156,7 +154,7 @@ def matching(limits: Iterable[Limit], check: Check) -> tuple[Applied, ...]:
     applied = [
         Applied(limit, Counter(scope, limit.meter))
         for limit in limits
-        if limit.kind in _COUNTED and limit.meter in meters and (scope := limit.scope.covered(scopes)) is not None
+        if limit.meter in meters and (scope := limit.scope.covered(scopes)) is not None
     ]
     return tuple(sorted(applied, key=lambda each: each.limit.order))
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 from kit.clock import unix_microseconds
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
 from services.quota.domain.entitlements import Entitlement, Period, Standing
-from services.quota.domain.limits import ORGANIZATION, Counter, Limit, LimitKind, plan_limit
+from services.quota.domain.limits import ORGANIZATION, Counter, Limit, LimitKind, Scope, plan_limit
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import UsageEntry
 
@@ -95,6 +95,7 @@ def usage_entry(
     final: bool = False,
     event_time_us: int | None = None,
     sequence: int = 0,
+    scopes: tuple[Scope, ...] = (ORGANIZATION,),
 ) -> UsageEntry:
     return UsageEntry(
         sequence=sequence,
@@ -102,4 +103,5 @@ def usage_entry(
         quantities=tuple(quantities.items()),
         reservation_id=reservation_id,
         reservation_final=final,
+        scopes=scopes,
     )

@@ -1,9 +1,9 @@
 -- Counts a page of the usage ledger: what it used, what it draws from reservations, and the position after it.
 --
 -- KEYS  1 state   2 used (of the period sent)   3 held   4 expiries   5.. one reservation each
--- ARGV  1 epoch, 2 sequence, 3 commit id, 4 period start: what the state must be
---       5 sequence, 6 commit id: the position after the page   7 how long an ended reservation is remembered, in
---         milliseconds   8 number of counters used, then for each: field, quantity (negative: taken back)
+-- ARGV  1 epoch, 2 sequence, 3 commit id, 4 period start, 5 what is tracked: what the state must be
+--       6 sequence, 7 commit id: the position after the page   8 how long an ended reservation is remembered, in
+--         milliseconds   9 number of counters used, then for each: field, quantity (negative: taken back)
 --       then for each reservation in the order of its key: id, '1' when it ends here (else '0'), number of meters
 --       drawn, then for each: meter, quantity
 -- Answers {'MOVED'} the state is another; {'MISSING'} a part of it is gone; else {'APPLIED', reservations that usage went
@@ -29,8 +29,9 @@ local function hash_of(key)
   return record
 end
 
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us')
-for index = 1, 4 do
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us', 'tracked')
+state[5] = state[5] or '\n' -- written before levels were tracked
+for index = 1, 5 do
   if state[index] ~= ARGV[index] then
     return {'MOVED'}
   end
@@ -42,8 +43,8 @@ if redis.call('HGET', KEYS[2], 'epoch') ~= epoch or redis.call('HGET', KEYS[3], 
 end
 
 local increments = {}
-local at = 9
-for _ = 1, tonumber(ARGV[8]) do
+local at = 10
+for _ = 1, tonumber(ARGV[9]) do
   local used = tonumber(redis.call('HGET', KEYS[2], ARGV[at]) or '0')
   -- 0 - used and not -used, which could be the -0 that HINCRBY refuses.
   increments[#increments + 1] = {ARGV[at], whole(math.max(0 - used, math.min(tonumber(ARGV[at + 1]), MAX - used)))}
@@ -110,7 +111,7 @@ for _, each in ipairs(tombstones) do
   if each[2] then
     redis.call('HSET', each[1], 'final', '1')
   end
-  redis.call('PEXPIRE', each[1], ARGV[7])
+  redis.call('PEXPIRE', each[1], ARGV[8])
 end
 for _, each in ipairs(notes) do
   redis.call('HSET', each[1], each[2], each[3])
@@ -126,8 +127,8 @@ for _, each in ipairs(losses) do
 end
 for _, each in ipairs(ends) do
   redis.call('HSET', each[1], 'ended', each[3])
-  redis.call('PEXPIRE', each[1], ARGV[7])
+  redis.call('PEXPIRE', each[1], ARGV[8])
   redis.call('ZREM', KEYS[4], each[2])
 end
-redis.call('HSET', KEYS[1], 'sequence', ARGV[5], 'commit_id', ARGV[6])
+redis.call('HSET', KEYS[1], 'sequence', ARGV[6], 'commit_id', ARGV[7])
 return {'APPLIED', beyond, after}
