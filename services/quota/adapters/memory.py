@@ -84,6 +84,10 @@ class _Organization:
             reservation.held[meter] = 0
         reservation.ended_us = now_us
 
+    def drawn_before(self, check: Check) -> Mapping[str, int]:
+        tombstone = self.tombstones.get(check.request_id, _Tombstone())
+        return {each.meter: each.holdable for each in check.consumptions} if tombstone.is_final else tombstone.drawn
+
     def counted(self, windows: Collection[WindowCounter], now_us: int) -> Counted:
         counters = self.used.keys() | self.held.keys()
         usage = {each: Usage(self.used.get(each, 0), self.held[each]) for each in counters}
@@ -113,7 +117,8 @@ class MemoryCounters:
         sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
         windows = {WindowCounter(each.counter, each.limit.window) for each in applied if each.limit.window}
         counted = organization.counted(windows, now_us)
-        decision, after = decide(applied, counted, check, standing=entitlement.standing)
+        drawn = organization.drawn_before(check)
+        decision, after = decide(applied, counted, check, standing=entitlement.standing, drawn=drawn)
         reserves = check.mode is Mode.RESERVE and not decision.is_denied
         expire_us = now_us + check.reserve_us
         answer = Answer(

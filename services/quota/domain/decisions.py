@@ -46,6 +46,8 @@ class Remedy(IntEnum):
     """It asks for more than there ever is, or the standing denies."""
 
 
+NOTHING_DRAWN: Mapping[str, int] = {}
+
 _REASONS = {
     LimitKind.PERIOD: DenyReason.LIMIT_REACHED,
     LimitKind.WINDOW: DenyReason.RATE,
@@ -116,20 +118,22 @@ def decide(
     *,
     standing: Standing = Standing.ACTIVE,
     growth_only: bool = False,
+    drawn: Mapping[str, int] = NOTHING_DRAWN,
 ) -> tuple[Decision, Counted]:
     """Decides every limit that applies to the check, all or nothing, and says what is counted afterwards.
 
     A quantity q is allowed while used + held + q is at most the hard limit, and is in the grace band when that sum is
     above the limit. A gate is decided as a quantity of 1, and holds and admits nothing. A period limit compares what is
     used and held, a concurrency limit what is held, a window limit what was admitted. RESERVE holds under every scope
-    of the subject and admits, CONSUME admits. With `growth_only` a quantity of 0 is allowed by every limit.
+    of the subject and admits, CONSUME admits. With `growth_only` a quantity of 0 is allowed by every limit. What was
+    `drawn` of a meter by usage that came before the reservation is not held again.
     """
     consumptions = {consumption.meter: consumption for consumption in check.consumptions}
     states = [_judged(each, counted, consumptions[each.limit.meter], growth_only=growth_only) for each in applied]
     decision = conclude(states, check.consumptions, standing)
     if decision.is_denied or check.mode is Mode.DECIDE:
         return decision, counted
-    after = _moved(applied, counted, check)
+    after = _moved(applied, counted, check, drawn)
     shown = tuple(_shown(state, after) for state in decision.states)
     return replace(decision, states=shown), after
 
@@ -189,12 +193,12 @@ def _outcome(state: LimitState, consumption: Consumption, *, growth_only: bool) 
     return Outcome.ALLOWED
 
 
-def _moved(applied: Sequence[Applied], counted: Counted, check: Check) -> Counted:
+def _moved(applied: Sequence[Applied], counted: Counted, check: Check, drawn: Mapping[str, int]) -> Counted:
     usage, windows = dict(counted.usage), dict(counted.windows)
     scopes = check.subject.scopes
     for consumption in check.consumptions if check.mode is Mode.RESERVE else ():
         counters = [Counter(scope, consumption.meter) for scope in scopes]
-        hold = holdable(usage, counters, consumption.holdable)
+        hold = holdable(usage, counters, max(0, consumption.holdable - drawn.get(consumption.meter, 0)))
         for counter in counters if hold else ():
             before = usage.get(counter, Usage())
             usage[counter] = Usage(before.used, before.held + hold)
