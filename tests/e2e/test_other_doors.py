@@ -81,6 +81,7 @@ def test_opentelemetrys_own_exporter_brings_model_calls_into_the_ledger(suite: R
     provider.shutdown()
     assert exporter.results == [SpanExportResult.SUCCESS] * 2
     assert suite.recorded(tenant).as_of_sequence == 1
+    assert _totals(suite, tenant) == {"api_calls": 1, "tokens_input": 10, "tokens_output": 5}
 
 
 def test_heartbeats_of_a_task_become_agent_minutes(suite: RunningSuite, tenant: Tenant) -> None:
