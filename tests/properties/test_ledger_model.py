@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -230,10 +230,7 @@ def _told(outcome: Outcome) -> tuple[str, int]:
 
 def _run(make: Callable[[], Store], **limits: Any) -> None:
     machine = type("LedgerMachineOfStore", (LedgerMachine,), {"make_store": staticmethod(make)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], **limits),
-    )
+    run_state_machine_as_test(machine, settings=settings(**limits))
 
 
 def test_the_ledger_in_memory_is_the_model() -> None:

@@ -100,7 +100,7 @@ def twin(redis_server: EmbeddedRedis) -> Iterator[Twin]:
         runner.run(client.aclose())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(LIMITS, max_size=5), USAGES, QUANTITIES, st.sampled_from(Standing))
 @example([plan_limit(MINUTES, LimitKind.PERIOD, COUNTER_MAX, 100)], {}, {MINUTES: COUNTER_MAX}, Standing.ACTIVE)
 @example(
