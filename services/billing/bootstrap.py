@@ -9,6 +9,7 @@ from kit.clock import SystemClock
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.billing.adapters.postgres_books import PostgresBooks, PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
@@ -61,7 +62,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         exists=organizations.exists,
     )
     entitlements = EntitlementServicer(
-        heads=PostgresEntitlementHeads(fleet), read_entitlements=ReadEntitlements(books, plans, in_force, clock)
+        heads=HeadWatch(PostgresEntitlementHeads(fleet).heads),
+        read_entitlements=ReadEntitlements(books, plans, in_force, clock),
     )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 

@@ -10,6 +10,7 @@ from kit.feed import Follower
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.metering.adapters.postgres_ledger import (
     PostgresLedgerHeads,
@@ -77,7 +78,8 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
         streams=streams,
         exists=organizations.exists,
     )
-    ledger = LedgerServicer(heads=heads, reader=reader)
+    watch = HeadWatch(heads.heads)
+    ledger = LedgerServicer(heads=watch, reader=reader)
     record_mapped_usage = RecordMappedUsage(record_usage)
     cloudevents = CloudEventsServicer(
         record_usage=record_mapped_usage,
@@ -92,7 +94,7 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
 
     rollups = Follower(
         "rollups",
-        LedgerSpans(databases["rollups"], heads),
+        LedgerSpans(databases["rollups"], watch),
         PostgresRollups(databases["rollups"]),
         parallel_keys=ROLLUP_CONNECTIONS,
     )

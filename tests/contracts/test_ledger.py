@@ -15,6 +15,7 @@ from psycopg import sql
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import START, Position
+from kit.head_watch import FROM_THE_START
 from kit.postgres.database import Database
 from kit.postgres.embedded import EmbeddedPostgres
 from services.metering.adapters.memory import MemoryLedger
@@ -332,7 +333,7 @@ async def test_totals_as_of_a_sequence_never_change(ledger: Ledger) -> None:
 async def test_heads_tell_how_far_each_ledger_reaches(ledger: Ledger) -> None:
     await ledger.append(ledger.event("a"), ledger.event("b"))
     last = (await ledger.entries())[-1]
-    heads = {head.key: head.position for head in await ledger.heads.heads()}
+    heads = {head.key: head.position for head in (await ledger.heads.heads(FROM_THE_START)).heads}
     assert heads[ledger.organization_id] == Position(last.sequence, last.commit_id)
 
 

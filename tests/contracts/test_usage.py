@@ -13,6 +13,7 @@ import pytest
 
 from kit.clock import unix_microseconds
 from kit.feed import START, Follower
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.adapters.memory_usage import MemoryUsageReader
@@ -98,7 +99,7 @@ async def house(request: pytest.FixtureRequest, migrated: Callable[[str], dict[s
         return
     databases = {kind: Database(url) for kind, url in migrated("metering").items()}
     writer, heads = databases["writer"], PostgresLedgerHeads(databases["fleet"])
-    rollups = Follower("tests", LedgerSpans(writer, heads), PostgresRollups(writer))
+    rollups = Follower("tests", LedgerSpans(writer, HeadWatch(heads.heads)), PostgresRollups(writer))
     until = {"postgres": 0, "postgres, first batch rolled up": 1}.get(request.param)
     organization_id = f"org-{uuid4().hex}"
     yield House(

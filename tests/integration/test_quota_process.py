@@ -19,8 +19,9 @@ from google.protobuf.duration_pb2 import Duration
 from redis.asyncio import Redis
 
 from kit.clock import unix_microseconds
-from kit.feed import Head, Position, watch_by_polling
+from kit.feed import Head, Position
 from kit.grpc.access import TENANT_SCOPES
+from kit.head_watch import HeadWatch, Look
 from kit.process import ChildProcess
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import free_port, temporary_redis
@@ -74,11 +75,11 @@ class Billing(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
         self.version = 1
         self.limit = 100
 
-    async def heads(self) -> list[Head]:
-        return [Head("acme", Position(self.version, "c"))]
+    async def heads(self, mark: str) -> Look:
+        return Look([Head("acme", Position(self.version, "c"))], mark)
 
     async def WatchHeads(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for heads in watch_by_polling(self.heads):
+        async for heads in HeadWatch(self.heads).watch():
             yield entitlements_pb2.WatchHeadsResponse(
                 heads=[feed_pb2.Head(organization_id=head.key, position=self._position()) for head in heads]
             )
@@ -161,7 +162,7 @@ def own_redis() -> Iterator[EmbeddedRedis]:
 async def suite(tmp_path: Path, own_redis: EmbeddedRedis) -> AsyncIterator[Suite]:
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
-    LedgerServicer(heads=recorded, reader=recorded).add_to(peers)
+    LedgerServicer(heads=HeadWatch(recorded.heads), reader=recorded).add_to(peers)
     recording_servicer(recorded).add_to(peers)
     entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(billing, peers)
     peers.add_generic_rpc_handlers((accounts_handler(),))

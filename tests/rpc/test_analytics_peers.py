@@ -22,6 +22,7 @@ from kit.grpc.errors import to_status
 from kit.grpc.identity import Authenticator, RemoteOrganizations
 from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application, Servicer, build_server
+from kit.head_watch import HeadWatch
 from kit.testing.servers import KnownKeys
 from services.analytics.adapters import remote_zones
 from services.analytics.adapters.ledger_feed import LedgerFeed
@@ -117,7 +118,7 @@ def ledger() -> MemoryLedger:
 
 @pytest.fixture
 async def feed(ledger: MemoryLedger) -> AsyncIterator[LedgerFeed]:
-    async with peer(LedgerServicer(heads=ledger, reader=ledger)) as channel:
+    async with peer(LedgerServicer(heads=HeadWatch(ledger.heads), reader=ledger)) as channel:
         yield LedgerFeed(channel)
 
 

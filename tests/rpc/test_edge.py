@@ -23,6 +23,7 @@ from kit.grpc.errors import reason_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application
+from kit.head_watch import HeadWatch
 from kit.testing.servers import KnownKeys, serving
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.acceptance import Outcome
@@ -92,7 +93,7 @@ def application(ledger: TroubledLedger, keys: KnownKeys) -> Application:
     metering = metering_servicer(ledger, catalog, exists=exists)
     return Application(
         authenticator=Authenticator(keys, {"quota": hashlib.sha256(QUOTA_KEY.encode()).hexdigest()}),
-        servicers=[metering, LedgerServicer(heads=ledger, reader=ledger)],
+        servicers=[metering, LedgerServicer(heads=HeadWatch(ledger.heads), reader=ledger)],
         prepare=prepare,
     )
 

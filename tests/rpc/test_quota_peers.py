@@ -19,6 +19,7 @@ from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator
 from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application, Servicer, build_server
+from kit.head_watch import HeadWatch
 from kit.testing.servers import KnownKeys
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.events import EventRef, Measurement, Subject, UsageEvent
@@ -72,7 +73,7 @@ async def metering(recorded: MemoryLedger) -> AsyncIterator[grpc.aio.Channel]:
     catalog = MemoryMeterCatalog(meter)
 
     servicer = metering_servicer(recorded, catalog)
-    async with channel_to(servicer, LedgerServicer(heads=recorded, reader=recorded)) as channel:
+    async with channel_to(servicer, LedgerServicer(heads=HeadWatch(recorded.heads), reader=recorded)) as channel:
         yield channel
 
 

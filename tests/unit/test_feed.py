@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kit.errors import DependencyUnavailable, LogRewound
-from kit.feed import START, Follower, Head, Page, Position, watch_by_polling
+from kit.feed import START, Follower, Head, Page, Position
 
 
 class Log:
@@ -136,19 +136,6 @@ async def test_a_follower_of_a_rewound_log_rebuilds() -> None:
     await sums.reaches("a", 7)
     assert sums.rebuilt == ["a", "a"]
     await stop(tasks)
-
-
-async def test_watching_by_polling_tells_every_head_once_and_then_what_moved() -> None:
-    heads = {"a": Position(1, "x"), "b": Position(1, "y")}
-
-    async def read() -> Sequence[Head]:
-        return [Head(key, position) for key, position in heads.items()]
-
-    watch = watch_by_polling(read)
-    assert {head.key for head in await anext(watch)} == {"a", "b"}
-    heads["b"] = Position(2, "z")
-    assert await anext(watch) == [Head("b", Position(2, "z"))]
-    await watch.aclose()  # type: ignore[attr-defined]
 
 
 class Indifferent(Sums):

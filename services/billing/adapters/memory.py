@@ -13,6 +13,7 @@ from datetime import datetime
 
 from kit.errors import LogRewound, NotFound, OrganizationNotFound, RequestIdReused
 from kit.feed import START, Head, Position
+from kit.head_watch import Look
 from services.billing.application.ports import (
     CollectedInvoice,
     DueEvent,
@@ -101,10 +102,10 @@ class MemoryBooks:
             yield MemoryBook(world, organization_id)
             self._world = world
 
-    async def heads(self) -> Sequence[Head]:
-        """As EntitlementHeads."""
+    async def heads(self, mark: str) -> Look:
+        """As EntitlementHeads; always every head, whatever the mark."""
         written = self._world.pages.items()
-        return [Head(key, pages.changes[-1].position) for key, pages in written if pages.changes]
+        return Look([Head(key, pages.changes[-1].position) for key, pages in written if pages.changes], mark)
 
     @property
     def collection_list(self) -> MemoryCollectionList:

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import from_unix_microseconds, unix_microseconds
 from kit.errors import NotFound, RequestIdReused
-from kit.feed import START, Head, Position
+from kit.feed import START, Position
+from kit.head_watch import Look
 from kit.money import Money
 from kit.postgres.change_log import ChangeLog
 from kit.postgres.database import Database
@@ -229,10 +230,10 @@ class PostgresEntitlementHeads:
     def __init__(self, fleet: Database) -> None:
         self._fleet = fleet
 
-    async def heads(self) -> Sequence[Head]:
+    async def heads(self, mark: str) -> Look:
         """As EntitlementHeads."""
         async with self._fleet.transaction() as connection:
-            return await _CHANGES.heads(connection)
+            return await _CHANGES.heads(connection, mark)
 
 
 def _subscription_from_row(row: Row[Any]) -> Subscription:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from kit.feed import Head, Position
+from kit.feed import Position
+from kit.head_watch import Look
 from services.billing.domain.catalog import CatalogChange, CatalogPlan, Meter, Plan
 from services.billing.domain.invoices import Invoice, InvoiceKey
 from services.billing.domain.periods import Period
@@ -186,8 +187,8 @@ class Books(Protocol):
 class EntitlementHeads(Protocol):
     """How far every organization's change log reaches."""
 
-    async def heads(self) -> Sequence[Head]:
-        """Every organization's head."""
+    async def heads(self, mark: str) -> Look:
+        """As kit.head_watch.ReadHeads."""
         ...
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from kit.clock import unix_microseconds
 from kit.errors import LogRewound
 from kit.feed import START, Head, Page, Position
+from kit.head_watch import Look
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Candidate, Outcome, Recorded, Target, accept, candidate
@@ -81,9 +82,9 @@ class MemoryLedger:
         following = self._events[organization_id][after_sequence:]
         return [entry for entry in following if _inside(entry.counted, interval)][:count]
 
-    async def heads(self) -> Sequence[Head]:
-        """As LedgerHeads."""
-        return [Head(key, self._position(key, None)) for key, ledger in self._events.items() if ledger]
+    async def heads(self, mark: str) -> Look:
+        """As LedgerHeads; always every head, whatever the mark."""
+        return Look([Head(key, self._position(key, None)) for key, ledger in self._events.items() if ledger], mark)
 
     def _position(self, organization_id: str, sequence: int | None) -> Position:
         ledger = self._events[organization_id]

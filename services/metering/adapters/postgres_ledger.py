@@ -16,8 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
-from kit.feed import Head, Page, Position
+from kit.feed import Page, Position
+from kit.head_watch import Look
 from kit.postgres.database import Database, set_organization
+from kit.postgres.heads import look_at_heads
 from services.metering.adapters.event_rows import (
     EVENT_ARRAYS,
     EVENT_COLUMNS,
@@ -221,11 +223,10 @@ class PostgresLedgerHeads:
     def __init__(self, fleet: Database) -> None:
         self._fleet = fleet
 
-    async def heads(self) -> Sequence[Head]:
+    async def heads(self, mark: str) -> Look:
         """As LedgerHeads."""
         async with self._fleet.transaction() as connection:
-            rows = await connection.execute(_HEADS)
-            return [Head(row.organization_id, Position(row.sequence, row.commit_id)) for row in rows]
+            return await look_at_heads(connection, "metering.ledger_heads", mark)
 
     async def make_partitions(self) -> None:
         """Makes the partitions of the coming weeks; those that exist stay as they are."""
@@ -297,7 +298,6 @@ _MOVE_HEADS = text("""
     FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[])) AS moved (organization_id, sequence)
     WHERE heads.organization_id = moved.organization_id
 """)
-_HEADS = text("SELECT organization_id, sequence, commit_id FROM metering.ledger_heads WHERE sequence > 0")
 _HAS_PARTITION = text("""
     SELECT to_regclass('metering.events_' || to_char(date_trunc('week', tomorrow), 'YYYYMMDD')) IS NOT NULL
     FROM (SELECT (now() AT TIME ZONE 'UTC') + interval '1 day' AS tomorrow) AS clock

@@ -6,18 +6,20 @@ up where they lie. See migrations/0003_meters_and_rollups.py for what a row is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import text
 
 from kit.errors import LogRewound
-from kit.feed import START, Head, Page, Position, watch_by_polling
+from kit.feed import START, Head, Page, Position
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.metering.adapters.postgres_positions import position_at
 from services.metering.adapters.usage_values import CALL_COLUMNS
-from services.metering.application.ports import LedgerHeads
 from services.metering.domain import limits
 from services.metering.domain.rollups import BUCKET_US
 
@@ -42,14 +44,16 @@ class RawEventsGone(Exception):
 class LedgerSpans:
     """kit.feed.Feed of the service's own ledger, in spans."""
 
-    def __init__(self, writer: Database, heads: LedgerHeads) -> None:
+    def __init__(self, writer: Database, heads: HeadWatch) -> None:
         self._writer = writer
         self._heads = heads
 
     async def watch(self) -> AsyncIterator[Sequence[Head]]:
         """As kit.feed.Feed."""
-        async for heads in watch_by_polling(self._heads.heads, every_seconds=WATCH_EVERY_SECONDS):
-            yield heads
+        async with aclosing(self._heads.watch()) as watch:
+            async for heads in watch:
+                yield heads
+                await asyncio.sleep(WATCH_EVERY_SECONDS)
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[Span]]:
         """As kit.feed.Feed."""

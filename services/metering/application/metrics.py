@@ -11,3 +11,11 @@ COMMIT_EVENTS = Histogram(
 )
 HELD_EVENTS = Gauge("tollbook_metering_held_events", "Events that wait for their transaction or are in it.")
 OVERLOADED_BATCHES = Counter("tollbook_metering_overloaded_batches_total", "Batches refused because too much was held.")
+FOLLOWER_BEHIND = Gauge(
+    "tollbook_metering_follower_behind_entries",
+    "Entries that were not handed over to the follower yet, of organizations whose ledgers it reads here.",
+    ["follower"],
+)
+FOLLOWER_WATCHES = Gauge(
+    "tollbook_metering_follower_watches", "Watches of heads that the follower has open here.", ["follower"]
+)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from kit.feed import Head, Page, Position
+from kit.feed import Page, Position
+from kit.head_watch import Look
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.meters import Meter, MeterRequest
@@ -81,8 +82,8 @@ class LedgerReader(Protocol):
 class LedgerHeads(Protocol):
     """Reads how far every ledger reaches."""
 
-    async def heads(self) -> Sequence[Head]:
-        """Every organization's head."""
+    async def heads(self, mark: str) -> Look:
+        """The heads of organizations with events; as kit.head_watch.ReadHeads."""
         ...
 
 

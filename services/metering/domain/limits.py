@@ -52,6 +52,8 @@ HELD_EVENTS_MAX = 40_000
 HELD_BYTES_MAX = 128 * 1024 * 1024
 OVERLOADED_RETRY_SECONDS = 1.0
 STREAMS_MAX = 128
+WATCHES_MAX = 1_000
+"""Of the ledger's heads, of all followers together."""
 STREAM_BATCHES_IN_FLIGHT_MAX = 4
 """Enough that a stream's next batch is decoded while the last is committed."""
 TASK_HEARTBEAT_INTERVAL = timedelta(seconds=10)
