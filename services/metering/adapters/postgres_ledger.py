@@ -18,16 +18,15 @@ from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import Page, Position
 from kit.head_watch import Look
+from kit.postgres.arrays import bytes_array, number_array, text_array
 from kit.postgres.database import Database, set_organization
 from kit.postgres.heads import look_at_heads
 from services.metering.adapters.event_rows import (
     EVENT_ARRAYS,
     EVENT_COLUMNS,
-    bytes_array,
-    entry_from_row,
+    READ_COLUMNS,
+    entries_from_rows,
     event_arrays,
-    number_array,
-    text_array,
 )
 from services.metering.adapters.postgres_positions import position_at
 from services.metering.adapters.postgres_usage import measured_totals
@@ -126,7 +125,7 @@ async def _targets(
     await connection.exec_driver_sql(set_organization(organization_id))
     sequences = number_array([row.sequence for row in found])
     rows = await connection.execute(_EVENTS_AT, {"organization_id": organization_id, "sequences": sequences})
-    events = {entry.sequence: entry.event for entry in map(entry_from_row, rows)}
+    events = {entry.sequence: entry.event for entry in entries_from_rows(rows.all())}
     return {
         bytes(row.identity): Target(row.sequence, events.get(row.sequence), is_settled=row.is_settled) for row in found
     }
@@ -195,7 +194,7 @@ class PostgresLedgerReader:
                 "upto": min(head.sequence, position.sequence + limits.PAGE_EVENTS),
             }
             async with self._tenant.transaction(organization_id=organization_id) as connection:
-                entries = tuple(entry_from_row(row) for row in await connection.execute(_PAGE, names))
+                entries = tuple(entries_from_rows((await connection.execute(_PAGE, names)).all()))
             if len(entries) != names["upto"] - position.sequence:
                 # The log lost entries under the reader (a restored backup): a gap must never pass for their absence.
                 raise LogRewound(sequence=position.sequence)
@@ -214,7 +213,7 @@ class PostgresLedgerReader:
             "count": count,
         }
         async with self._tenant.transaction(organization_id=organization_id) as connection:
-            return [entry_from_row(row) for row in await connection.execute(_LIST, names)]
+            return entries_from_rows((await connection.execute(_LIST, names)).all())
 
 
 class PostgresLedgerHeads:
@@ -274,7 +273,7 @@ _TARGETS = text("""
     JOIN metering.event_identities AS known USING (organization_id, identity)
 """)
 _EVENTS_AT = text(f"""
-    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    SELECT {READ_COLUMNS} FROM metering.events
     WHERE organization_id = :organization_id AND sequence = ANY(CAST(:sequences AS bigint[]))
 """)  # noqa: S608 - constants of ours
 _REMEMBER = text("""
@@ -303,11 +302,11 @@ _HAS_PARTITION = text("""
     FROM (SELECT (now() AT TIME ZONE 'UTC') + interval '1 day' AS tomorrow) AS clock
 """)
 _PAGE = text(f"""
-    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    SELECT {READ_COLUMNS} FROM metering.events
     WHERE organization_id = :organization_id AND sequence > :after AND sequence <= :upto ORDER BY sequence
 """)  # noqa: S608 - constants of ours
 _LIST = text(f"""
-    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    SELECT {READ_COLUMNS} FROM metering.events
     WHERE organization_id = :organization_id AND sequence > :after
       AND (CAST(:start AS timestamptz) IS NULL OR event_time >= :start)
       AND (CAST(:end AS timestamptz) IS NULL OR event_time < :end)
