@@ -6,7 +6,7 @@ from kit.clock import SystemClock
 from kit.grpc.call import OrganizationExists
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.adapters.memory_usage import MemoryUsageReader
-from services.metering.application.commit_batches import CommitBatches
+from services.metering.application.commit_batches import CommitBatches, UsageBatches
 from services.metering.application.create_meter import CreateMeter
 from services.metering.application.list_usage_events import ListUsageEvents
 from services.metering.application.query_usage import QueryUsage
@@ -25,7 +25,7 @@ def metering_servicer(
     catalog: MemoryMeterCatalog,
     *,
     exists: OrganizationExists = every_organization,
-    batches: CommitBatches | None = None,
+    batches: UsageBatches | None = None,
     streams: UsageStreams | None = None,
 ) -> MeteringServicer:
     clock = SystemClock()
@@ -36,6 +36,8 @@ def metering_servicer(
         create_meter=CreateMeter(catalog),
         meters=catalog,
         streams=streams
-        or UsageStreams(StreamUsage(batches or CommitBatches(ledger, transactions=1), catalog, clock), exists),
+        or UsageStreams(
+            StreamUsage(batches or CommitBatches(ledger, kind="events", transactions=1), catalog, clock), exists
+        ),
         exists=exists,
     )

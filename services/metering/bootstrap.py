@@ -30,6 +30,7 @@ from services.metering.application.record_usage import RecordUsage
 from services.metering.application.report_task_time import ReportTaskTime
 from services.metering.application.stream_usage import StreamUsage
 from services.metering.config import MeteringSettings
+from services.metering.domain import limits
 from services.metering.domain.cloudevents import MeterMapping
 from services.metering.rpc.cloudevents_servicer import CloudEventsServicer
 from services.metering.rpc.ledger_servicer import LedgerServicer
@@ -40,7 +41,7 @@ from services.metering.rpc.usage_streams import UsageStreams
 from services.metering.workers.partitions import keep_partitions
 
 ROLLUP_CONNECTIONS = 2
-TASK_TIME_CONNECTIONS = 4
+TASK_TIME_CONNECTIONS = 2
 
 
 async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Application:
@@ -53,7 +54,7 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
             ("fleet", settings.postgres_fleet_url),
         )
     }
-    # Connections of their own: neither rolling up a long span nor many reports at once keep a batch waiting for one.
+    # Connections of their own: neither rolling up a long span nor reports keep a batch waiting for one.
     databases["rollups"] = Database(settings.postgres_writer_url, pool_size=ROLLUP_CONNECTIONS)
     databases["task_times"] = Database(settings.postgres_writer_url, pool_size=TASK_TIME_CONNECTIONS)
     for database in databases.values():
@@ -64,8 +65,17 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
     heads = PostgresLedgerHeads(databases["fleet"])
     meters = PostgresMeterCatalog(databases["tenant"], databases["writer"])
     organizations = RemoteOrganizations(accounts)
-    batches = CommitBatches(PostgresLedgerWriter(databases["writer"]), transactions=settings.commit_transactions)
+    batches = CommitBatches(
+        PostgresLedgerWriter(databases["writer"]), kind="events", transactions=settings.commit_transactions
+    )
     resources.push_async_callback(batches.close)
+    reports = CommitBatches(
+        PostgresTaskTimes(databases["task_times"]),
+        kind="task_reports",
+        transactions=TASK_TIME_CONNECTIONS,
+        gather_seconds=limits.TASK_GATHER_SECONDS,
+    )
+    resources.push_async_callback(reports.close)
     stream_usage = StreamUsage(batches, meters, SystemClock(), label_keys=settings.label_keys)
     streams = UsageStreams(stream_usage, organizations.exists)
     record_usage = RecordUsage(batches, meters, SystemClock(), label_keys=settings.label_keys)
@@ -87,7 +97,7 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
         exists=organizations.exists,
     )
     task_time = TaskTimeServicer(
-        report_task_time=ReportTaskTime(PostgresTaskTimes(databases["task_times"]), SystemClock()),
+        report_task_time=ReportTaskTime(reports, SystemClock()),
         exists=organizations.exists,
     )
     otlp = (OtlpTraceServicer(record_mapped_usage), OtlpLogsServicer(record_mapped_usage))

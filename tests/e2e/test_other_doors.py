@@ -106,3 +106,26 @@ def test_heartbeats_of_a_task_become_agent_minutes(suite: RunningSuite, tenant: 
         totals.append(call(stub.ReportTaskTime, request, key=tenant.key).total_milliseconds)
     assert totals == [0, 10_000, 10_000, 20_000, 24_000]
     assert _totals(suite, tenant) == {METER: 24_000}
+
+
+def test_heartbeats_over_rest_become_agent_minutes(suite: RunningSuite, tenant: Tenant) -> None:
+    start = datetime.now(UTC) - timedelta(minutes=1)
+    reports = [
+        {"phase": "TASK_PHASE_START"},
+        {"phase": "TASK_PHASE_HEARTBEAT"},
+        {"phase": "TASK_PHASE_END", "taskOutcome": "TASK_OUTCOME_FAILED"},
+    ]
+    with suite.rest(tenant.key) as rest:
+        answers = [
+            rest.post(
+                "/api/v1/task-time",
+                json=report
+                | {"subject": {"taskId": "t1"}, "reportTime": (start + timedelta(seconds=7 * number)).isoformat()},
+            )
+            for number, report in enumerate(reports)
+        ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [answer.json()["totalMilliseconds"] for answer in answers] == ["0", "7000", "14000"]
+    assert _totals(suite, tenant) == {METER: 14_000}
+    with suite.rest(None) as rest:
+        assert rest.post("/api/v1/task-time", json=reports[0]).status_code == 401

@@ -37,6 +37,7 @@ OPEN_POLICIES = {
         ("events", "tollbook_metering_writer", "INSERT"),
         ("reversals", "tollbook_metering_writer", "SELECT"),
         ("reversals", "tollbook_metering_writer", "INSERT"),
+        ("task_times", "tollbook_metering_writer", "ALL"),
         ("ledger_heads", "tollbook_metering_fleet", "SELECT"),
     },
 }

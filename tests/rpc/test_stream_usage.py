@@ -44,7 +44,7 @@ class Edge:
         catalog = MemoryMeterCatalog(
             Meter(name="api_calls", base_unit="call", display_unit="call", base_units_per_display_unit=1)
         )
-        self.batches = CommitBatches(self.ledger, transactions=1)
+        self.batches = CommitBatches(self.ledger, kind="events", transactions=1)
         self.streams = UsageStreams(StreamUsage(self.batches, catalog, SystemClock()), every_organization)
 
         async def prepare() -> None:
@@ -190,7 +190,7 @@ async def test_no_more_than_the_maximum_of_batches_is_read_before_it_is_acknowle
     count = limits.STREAM_BATCHES_IN_FLIGHT_MAX + 3
     for number in range(count):
         await stream.send(number, event(str(number)))
-    await eventually(lambda: edge.batches._held.events == limits.STREAM_BATCHES_IN_FLIGHT_MAX)
+    await eventually(lambda: edge.batches._held.items == limits.STREAM_BATCHES_IN_FLIGHT_MAX)
     edge.ledger.holds = False
     edge.end_transaction()
     assert [(await stream.read()).batch_number for _ in range(count)] == list(range(count))
@@ -208,7 +208,7 @@ async def test_a_stream_is_not_read_while_too_much_is_held_and_loses_nothing(
         for number in range(5):
             await stream.send(number, event(f"{index}-{number}"))
     await eventually(lambda: len(edge.batches._entering) == 3)
-    assert edge.batches._held.events <= 2
+    assert edge.batches._held.items <= 2
     edge.ledger.holds = False
     edge.end_transaction()
     for stream in streams:
@@ -251,12 +251,12 @@ async def test_a_client_that_cancels_leaves_whole_batches_only_and_nothing_held(
     await stream.send(1, event("1"), event("2"))
     await eventually(lambda: len(edge.ledger.begun) == 1)
     await stream.send(2, event("3"), event("4"))
-    await eventually(lambda: edge.batches._held.events == 4)
+    await eventually(lambda: edge.batches._held.items == 4)
     stream.call.cancel()
-    await eventually(lambda: edge.batches._held.events == 2)
+    await eventually(lambda: edge.batches._held.items == 2)
     edge.ledger.holds = False
     edge.end_transaction()
-    await eventually(lambda: edge.batches._held.events == 0)
+    await eventually(lambda: edge.batches._held.items == 0)
     assert await edge.ledger.count("acme") == 2
     answer = await edge.stream().acknowledge(1, event("3"), event("4"))
     assert answer.accepted_count == 2

@@ -6,11 +6,14 @@ from prometheus_client import Counter, Gauge, Histogram
 
 COMMIT_EVENTS = Histogram(
     "tollbook_metering_commit_events",
-    "How many events were committed together.",
+    "How many were committed together; kind: events, or task_reports.",
+    ["kind"],
     buckets=(1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000),
 )
-HELD_EVENTS = Gauge("tollbook_metering_held_events", "Events that wait for their transaction or are in it.")
-OVERLOADED_BATCHES = Counter("tollbook_metering_overloaded_batches_total", "Batches refused because too much was held.")
+HELD_EVENTS = Gauge("tollbook_metering_held_events", "How many wait for their transaction or are in it.", ["kind"])
+OVERLOADED_BATCHES = Counter(
+    "tollbook_metering_overloaded_batches_total", "Batches refused because too much was held.", ["kind"]
+)
 FOLLOWER_BEHIND = Gauge(
     "tollbook_metering_follower_behind_entries",
     "Entries that were not handed over to the follower yet, of organizations whose ledgers it reads here.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from kit.feed import Page, Position
 from kit.head_watch import Look
@@ -14,6 +14,9 @@ from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.meters import Meter, MeterRequest
 from services.metering.domain.task_time import TaskReport, TaskTimeAnswer
 from services.metering.domain.usage_query import UsageQuery, UsageRow
+
+_ItemT_contra = TypeVar("_ItemT_contra", contravariant=True)
+_ResultT_co = TypeVar("_ResultT_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,20 @@ class UsageAnswer:
     position: Position
 
 
-class LedgerWriter(Protocol):
+class Appender(Protocol[_ItemT_contra, _ResultT_co]):
+    """Takes batches into a store, each in one transaction."""
+
+    async def append(self, items: Sequence[_ItemT_contra], /, *, now: datetime) -> Sequence[_ResultT_co]:
+        """One result for each item, in order; when it returns, all are committed and synced. Idempotent. Raises
+        DependencyUnavailable when the outcome is unknown; the same items again resolve it.
+        """
+        ...
+
+
+class LedgerWriter(Appender[UsageEvent, Outcome], Protocol):
     """Appends to the ledgers of organizations."""
 
-    async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
+    async def append(self, events: Sequence[UsageEvent], /, *, now: datetime) -> Sequence[Outcome]:
         """Records sound events of any organizations in one transaction; outcomes in the order given, decided by
         `acceptance.accept` per organization.
 
@@ -117,14 +130,15 @@ class UsageReader(Protocol):
         ...
 
 
-class TaskTimes(Protocol):
+class TaskTimes(Appender[TaskReport, TaskTimeAnswer], Protocol):
     """Remembers how long tasks ran, and records what each report adds."""
 
-    async def report(self, report: TaskReport, *, now: datetime) -> TaskTimeAnswer:
-        """Takes a sound report, as domain.task_time.take decides on what is remembered of its task.
+    async def append(self, reports: Sequence[TaskReport], /, *, now: datetime) -> Sequence[TaskTimeAnswer]:
+        """Takes sound reports of any organizations, one after another as domain.task_time.take decides on what is
+        remembered of each task.
 
-        What it adds is in the ledger, and remembered, in one transaction: both or neither. Reports of one task at the
-        same time wait for each other. Raises DependencyUnavailable when the outcome is unknown; the same report again
-        resolves it.
+        What they add is in the ledger, and remembered, in one transaction: all or nothing. Reports of one task at the
+        same time wait for each other. Raises DependencyUnavailable when the outcome is unknown; the same reports again
+        resolve it.
         """
         ...

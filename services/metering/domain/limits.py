@@ -60,11 +60,13 @@ TASK_HEARTBEAT_INTERVAL = timedelta(seconds=10)
 """How often a running task is reported; what counts of a longer silence."""
 TASK_GAP_MAX = timedelta(seconds=20)
 """Two intervals: one lost or late report is no silence."""
+TASK_GATHER_SECONDS = 0.02
+"""Nobody waits for a heartbeat: gathered, hundreds a second share some fifty transactions."""
 TASK_STRETCHES_MAX = 17
 """Sixteen silences in between: what is remembered of one task has a bound."""
 TASK_REMEMBERED = ACCEPTED_BACK + timedelta(days=1)
 """After its last report. Reports of that time are not accepted any more."""
-TASKS_FORGOTTEN_MAX = 20
-"""Tasks whose memory one new task clears away: faster than they come, without a pause for anybody."""
+TASKS_FORGOTTEN_MAX = 4
+"""Tasks whose memory each new task clears away: faster than they come, without a pause for anybody."""
 CLOUDEVENT_DEPTH_MAX = 16
 """Objects and arrays within each other in one event; ours need five."""
