@@ -52,8 +52,8 @@ class Database:
 
         organization_id: whose rows the tenant role sees, for this transaction only; None shows a tenant role no rows.
         snapshot: every statement reads the same instant, and nothing can be written.
-        Raises DependencyUnavailable when the server cannot be reached; then nothing can be said about a commit that
-        was under way, and a retry must carry the same ids.
+        Raises DependencyUnavailable when the server cannot be reached, or no connection of the pool comes free; then
+        nothing can be said about a commit that was under way, and a retry must carry the same ids.
         """
         try:
             async with self._engine.connect() as connection:
@@ -63,7 +63,9 @@ class Database:
                     if organization_id is not None:
                         await connection.exec_driver_sql(set_organization(organization_id))
                     yield connection
-        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        except PoolTimeoutError as error:
+            raise DependencyUnavailable(dependency="Postgres (each of this pool's connections is in use)") from error
+        except (OperationalError, InterfaceError) as error:
             raise DependencyUnavailable(dependency="Postgres") from error
         except DBAPIError as error:
             if error.connection_invalidated:

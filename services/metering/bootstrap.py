@@ -40,37 +40,32 @@ from services.metering.rpc.task_time_servicer import TaskTimeServicer
 from services.metering.rpc.usage_streams import UsageStreams
 from services.metering.workers.partitions import keep_partitions
 
+QUERY_CONNECTIONS = 6
 ROLLUP_CONNECTIONS = 2
 TASK_TIME_CONNECTIONS = 2
 
 
 async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Application:
     """The service, with everything it opened handed to `resources`."""
-    databases = {
-        role: Database(url)
-        for role, url in (
-            ("tenant", settings.postgres_tenant_url),
-            ("writer", settings.postgres_writer_url),
-            ("fleet", settings.postgres_fleet_url),
-        )
-    }
-    # Connections of their own: neither rolling up a long span nor reports keep a batch waiting for one.
-    databases["rollups"] = Database(settings.postgres_writer_url, pool_size=ROLLUP_CONNECTIONS)
-    databases["task_times"] = Database(settings.postgres_writer_url, pool_size=TASK_TIME_CONNECTIONS)
-    for database in databases.values():
+    tenant = Database(settings.postgres_tenant_url)
+    writer = Database(settings.postgres_writer_url)
+    fleet = Database(settings.postgres_fleet_url)
+    # Connections of their own: neither long queries, nor reports of tasks, nor rolling up a long span keep a batch
+    # or a follower waiting for one. Readiness does not ask for one of these: they may all be taken.
+    queries = Database(settings.postgres_tenant_url, pool_size=QUERY_CONNECTIONS)
+    rolling_up = Database(settings.postgres_writer_url, pool_size=ROLLUP_CONNECTIONS)
+    task_times = Database(settings.postgres_writer_url, pool_size=TASK_TIME_CONNECTIONS)
+    for database in (tenant, writer, fleet, queries, rolling_up, task_times):
         resources.push_async_callback(database.close)
     accounts = await resources.enter_async_context(connect(settings.accounts_address, settings.service_key))
 
-    reader = PostgresLedgerReader(databases["tenant"])
-    heads = PostgresLedgerHeads(databases["fleet"])
-    meters = PostgresMeterCatalog(databases["tenant"], databases["writer"])
+    heads = PostgresLedgerHeads(fleet)
+    meters = PostgresMeterCatalog(tenant, writer)
     organizations = RemoteOrganizations(accounts)
-    batches = CommitBatches(
-        PostgresLedgerWriter(databases["writer"]), kind="events", transactions=settings.commit_transactions
-    )
+    batches = CommitBatches(PostgresLedgerWriter(writer), kind="events", transactions=settings.commit_transactions)
     resources.push_async_callback(batches.close)
     reports = CommitBatches(
-        PostgresTaskTimes(databases["task_times"]),
+        PostgresTaskTimes(task_times),
         kind="task_reports",
         transactions=TASK_TIME_CONNECTIONS,
         gather_seconds=limits.TASK_GATHER_SECONDS,
@@ -81,15 +76,15 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
     record_usage = RecordUsage(batches, meters, SystemClock(), label_keys=settings.label_keys)
     metering = MeteringServicer(
         record_usage=record_usage,
-        list_usage_events=ListUsageEvents(reader),
-        query_usage=QueryUsage(PostgresUsageReader(databases["tenant"]), meters),
+        list_usage_events=ListUsageEvents(PostgresLedgerReader(queries)),
+        query_usage=QueryUsage(PostgresUsageReader(queries), meters),
         create_meter=CreateMeter(meters),
         meters=meters,
         streams=streams,
         exists=organizations.exists,
     )
     watch = HeadWatch(heads.heads)
-    ledger = LedgerServicer(heads=watch, reader=reader)
+    ledger = LedgerServicer(heads=watch, reader=PostgresLedgerReader(tenant))
     record_mapped_usage = RecordMappedUsage(record_usage)
     cloudevents = CloudEventsServicer(
         record_usage=record_mapped_usage,
@@ -104,13 +99,13 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
 
     rollups = Follower(
         "rollups",
-        LedgerSpans(databases["rollups"], watch),
-        PostgresRollups(databases["rollups"]),
+        LedgerSpans(rolling_up, watch),
+        PostgresRollups(rolling_up),
         parallel_keys=ROLLUP_CONNECTIONS,
     )
 
     async def prepare() -> None:
-        for database in databases.values():
+        for database in (tenant, writer, fleet):
             await database.assert_safe_role()
         await heads.make_partitions()
 
@@ -120,6 +115,6 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
         foreign_scopes=FOREIGN_SCOPES,
         workers={"partitions": partial(keep_partitions, heads), "rollups": rollups.run},
         prepare=prepare,
-        ready=[*(database.ping for database in databases.values()), heads.require_partitions],
+        ready=[tenant.ping, writer.ping, fleet.ping, heads.require_partitions],
         drain=streams.drain,
     )
