@@ -12,12 +12,14 @@ import pytest
 
 from kit.clock import SystemClock
 from kit.errors import DependencyUnavailable
+from kit.grpc import server
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, Principal
 from kit.grpc.errors import reason_of, retry_delay_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.server import Application
-from kit.testing.servers import KnownKeys, serving
+from kit.testing.servers import KnownKeys, serving, serving_at
+from kit.testing.toxic import Toxic, ToxicProxy
 from services.metering.adapters.memory import MemoryMeterCatalog
 from services.metering.application.commit_batches import CommitBatches
 from services.metering.application.stream_usage import StreamUsage
@@ -260,6 +262,22 @@ async def test_a_client_that_cancels_leaves_whole_batches_only_and_nothing_held(
     assert await edge.ledger.count("acme") == 2
     answer = await edge.stream().acknowledge(1, event("3"), event("4"))
     assert answer.accepted_count == 2
+
+
+async def test_a_client_that_vanishes_without_a_word_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PING_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr(server, "PING_ANSWER_SECONDS", 0.2)
+    edge = Edge()
+    async with serving_at(edge.application) as port, ToxicProxy(port) as proxy:
+        # From then on nothing comes from the client any more, and nobody closes its connection.
+        proxy.when(b"vanished", toxic=Toxic.HOLD)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+            edge.stub = metering_pb2_grpc.MeteringServiceStub(channel)
+            stream = edge.stream()
+            await stream.acknowledge(1, event("1"))
+            await stream.send(2, event("vanished"))
+            await eventually(lambda: edge.streams._calls.count == 0)
+            assert await edge.ledger.count("acme") == 1
 
 
 async def test_a_store_that_is_away_ends_the_stream_and_what_is_sent_again_counts_once(edge: Edge) -> None:
