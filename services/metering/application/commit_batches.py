@@ -89,6 +89,10 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
                 await batch.entered.wait()
             except asyncio.CancelledError:
                 batch.results.cancel()
+                if not batch.entered.is_set():
+                    # At once: with a store that hangs, whoever gives up and comes again would fill the memory.
+                    self._entering.remove(batch)
+                    self._let_in()
                 raise
         else:
             self._enter(batch)
@@ -123,12 +127,11 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
         for batch in batches:
             self._held.remove(batch)
         metrics.HELD_EVENTS.labels(self._kind).set(self._held.items)
-        while self._entering and (
-            self._entering[0].results.done() or self._held.has_room_for(self._entering[0], share=2)
-        ):
-            entering = self._entering.popleft()
-            if not entering.results.done():
-                self._enter(entering)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._entering and self._held.has_room_for(self._entering[0], share=2):
+            self._enter(self._entering.popleft())
 
     async def _commit_while_there_are_any(self) -> None:
         try:

@@ -268,6 +268,27 @@ async def test_who_gives_up_waiting_for_room_is_forgotten(
     assert [each.names for each in ledger.begun] == [["first-0"], ["kept-0"]]
 
 
+async def test_who_gives_up_waiting_for_room_leaves_nothing_behind_and_lets_the_next_in(
+    batches: UsageBatches, ledger: HeldLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HELD_EVENTS_MAX", 4)
+    first = await batches.append_later(events("first", 1), now=NOW)
+    await settle()
+    given_up = [asyncio.create_task(batches.append_later(events(name, 2), now=NOW)) for name in ("large", "larger")]
+    await settle()
+    kept = asyncio.create_task(batches.append_later(events("kept", 1), now=NOW))
+    await settle()
+    assert len(batches._entering) == 3
+    for task in reversed(given_up):
+        task.cancel()
+    await settle()
+    assert not batches._entering
+    ledger.holds = False
+    ledger.begun[0].may_end.set_result(None)
+    await first
+    assert (await (await kept))[0].sequence == 2
+
+
 async def test_nothing_is_held_once_everything_was_answered(batches: UsageBatches, ledger: HeldLedger) -> None:
     ledger.holds = False
     ledger.poison = {"bad"}
