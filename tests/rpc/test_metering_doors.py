@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +82,7 @@ class House:
     meters: MemoryMeterCatalog
     channel: grpc.aio.Channel
     clock: FakeClock
+    keys: KnownKeys
 
     async def entries(self) -> list[LedgerEvent]:
         return [entry async for page in self.ledger.read("acme", START) for entry in page.entries]
@@ -123,7 +126,7 @@ class House:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    ledger, clock = TroubledLedger(), FakeClock(NOW)
+    ledger, clock, keys = TroubledLedger(), FakeClock(NOW), KnownKeys(KEYS)
     meters = MemoryMeterCatalog(
         *(
             Meter(name=name, base_unit="unit", display_unit="unit", base_units_per_display_unit=1)
@@ -139,7 +142,7 @@ async def house() -> AsyncIterator[House]:
         return None
 
     application = Application(
-        authenticator=Authenticator(KnownKeys(KEYS), {}),
+        authenticator=Authenticator(keys, {}),
         servicers=[
             CloudEventsServicer(
                 record_usage=record_usage,
@@ -154,7 +157,7 @@ async def house() -> AsyncIterator[House]:
         prepare=prepare,
     )
     async with serving(application) as channel:
-        yield House(ledger, meters, channel, clock)
+        yield House(ledger, meters, channel, clock, keys)
 
 
 def as_(key: str) -> tuple[tuple[str, str], ...]:
@@ -303,6 +306,36 @@ async def test_nobody_sends_in_the_name_of_a_door_or_a_service(house: House, sou
 async def test_a_body_that_is_no_cloudevents_is_an_invalid_argument(house: House) -> None:
     for body, content_type in ((b"{", SINGLE), ({}, BATCH), ({}, "application/json")):
         assert await refusal(house.send(body, content_type)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+async def test_a_large_body_keeps_no_other_call_waiting(house: House) -> None:
+    answered: list[str] = []
+
+    async def send(name: str, body: bytes) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await house.send(body, BATCH)
+        answered.append(name)
+
+    large = asyncio.create_task(send("large", b"[{" + b"," * 3_000_000 + b"}]"))
+    while house.keys.look_ups == 0:  # noqa: ASYNC110 - it comes true on the other side of a channel
+        await asyncio.sleep(0)
+    await asyncio.gather(large, send("small", b"[]"))
+    assert answered == ["small", "large"]
+
+
+async def test_a_large_export_keeps_no_other_call_waiting(house: House) -> None:
+    answered: list[str] = []
+
+    async def export(name: str, spans: Sequence[trace_pb2.Span]) -> None:
+        await house.export(*spans)
+        answered.append(name)
+
+    ignored = trace_pb2.Span(name="x", attributes=attributes({"http.method": "GET"}))
+    large = asyncio.create_task(export("large", [ignored] * 300_000))
+    while house.keys.look_ups == 0:  # noqa: ASYNC110 - it comes true on the other side of a channel
+        await asyncio.sleep(0)
+    await asyncio.gather(large, export("small", []))
+    assert answered == ["small", "large"]
 
 
 async def test_an_empty_batch_is_answered_without_results(house: House) -> None:

@@ -70,3 +70,5 @@ TASKS_FORGOTTEN_MAX = 4
 """Tasks whose memory each new task clears away: faster than they come, without a pause for anybody."""
 CLOUDEVENT_DEPTH_MAX = 16
 """Objects and arrays within each other in one event; ours need five."""
+READ_AT_ONCE_BYTES_MAX = 256 * 1024
+"""Of a message of a foreign format: read within a few hundredths of a second, most of the time."""
