@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Generic, Protocol, TypeAlias, TypeVar, cast
@@ -47,7 +47,7 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
     transaction, and its fate is its own: when a joint transaction fails for another reason than an unreachable store,
     each of its batches is tried again alone. A caller that is cancelled takes its batch along if its transaction has
     not begun; else the batch is finished or rolled back, whole either way. What is held, waiting or under way, is
-    bounded.
+    bounded, and to a part of that for each organization: none can take the room of all.
     """
 
     def __init__(
@@ -61,17 +61,20 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
         self._kind = kind
         self._transactions = transactions
         self._waiting: OrderedDict[_Batch[_ItemT, _ResultT], None] = OrderedDict()
-        self._entering: deque[_Batch[_ItemT, _ResultT]] = deque()
+        self._entering: OrderedDict[_Batch[_ItemT, _ResultT], None] = OrderedDict()
         self._held = _Held()
+        self._held_of: defaultdict[str, _Held] = defaultdict(_Held)
         self._busy: set[str] = set()
         self._committers: set[asyncio.Task[None]] = set()
         # A transaction serves many calls, so it carries the request id of none of them.
         self._context = contextvars.copy_context()
 
     async def append(self, items: Sequence[_ItemT], /, *, now: datetime) -> Sequence[_ResultT]:
-        """As the Appender behind it. Raises Overloaded, with nothing begun, when too much is held already."""
+        """As the Appender behind it. Raises Overloaded, with nothing begun, when too much is held already, in all or of
+        one of its organizations.
+        """
         batch: _Batch[_ItemT, _ResultT] = _Batch(items, now)
-        if not self._held.has_room_for(batch, share=1):
+        if not (self._has_room_for(batch, share=1) and self._has_room_of_its_own(batch)):
             metrics.OVERLOADED_BATCHES.labels(self._kind).inc()
             raise Overloaded(what=f"{self._kind} waiting to be committed", seconds=limits.OVERLOADED_RETRY_SECONDS)
         self._enter(batch)
@@ -79,23 +82,21 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
 
     async def append_later(self, items: Sequence[_ItemT], *, now: datetime) -> asyncio.Future[Sequence[_ResultT]]:
         """Answers as soon as there is room for the batch, with what to await for its results; cancelling that is
-        cancelling the caller. Room comes in the order of calls, and to no more than half of what may be held: who can
-        wait does not crowd out who cannot.
+        cancelling the caller. Room comes in the order of calls, for each organization apart, and to no more than half
+        of what may be held: who can wait does not crowd out who cannot.
         """
         batch: _Batch[_ItemT, _ResultT] = _Batch(items, now)
-        if self._entering or not self._held.has_room_for(batch, share=2):
-            self._entering.append(batch)
-            try:
-                await batch.entered.wait()
-            except asyncio.CancelledError:
-                batch.results.cancel()
-                if not batch.entered.is_set():
-                    # At once: with a store that hangs, whoever gives up and comes again would fill the memory.
-                    self._entering.remove(batch)
-                    self._let_in()
-                raise
-        else:
-            self._enter(batch)
+        self._entering[batch] = None
+        self._let_in()
+        try:
+            await batch.entered.wait()
+        except asyncio.CancelledError:
+            batch.results.cancel()
+            if batch in self._entering:
+                # At once: with a store that hangs, whoever gives up and comes again would fill the memory.
+                del self._entering[batch]
+                self._let_in()
+            raise
         return batch.results
 
     async def close(self) -> None:
@@ -104,7 +105,9 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
             await asyncio.wait(self._committers)
 
     def _enter(self, batch: _Batch[_ItemT, _ResultT]) -> None:
-        self._held.add(batch)
+        self._held.add(batch.size)
+        for organization_id, size in batch.sizes.items():
+            self._held_of[organization_id].add(size)
         self._waiting[batch] = None
         batch.entered.set()
         metrics.HELD_EVENTS.labels(self._kind).set(self._held.items)
@@ -125,13 +128,40 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
 
     def _let_go(self, batches: Sequence[_Batch[_ItemT, _ResultT]]) -> None:
         for batch in batches:
-            self._held.remove(batch)
+            self._held.remove(batch.size)
+            for organization_id, size in batch.sizes.items():
+                self._held_of[organization_id].remove(size)
+                if not self._held_of[organization_id].items:
+                    del self._held_of[organization_id]
         metrics.HELD_EVENTS.labels(self._kind).set(self._held.items)
         self._let_in()
 
     def _let_in(self) -> None:
-        while self._entering and self._held.has_room_for(self._entering[0], share=2):
-            self._enter(self._entering.popleft())
+        kept_waiting: set[str] = set()
+        for batch in tuple(self._entering):
+            if not self._has_room_for(batch, share=2):
+                return
+            if kept_waiting.isdisjoint(batch.sizes) and self._has_room_of_its_own(batch):
+                del self._entering[batch]
+                self._enter(batch)
+            else:
+                kept_waiting.update(batch.sizes)
+
+    def _has_room_for(self, batch: _Batch[_ItemT, _ResultT], *, share: int) -> bool:
+        """Whether the batch fits into one `share`-th of what may be held; the only one always does."""
+        return not self._held.items or self._held.fits(
+            batch.size, items_max=limits.HELD_EVENTS_MAX // share, bytes_max=limits.HELD_BYTES_MAX // share
+        )
+
+    def _has_room_of_its_own(self, batch: _Batch[_ItemT, _ResultT]) -> bool:
+        """Whether it fits into what may be held of each of its organizations; the only one of an organization does."""
+        return all(
+            organization_id not in self._held_of
+            or self._held_of[organization_id].fits(
+                size, items_max=limits.HELD_EVENTS_OF_ONE_MAX, bytes_max=limits.HELD_BYTES_OF_ONE_MAX
+            )
+            for organization_id, size in batch.sizes.items()
+        )
 
     async def _commit_while_there_are_any(self) -> None:
         try:
@@ -146,7 +176,7 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
             self._committers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _commit_taken(self, taken: Sequence[_Batch[_ItemT, _ResultT]]) -> None:
-        organizations = {each for batch in taken for each in batch.organizations}
+        organizations = {each for batch in taken for each in batch.sizes}
         self._busy |= organizations
         self._start_committer()  # for what did not fit
         try:
@@ -165,13 +195,15 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
         for batch in self._waiting:
             if batch.results.done():  # given up in this turn of the loop
                 continue
-            if not kept_waiting.isdisjoint(batch.organizations):
-                kept_waiting |= batch.organizations
-            elif taken and not size.fits(batch, items_max=limits.COMMIT_EVENTS_MAX, bytes_max=limits.COMMIT_BYTES_MAX):
+            if not kept_waiting.isdisjoint(batch.sizes):
+                kept_waiting.update(batch.sizes)
+            elif taken and not size.fits(
+                batch.size, items_max=limits.COMMIT_EVENTS_MAX, bytes_max=limits.COMMIT_BYTES_MAX
+            ):
                 break
             else:
                 taken.append(batch)
-                size.add(batch)
+                size.add(batch.size)
         for batch in taken:
             del self._waiting[batch]
         return taken
@@ -206,13 +238,18 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
 class _Batch(Generic[_ItemT, _ResultT]):
     """The items of one caller, and what it awaits."""
 
-    __slots__ = ("bytes", "entered", "items", "now", "organizations", "results")
+    __slots__ = ("entered", "items", "now", "results", "size", "sizes")
 
     def __init__(self, items: Sequence[_ItemT], now: datetime) -> None:
         self.items = items
         self.now = now
-        self.organizations = {item.subject.organization_id for item in items}
-        self.bytes = sum(item.held_bytes for item in items)
+        # Of each organization, and of all.
+        self.sizes: dict[str, _Held] = defaultdict(_Held)
+        self.size = _Held()
+        for item in items:
+            self.sizes[item.subject.organization_id].add_one(item.held_bytes)
+        for size in self.sizes.values():
+            self.size.add(size)
         self.entered = asyncio.Event()
         self.results: asyncio.Future[Sequence[_ResultT]] = asyncio.get_running_loop().create_future()
 
@@ -226,28 +263,29 @@ class _Batch(Generic[_ItemT, _ResultT]):
 
 
 class _Held:
-    """How much batches are together."""
+    """How much items are together."""
+
+    __slots__ = ("bytes", "items")
 
     def __init__(self) -> None:
         self.items = 0
         self.bytes = 0
 
-    def add(self, batch: _Batch[_ItemT, _ResultT]) -> None:
-        self.items += len(batch.items)
-        self.bytes += batch.bytes
+    def add_one(self, held_bytes: int) -> None:
+        self.items += 1
+        self.bytes += held_bytes
 
-    def remove(self, batch: _Batch[_ItemT, _ResultT]) -> None:
-        self.items -= len(batch.items)
-        self.bytes -= batch.bytes
+    def add(self, other: _Held) -> None:
+        self.items += other.items
+        self.bytes += other.bytes
 
-    def fits(self, batch: _Batch[_ItemT, _ResultT], *, items_max: int, bytes_max: int) -> bool:
-        return self.items + len(batch.items) <= items_max and self.bytes + batch.bytes <= bytes_max
+    def remove(self, other: _Held) -> None:
+        self.items -= other.items
+        self.bytes -= other.bytes
 
-    def has_room_for(self, batch: _Batch[_ItemT, _ResultT], *, share: int) -> bool:
-        """Whether the batch fits into one `share`-th of what may be held; the only one always does."""
-        return not self.items or self.fits(
-            batch, items_max=limits.HELD_EVENTS_MAX // share, bytes_max=limits.HELD_BYTES_MAX // share
-        )
+    def fits(self, other: _Held, *, items_max: int, bytes_max: int) -> bool:
+        """Whether the other one can be added."""
+        return self.items + other.items <= items_max and self.bytes + other.bytes <= bytes_max
 
 
 UsageBatches: TypeAlias = CommitBatches[UsageEvent, Outcome]

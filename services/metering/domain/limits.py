@@ -50,6 +50,9 @@ COMMIT_SECONDS_MAX = 40.0
 HELD_EVENTS_MAX = 40_000
 """A few seconds of work, so that who waits is answered before giving up."""
 HELD_BYTES_MAX = 128 * 1024 * 1024
+HELD_EVENTS_OF_ONE_MAX = 10_000
+"""Of one organization: its next transaction waits while one is under way, and there is room for the others."""
+HELD_BYTES_OF_ONE_MAX = 32 * 1024 * 1024
 OVERLOADED_RETRY_SECONDS = 1.0
 STREAMS_MAX = 128
 WATCHES_MAX = 1_000

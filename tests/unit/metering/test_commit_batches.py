@@ -233,6 +233,31 @@ async def test_bytes_are_bounded_as_events_are(
     await taken
 
 
+@pytest.mark.parametrize("limit", ["HELD_EVENTS_OF_ONE_MAX", "HELD_BYTES_OF_ONE_MAX"])
+async def test_one_organization_cannot_take_the_room_of_the_others(
+    batches: UsageBatches, ledger: HeldLedger, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(limits, limit, {"HELD_EVENTS_OF_ONE_MAX": 2, "HELD_BYTES_OF_ONE_MAX": 2_800}[limit])
+    taken = [sending(batches, "1"), sending(batches, "2")]
+    await settle()
+    with pytest.raises(Overloaded):
+        await batches.append([event("3"), event("4", "b")], now=NOW)
+    later = asyncio.create_task(batches.append_later([event("5")], now=NOW))
+    later_still = asyncio.create_task(batches.append_later([event("6"), event("7", "b")], now=NOW))
+    others = [
+        asyncio.create_task(batches.append_later([event("8", "c")], now=NOW)),
+        sending(batches, "9", organization_id="d"),
+    ]
+    await settle()
+    assert [len(batches._entering), batches._held.items] == [2, 4]
+    ledger.holds = False
+    ledger.begun[0].may_end.set_result(None)
+    await asyncio.gather(*taken, *others)
+    assert [outcome.sequence for task in (later, later_still) for outcome in await (await task)] == [3, 4, 1]
+    await settle()
+    assert not batches._held_of
+
+
 async def test_who_can_wait_is_taken_in_order_and_leaves_room_for_who_cannot(
     batches: UsageBatches, ledger: HeldLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
