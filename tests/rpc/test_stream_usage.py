@@ -247,6 +247,19 @@ async def test_streams_beyond_the_maximum_are_told_when_to_come_again_and_a_plac
     assert (await edge.stream().acknowledge(1, event("2"))).accepted_count == 1
 
 
+async def test_one_organization_cannot_take_the_places_of_the_others(edge: Edge) -> None:
+    edge.streams._calls._calls_of_one_max = 1
+    first = edge.stream()
+    await first.acknowledge(1, event("1"))
+    assert await edge.stream().refusal() == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+    others = [edge.stream(as_admin=True) for _ in range(2)]
+    for number, other in enumerate(others):
+        assert (await other.acknowledge(1, event(f"admin-{number}", "other"))).accepted_count == 1
+    first.call.cancel()
+    await eventually(lambda: edge.streams._calls.count == 2)
+    assert (await edge.stream().acknowledge(1, event("2"))).accepted_count == 1
+
+
 async def test_a_client_that_cancels_leaves_whole_batches_only_and_nothing_held(edge: Edge) -> None:
     edge.ledger.holds = True
     stream = edge.stream()

@@ -55,6 +55,8 @@ HELD_EVENTS_OF_ONE_MAX = 10_000
 HELD_BYTES_OF_ONE_MAX = 32 * 1024 * 1024
 OVERLOADED_RETRY_SECONDS = 1.0
 STREAMS_MAX = 128
+STREAMS_OF_ONE_MAX = 32
+"""Of one organization: who opens streams and leaves them open does not keep the others out."""
 WATCHES_MAX = 1_000
 """Of the ledger's heads, of all followers together."""
 STREAM_BATCHES_IN_FLIGHT_MAX = 4
