@@ -376,9 +376,9 @@ async def test_every_quarter_of_a_local_day_is_in_that_day_alone(
 async def test_sums_beyond_what_a_quantity_may_be_are_exact(house: House) -> None:
     largest = limits.QUANTITY_MAX
     await house.record(
-        *(house.usage(f"e{number}", NOON, {"api_calls": largest, "storage": largest}) for number in range(1_100))
+        *(house.usage(f"e{number}", NOON, {"api_calls": largest, "storage": largest}) for number in range(500))
     )
-    assert await house.total("api_calls") == 1_100 * largest
+    assert await house.total("api_calls") == 500 * largest
     assert await house.total("storage", start=NOON, end=NOON + HOUR) == largest * 3_600_000
 
 

@@ -26,6 +26,7 @@ class MemoryLedger:
         self._events: dict[str, list[LedgerEvent]] = defaultdict(list)
         self._recorded: dict[str, dict[bytes, Recorded]] = defaultdict(dict)
         self._settled: dict[str, set[int]] = defaultdict(set)
+        self._volumes: dict[str, int] = defaultdict(int)
 
     async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
         """As LedgerWriter."""
@@ -46,7 +47,9 @@ class MemoryLedger:
             for each in batch
             if each.target in recorded and (sequence := recorded[each.target].sequence)
         }
-        acceptance = accept(batch, recorded, targets, head_sequence=len(ledger), now=now)
+        volume = self._volumes[organization_id]
+        acceptance = accept(batch, recorded, targets, head_sequence=len(ledger), volume=volume, now=now)
+        self._volumes[organization_id] = acceptance.volume
         commit_id = secrets.token_hex(8)
         for fresh in acceptance.fresh:
             recorded[fresh.candidate.identity] = Recorded(fresh.sequence, fresh.candidate.content, CONTENT_VERSION)

@@ -69,22 +69,24 @@ async def _append(
     # read after them stays true, and sequences are in commit order without a gap.
     heads = {"organization_ids": text_array(batches)}
     await connection.execute(_LOCK_HEADS, heads)
-    head_sequences = {row.organization_id: row.sequence for row in await connection.execute(_LOCKED_HEADS, heads)}
+    locked = {row.organization_id: row for row in await connection.execute(_LOCKED_HEADS, heads)}
     recorded = await _recorded(connection, batches)
     commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(now)
     outcomes: dict[str, Sequence[Outcome]] = {}
     fresh: dict[str, Sequence[Fresh]] = {}
+    volumes: dict[str, int] = {}
     for organization_id, batch in batches.items():
         acceptance = accept(
             batch,
             recorded[organization_id],
             await _targets(connection, organization_id, batch),
-            head_sequence=head_sequences[organization_id],
+            head_sequence=locked[organization_id].sequence,
+            volume=int(locked[organization_id].volume),
             now=now,
         )
         outcomes[organization_id] = acceptance.outcomes
         if acceptance.fresh:
-            fresh[organization_id] = acceptance.fresh
+            fresh[organization_id], volumes[organization_id] = acceptance.fresh, acceptance.volume
     if fresh:
         batch_names = {"commit_id": commit_id, "receive_time": now}
         await connection.execute(_REMEMBER, _identity_arrays(fresh))
@@ -95,6 +97,7 @@ async def _append(
         moved = {
             "organization_ids": text_array(fresh),
             "sequences": number_array([appended[-1].sequence for appended in fresh.values()]),
+            "volumes": number_array(volumes.values()),
         }
         await connection.execute(_MOVE_HEADS, batch_names | moved)
     return outcomes
@@ -251,7 +254,7 @@ _LOCK_HEADS = text("""
 """)
 # A statement of its own: it sees what was committed while the one before waited.
 _LOCKED_HEADS = text("""
-    SELECT organization_id, sequence FROM metering.ledger_heads
+    SELECT organization_id, sequence, volume FROM metering.ledger_heads
     WHERE organization_id = ANY(CAST(:organization_ids AS text[]))
 """)
 # LATERAL and OFFSET 0 leave the planner one way: look up each identity by the index.
@@ -293,8 +296,9 @@ _REVERSE = text("""
 """)
 _MOVE_HEADS = text("""
     UPDATE metering.ledger_heads AS heads
-    SET sequence = moved.sequence, commit_id = :commit_id, update_time = :receive_time
-    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[])) AS moved (organization_id, sequence)
+    SET sequence = moved.sequence, volume = moved.volume, commit_id = :commit_id, update_time = :receive_time
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[]), CAST(:volumes AS numeric[]))
+        AS moved (organization_id, sequence, volume)
     WHERE heads.organization_id = moved.organization_id
 """)
 _HAS_PARTITION = text("""

@@ -26,7 +26,9 @@ class TooManyRows(Refused):
 
 
 class TotalTooLarge(Refused):
-    """The total of meter {meter!r} is above the {maximum} that an answer can hold: take a shorter interval."""
+    """The total of meter {meter!r}, values times milliseconds, is above the {maximum} that an answer can hold: take a
+    shorter interval.
+    """
 
     reason = "LIMIT_EXCEEDED"
 

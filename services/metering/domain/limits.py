@@ -40,6 +40,9 @@ QUERY_ROWS_MAX = 10_000
 """With the longest group values still within one message."""
 TOTAL_MAX = 2**63 - 1
 """What a total on the wire can hold."""
+VOLUME_SHARE = 512
+"""One event takes at most such a part of what an organization's totals can still hold: 2^54 at first, which is above
+any quantity, and 2^53 once half is taken."""
 ROLLUP_SPAN_EVENTS = 20_000
 """Entries rolled up in one transaction: a second's work at most, and no more lost when it is cut off."""
 COMMIT_EVENTS_MAX = BATCH_EVENTS_MAX

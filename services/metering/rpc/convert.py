@@ -8,7 +8,7 @@ import binascii
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import unix_microseconds
-from kit.errors import InvalidField, InvalidState
+from kit.errors import InvalidField
 from kit.feed import Page
 from kit.grpc.convert import position_to_pb
 from services.metering.application.list_usage_events import ListedEvents
@@ -19,7 +19,6 @@ from tollbook.errors.v1 import errors_pb2
 from tollbook.metering.v1 import ledger_pb2, metering_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
-_INT64_MAX = 2**63 - 1
 
 
 def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_backfill: bool = False) -> UsageEvent:
@@ -139,11 +138,7 @@ def outcome_to_pb(index: int, outcome: Outcome) -> metering_pb2.EventResult:
 
 
 def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
-    """One row per meter, by name. Raises InvalidState when a total is beyond what the contract can carry."""
-    for meter, quantity in totals.quantities.items():
-        if quantity > _INT64_MAX:
-            problem = f"the total of {meter} is above 2^63 - 1: ask for a shorter interval"
-            raise InvalidState(problem=problem)
+    """One row per meter, by name. Sums of measurements always fit; see domain/volume.py."""
     return [metering_pb2.UsageRow(meter=meter, quantity=quantity) for meter, quantity in totals.quantities.items()]
 
 
