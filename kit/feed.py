@@ -131,8 +131,14 @@ class Lag:
 class Follower(Generic[E]):
     """Keeps an effect in step with a feed. One `run` per process; any number of processes."""
 
-    def __init__(self, name: str, feed: Feed[E], effect: Effect[E], *, parallel_keys: int = 8) -> None:
+    def __init__(
+        self, name: str, feed: Feed[E], effect: Effect[E], *, parallel_keys: int = 8, entries_at_once: int = 1
+    ) -> None:
+        """entries_at_once: pages are joined until they have so many entries, for an effect whose write costs much
+        however little is in it. Nothing waits for that: the feed's end is a page's end.
+        """
         self._name = name
+        self._entries_at_once = entries_at_once
         self._feed = feed
         self._effect = effect
         self._parallel = asyncio.Semaphore(parallel_keys)
@@ -175,7 +181,7 @@ class Follower(Generic[E]):
             if position is None:
                 return
         try:
-            async for page in self._feed.read(key, position):
+            async for page in joined(self._feed.read(key, position), self._entries_at_once):
                 if not await self._effect.apply(key, position, page):
                     return  # another process is ahead of us; the next head finds where it got to
                 position = page.position
@@ -213,3 +219,17 @@ class Follower(Generic[E]):
                 pause = min(pause * 2, RETRY_SECONDS_MAX)
         finally:
             self._busy.pop(key, None)
+
+
+async def joined(pages: AsyncIterator[Page[E]], entries: int) -> AsyncIterator[Page[E]]:
+    """The same entries in larger pages: of at least so many, but for the last."""
+    together: list[E] = []
+    position: Position | None = None
+    async for page in pages:
+        together += page.entries
+        position = page.position
+        if len(together) >= entries:
+            yield Page(tuple(together), position)
+            together, position = [], None
+    if position is not None:
+        yield Page(tuple(together), position)

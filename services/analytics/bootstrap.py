@@ -24,6 +24,7 @@ from services.analytics.application.rerate_calls import RerateCalls
 from services.analytics.application.set_price import SetPrice
 from services.analytics.application.summarize_costs import SummarizeCosts
 from services.analytics.config import AnalyticsSettings
+from services.analytics.domain import limits
 from services.analytics.rpc.analytics_servicer import AnalyticsServicer
 from services.analytics.rpc.price_servicer import PriceServicer
 from services.analytics.workers.rerating import keep_rerating
@@ -46,7 +47,12 @@ async def bootstrap(settings: AnalyticsSettings, resources: AsyncExitStack) -> A
     summarize_costs = SummarizeCosts(PostgresCostReader(tenant), prices, RemoteTimeZones(organizations), SystemClock())
     analytics = AnalyticsServicer(summarize_costs=summarize_costs, exists=organizations.exists)
     price = PriceServicer(prices=prices, set_price=SetPrice(prices))
-    follower = Follower("ledger", LedgerFeed(metering), RateCalls(PostgresCostWriter(writer), prices))
+    follower = Follower(
+        "ledger",
+        LedgerFeed(metering),
+        RateCalls(PostgresCostWriter(writer), prices),
+        entries_at_once=limits.RATED_AT_ONCE,
+    )
     rerate_calls = RerateCalls(PostgresCostRerater(writer, fleet), prices)
 
     async def prepare() -> None:
