@@ -18,6 +18,7 @@ POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_MS = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
 CONNECT_TIMEOUT_SECONDS = 3
+_READ_ONLY = "25006"  # read_only_sql_transaction
 # A server that vanished without a word is noticed within half a minute, not after the kernel's two hours.
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 
@@ -52,8 +53,8 @@ class Database:
 
         organization_id: whose rows the tenant role sees, for this transaction only; None shows a tenant role no rows.
         snapshot: every statement reads the same instant, and nothing can be written.
-        Raises DependencyUnavailable when the server cannot be reached, or no connection of the pool comes free; then
-        nothing can be said about a commit that was under way, and a retry must carry the same ids.
+        Raises DependencyUnavailable when the server cannot be reached or takes no writes, or no connection of the pool
+        comes free; then nothing can be said about a commit that was under way, and a retry must carry the same ids.
         """
         try:
             async with self._engine.connect() as connection:
@@ -70,6 +71,8 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DependencyUnavailable(dependency="Postgres") from error
+            if not snapshot and getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+                raise DependencyUnavailable(dependency="Postgres (it takes no writes: a standby, or set so)") from error
             raise
 
     async def ping(self) -> None:
