@@ -23,19 +23,10 @@ _NANOS_PER_MICROSECOND = 1_000
 
 def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_backfill: bool = False) -> UsageEvent:
     """The event, for the organization that the call may act on."""
-    subject = message.subject
     return UsageEvent(
         id=message.id,
         source=message.source,
-        subject=Subject(
-            organization_id=organization_id,
-            project_id=subject.project_id,
-            team_id=subject.team_id,
-            user_id=subject.user_id,
-            agent_id=subject.agent_id,
-            task_id=subject.task_id,
-            session_id=subject.session_id,
-        ),
+        subject=subject_from_pb(message.subject, organization_id),
         event_time_ns=_nanoseconds(message.event_time) if message.HasField("event_time") else None,
         measurements=tuple(
             sorted((Measurement(each.meter, each.quantity) for each in message.measurements), key=_meter_of)
@@ -49,6 +40,19 @@ def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_
         task_outcome=message.task_outcome,
         labels=tuple(sorted(message.labels.items())) if message.labels else (),
         is_backfill=is_backfill,
+    )
+
+
+def subject_from_pb(message: metering_pb2.Subject, organization_id: str) -> Subject:
+    """The subject, of the organization that the call may act on."""
+    return Subject(
+        organization_id=organization_id,
+        project_id=message.project_id,
+        team_id=message.team_id,
+        user_id=message.user_id,
+        agent_id=message.agent_id,
+        task_id=message.task_id,
+        session_id=message.session_id,
     )
 
 
