@@ -27,6 +27,15 @@ class Measurement:
     quantity: int
 
 
+class CallOutcome(IntEnum):
+    """How a provider call ended; the numbers are those of the contract and of the ledger."""
+
+    UNSPECIFIED = 0
+    SUCCESS = 1
+    FAILURE = 2
+    CANCELLED = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCall:
     """One call to a model provider; the token classes are disjoint."""
@@ -41,6 +50,7 @@ class ProviderCall:
     tokens_reasoning: int
     latency_ns: int | None
     outcome: int
+    """A CallOutcome, once it is known to be sound."""
     error_code: str
 
 

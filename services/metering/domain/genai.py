@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import TypeAlias
 
 from services.metering.domain import limits, sources
-from services.metering.domain.events import Measurement, ProviderCall, Subject, UsageEvent
+from services.metering.domain.events import CallOutcome, Measurement, ProviderCall, Subject, UsageEvent
 from services.metering.domain.refusals import Refusal
 
 ADAPTER_VERSION = 2
@@ -26,14 +26,6 @@ unless only its measurements changed: these follow from the call, and the conten
 """
 
 AttributeValue: TypeAlias = str | int | float | bool
-
-
-class CallOutcome(IntEnum):
-    """How a call ended; the numbers are those of the contract."""
-
-    SUCCESS = 1
-    FAILURE = 2
-    CANCELLED = 3
 
 
 class Share(Enum):

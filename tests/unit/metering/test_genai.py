@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.metering.domain import genai
-from services.metering.domain.events import Measurement, ProviderCall, Subject, UsageEvent
-from services.metering.domain.genai import ATTRIBUTES, AttributeValue, CallOutcome, CallRecord, usage_event
+from services.metering.domain.events import CallOutcome, Measurement, ProviderCall, Subject, UsageEvent
+from services.metering.domain.genai import ATTRIBUTES, AttributeValue, CallRecord, usage_event
 from services.metering.domain.refusals import Refusal
 from services.metering.domain.validation import validate
 

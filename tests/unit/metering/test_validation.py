@@ -84,6 +84,8 @@ def test_the_list_of_label_keys_is_the_platforms() -> None:
         ("INVALID_FIELD", replace(EVENT, subject=Subject(organization_id="acme", user_id="jane@example.com"))),
         ("INVALID_FIELD", replace(EVENT, task_outcome=4)),
         ("INVALID_FIELD", replace(EVENT, task_outcome=-1)),
+        ("INVALID_FIELD", replace(EVENT, provider_call=replace(CALL, outcome=4))),
+        ("INVALID_FIELD", replace(EVENT, provider_call=replace(CALL, outcome=-1))),
         ("LABEL_NOT_ALLOWED", replace(EVENT, labels=(("prompt", "x"),))),
         ("INVALID_FIELD", replace(EVENT, labels=(("environment", ""),))),
         ("INVALID_FIELD", replace(EVENT, labels=(("environment", "line\nbreak"),))),
