@@ -197,7 +197,13 @@ class PostgresLedgerReader:
                 "upto": min(head.sequence, position.sequence + limits.PAGE_EVENTS),
             }
             async with self._tenant.transaction(organization_id=organization_id) as connection:
-                entries = tuple(entries_from_rows((await connection.execute(_PAGE, names)).all()))
+                rows = (await connection.execute(_PAGE, names)).all()
+            if rows and rows[0].sequence == position.sequence:
+                if rows[0].commit_id != position.commit_id:
+                    # It was rewound since the last page, and grew again (a failover while the reader was slow).
+                    raise LogRewound(sequence=position.sequence)
+                rows = rows[1:]
+            entries = tuple(entries_from_rows(rows))
             if len(entries) != names["upto"] - position.sequence:
                 # The log lost entries under the reader (a restored backup): a gap must never pass for their absence.
                 raise LogRewound(sequence=position.sequence)
@@ -305,9 +311,10 @@ _HAS_PARTITION = text("""
     SELECT to_regclass('metering.events_' || to_char(date_trunc('week', tomorrow), 'YYYYMMDD')) IS NOT NULL
     FROM (SELECT (now() AT TIME ZONE 'UTC') + interval '1 day' AS tomorrow) AS clock
 """)
+# With the entry that the page comes after: whether it is still the one that was read.
 _PAGE = text(f"""
     SELECT {READ_COLUMNS} FROM metering.events
-    WHERE organization_id = :organization_id AND sequence > :after AND sequence <= :upto ORDER BY sequence
+    WHERE organization_id = :organization_id AND sequence >= :after AND sequence <= :upto ORDER BY sequence
 """)  # noqa: S608 - constants of ours
 _LIST = text(f"""
     SELECT {READ_COLUMNS} FROM metering.events
