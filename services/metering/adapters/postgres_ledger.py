@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from psycopg.errors import CheckViolation
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import unix_microseconds
@@ -91,7 +93,7 @@ async def _append(
         batch_names = {"commit_id": commit_id, "receive_time": now}
         await connection.execute(_REMEMBER, _identity_arrays(fresh))
         entries = [each.entry(commit_id, receive_time_us) for appended in fresh.values() for each in appended]
-        await connection.execute(_APPEND, batch_names | event_arrays(entries))
+        await _append_entries(connection, batch_names | event_arrays(entries))
         if reversals := _reversal_arrays(fresh):
             await connection.execute(_REVERSE, reversals)
         moved = {
@@ -101,6 +103,16 @@ async def _append(
         }
         await connection.execute(_MOVE_HEADS, batch_names | moved)
     return outcomes
+
+
+async def _append_entries(connection: AsyncConnection, names: Mapping[str, Any]) -> None:
+    try:
+        await connection.execute(_APPEND, names)
+    except IntegrityError as error:
+        # The state of a broken CHECK, but without a constraint. Whoever sends again finds the partition made.
+        if isinstance(error.orig, CheckViolation) and error.orig.diag.constraint_name is None:
+            raise DependencyUnavailable(dependency="metering: today's partition of events is missing; it") from error
+        raise
 
 
 async def _recorded(
