@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from services.metering.domain import limits
@@ -19,11 +20,11 @@ class LargeMessages:
     """
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        # A thread of its own: one that cannot be stopped when its caller gives up still counts as the one.
+        self._thread = ThreadPoolExecutor(max_workers=1)
 
     async def read(self, size_bytes: int, convert: Callable[[], T]) -> T:
         """What `convert` answers, or raises. It must touch nothing but the message."""
         if size_bytes <= limits.READ_AT_ONCE_BYTES_MAX:
             return convert()
-        async with self._turn:
-            return await asyncio.to_thread(convert)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, convert)
