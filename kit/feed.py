@@ -9,14 +9,14 @@ the log was rewound (a restored backup, a lost failover) and the follower rebuil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 from prometheus_client import Gauge
 
-from kit.errors import LogRewound, Refused
+from kit.errors import LogRewound, OutOfRetention, Refused
 from kit.telemetry.metrics import FOLLOWER_LAG
 
 log = structlog.get_logger()
@@ -73,7 +73,9 @@ class Feed(Protocol[E]):
         ...
 
     def read(self, key: str, after: Position) -> AsyncIterator[Page[E]]:
-        """The entries after a position, page by page, up to the head. Raises LogRewound."""
+        """The entries after a position, page by page, up to the head. Raises LogRewound, and OutOfRetention when the
+        next ones are no longer kept.
+        """
         ...
 
 
@@ -91,8 +93,9 @@ class Effect(Protocol[E]):
         ...
 
     async def rebuild(self, key: str) -> None:
-        """Begins the key, or begins it again after the log was rewound, from the owner's snapshot or from the start.
-        Afterwards `position` is not None, unless the key is of no interest.
+        """Begins the key, or begins it again when the log was rewound or its next entries are no longer kept, from the
+        owner's snapshot or from the start. Afterwards `position` is not None, unless the key is of no interest. Raises
+        OutOfRetention, with nothing changed, when it needs entries that are gone: the key stays where it is.
         """
         ...
 
@@ -132,11 +135,21 @@ class Follower(Generic[E]):
     """Keeps an effect in step with a feed. One `run` per process; any number of processes."""
 
     def __init__(
-        self, name: str, feed: Feed[E], effect: Effect[E], *, parallel_keys: int = 8, entries_at_once: int = 1
+        self,
+        name: str,
+        feed: Feed[E],
+        effect: Effect[E],
+        *,
+        parallel_keys: int = 8,
+        entries_at_once: int = 1,
+        reached: Callable[[str, Position], None] | None = None,
     ) -> None:
         """entries_at_once: pages are joined until they have so many entries, for an effect whose write costs much
         however little is in it. Nothing waits for that: the feed's end is a page's end.
+
+        reached: is told each position up to which a key is applied, in the store, as it gets there.
         """
+        self._reached = reached
         self._name = name
         self._entries_at_once = entries_at_once
         self._feed = feed
@@ -189,6 +202,9 @@ class Follower(Generic[E]):
         except LogRewound:
             log.warning("log_rewound", feed=self._name, key=key, sequence=position.sequence)
             await self._effect.rebuild(key)
+        except OutOfRetention:
+            log.warning("entries_gone", feed=self._name, key=key, sequence=position.sequence)
+            await self._effect.rebuild(key)
 
     def _start(self, key: str) -> None:
         if key not in self._busy:
@@ -204,11 +220,15 @@ class Follower(Generic[E]):
                     async with self._parallel:
                         await self.catch_up(key)
                         reached = await self._effect.position(key)
+                except OutOfRetention as error:
+                    log.error("follower_lost", feed=self._name, key=key, error=str(error))  # noqa: TRY400 - no defect
                 except Refused as error:
                     log.warning("follower_retries", feed=self._name, key=key, error=str(error))
                 except Exception:
                     log.exception("follower_failed", feed=self._name, key=key)
                 else:
+                    if reached is not None and self._reached is not None:
+                        self._reached(key, reached)
                     # A key of no interest has nothing to be behind with.
                     self._lag.note(key, reached=aim.sequence if reached is None else reached.sequence)
                     if aim == self._heads[key] and (reached is None or reached.sequence >= aim.sequence):

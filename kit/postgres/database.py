@@ -75,6 +75,28 @@ class Database:
                 raise DependencyUnavailable(dependency="Postgres (it takes no writes: a standby, or set so)") from error
             raise
 
+    @asynccontextmanager
+    async def holding(self, name: str) -> AsyncIterator[bool]:
+        """Whether nobody else holds this name in the database; if so it is held until the block ends, the process does
+        or the connection breaks. So it keeps two from doing the same work, and must not keep them from doing harm.
+        Takes a connection for as long. Raises DependencyUnavailable.
+        """
+        try:
+            async with self._engine.connect() as connection:
+                # No transaction: one would be ended for being idle.
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                lock = {"name": name}
+                is_held = (
+                    await connection.execute(text("SELECT pg_try_advisory_lock(hashtext(:name))"), lock)
+                ).scalar_one()
+                try:
+                    yield is_held
+                finally:
+                    if is_held:
+                        await connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), lock)
+        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+            raise DependencyUnavailable(dependency="Postgres") from error
+
     async def ping(self) -> None:
         """Raises DependencyUnavailable unless the server answers."""
         async with self.transaction() as connection:
