@@ -24,7 +24,16 @@ _PASSED_ON_PREFIXES = ("OTEL_", "SSL_")
 # The settings that are the operator's to choose, by service. All others follow from the site; a test holds the two
 # together against every service's config.py, so that none is dropped without a word.
 _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
-    "metering": frozenset({"TOLLBOOK_CLOUDEVENT_METERS", "TOLLBOOK_COMMIT_TRANSACTIONS", "TOLLBOOK_LABEL_KEYS"}),
+    "metering": frozenset(
+        {
+            "TOLLBOOK_ARCHIVE_DIR",
+            "TOLLBOOK_CLOUDEVENT_METERS",
+            "TOLLBOOK_COMMIT_TRANSACTIONS",
+            "TOLLBOOK_LABEL_KEYS",
+            "TOLLBOOK_RETENTION_DAYS",
+            "TOLLBOOK_RETENTION_FOLLOWERS",
+        }
+    ),
     "quota": frozenset({"TOLLBOOK_REDIS_CHECK_MILLISECONDS", "TOLLBOOK_REDIS_UPKEEP_MILLISECONDS"}),
 }
 
@@ -142,6 +151,8 @@ def _service_environment(site: Site, name: str) -> dict[str, str]:
         case "quota":
             environment["TOLLBOOK_REDIS_URL"] = site.redis_url
             environment["TOLLBOOK_REDIS_CHECK_MILLISECONDS"] = str(_REDIS_CHECK_MILLISECONDS)
+        case "metering":
+            environment["TOLLBOOK_ARCHIVE_DIR"] = str(site.state_dir / "archive")
         case "accounts":
             environment["TOLLBOOK_ADMIN_KEY_SHA256"] = sha256_hex(site.secrets.admin_key)
         case "billing":

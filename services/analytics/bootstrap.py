@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from kit.clock import SystemClock
+from kit.confirmations import Confirmations
 from kit.feed import Follower
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
@@ -47,11 +48,14 @@ async def bootstrap(settings: AnalyticsSettings, resources: AsyncExitStack) -> A
     summarize_costs = SummarizeCosts(PostgresCostReader(tenant), prices, RemoteTimeZones(organizations), SystemClock())
     analytics = AnalyticsServicer(summarize_costs=summarize_costs, exists=organizations.exists)
     price = PriceServicer(prices=prices, set_price=SetPrice(prices))
+    feed = LedgerFeed(metering)
+    confirmations = Confirmations(feed.confirm)
     follower = Follower(
         "ledger",
-        LedgerFeed(metering),
-        RateCalls(PostgresCostWriter(writer), prices),
+        feed,
+        RateCalls(PostgresCostWriter(writer), prices, feed),
         entries_at_once=limits.RATED_AT_ONCE,
+        reached=confirmations.note,
     )
     rerate_calls = RerateCalls(PostgresCostRerater(writer, fleet), prices)
 
@@ -62,7 +66,11 @@ async def bootstrap(settings: AnalyticsSettings, resources: AsyncExitStack) -> A
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
         servicers=[analytics, price],
-        workers={"follower": follower.run, "rerating": partial(keep_rerating, rerate_calls)},
+        workers={
+            "follower": follower.run,
+            "confirmations": confirmations.run,
+            "rerating": partial(keep_rerating, rerate_calls),
+        },
         prepare=prepare,
         ready=[database.ping for database in databases],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 
 from kit.clock import SystemClock
@@ -12,22 +13,27 @@ from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizat
 from kit.grpc.server import Application
 from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
+from services.metering.adapters.parquet_archive import ParquetArchive
+from services.metering.adapters.postgres_confirmations import PostgresConfirmations
 from services.metering.adapters.postgres_ledger import (
     PostgresLedgerHeads,
     PostgresLedgerReader,
     PostgresLedgerWriter,
 )
 from services.metering.adapters.postgres_meters import PostgresMeterCatalog
+from services.metering.adapters.postgres_old_weeks import PostgresOldWeeks
 from services.metering.adapters.postgres_rollups import LedgerSpans, PostgresRollups
 from services.metering.adapters.postgres_task_times import PostgresTaskTimes
 from services.metering.adapters.postgres_usage import PostgresUsageReader
 from services.metering.application.commit_batches import CommitBatches
+from services.metering.application.confirm_positions import ConfirmPositions
 from services.metering.application.create_meter import CreateMeter
 from services.metering.application.list_usage_events import ListUsageEvents
 from services.metering.application.query_usage import QueryUsage
 from services.metering.application.record_mapped_usage import RecordMappedUsage
 from services.metering.application.record_usage import RecordUsage
 from services.metering.application.report_task_time import ReportTaskTime
+from services.metering.application.retire_weeks import RetireWeeks
 from services.metering.application.stream_usage import StreamUsage
 from services.metering.config import MeteringSettings
 from services.metering.domain import limits
@@ -39,10 +45,12 @@ from services.metering.rpc.otlp_servicers import FOREIGN_SCOPES, OtlpLogsService
 from services.metering.rpc.task_time_servicer import TaskTimeServicer
 from services.metering.rpc.usage_streams import UsageStreams
 from services.metering.workers.partitions import keep_partitions
+from services.metering.workers.retention import keep_retiring
 
 QUERY_CONNECTIONS = 6
 ROLLUP_CONNECTIONS = 2
 TASK_TIME_CONNECTIONS = 2
+RETIRING_CONNECTIONS = 2
 
 
 async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Application:
@@ -55,7 +63,9 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
     queries = Database(settings.postgres_tenant_url, pool_size=QUERY_CONNECTIONS)
     rolling_up = Database(settings.postgres_writer_url, pool_size=ROLLUP_CONNECTIONS)
     task_times = Database(settings.postgres_writer_url, pool_size=TASK_TIME_CONNECTIONS)
-    for database in (tenant, writer, fleet, queries, rolling_up, task_times):
+    retiring = Database(settings.postgres_writer_url, pool_size=1)
+    retiring_fleet = Database(settings.postgres_fleet_url, pool_size=RETIRING_CONNECTIONS)
+    for database in (tenant, writer, fleet, queries, rolling_up, task_times, retiring, retiring_fleet):
         resources.push_async_callback(database.close)
     accounts = await resources.enter_async_context(connect(settings.accounts_address, settings.service_key))
 
@@ -84,7 +94,18 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
         exists=organizations.exists,
     )
     watch = HeadWatch(heads.heads)
-    ledger = LedgerServicer(heads=watch, reader=PostgresLedgerReader(tenant))
+    ledger = LedgerServicer(
+        heads=watch,
+        reader=PostgresLedgerReader(tenant),
+        confirm_positions=ConfirmPositions(PostgresConfirmations(writer), SystemClock()),
+    )
+    retire_weeks = RetireWeeks(
+        PostgresOldWeeks(retiring_fleet, retiring, heads),
+        None if settings.archive_dir is None else ParquetArchive(settings.archive_dir),
+        SystemClock(),
+        retention=timedelta(days=settings.retention_days),
+        followers=settings.retention_followers,
+    )
     record_mapped_usage = RecordMappedUsage(record_usage)
     cloudevents = CloudEventsServicer(
         record_usage=record_mapped_usage,
@@ -113,7 +134,11 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
         servicers=[metering, ledger, cloudevents, task_time, *otlp],
         foreign_scopes=FOREIGN_SCOPES,
-        workers={"partitions": partial(keep_partitions, heads), "rollups": rollups.run},
+        workers={
+            "partitions": partial(keep_partitions, heads),
+            "rollups": rollups.run,
+            "retention": partial(keep_retiring, retire_weeks),
+        },
         prepare=prepare,
         ready=[tenant.ping, writer.ping, fleet.ping, heads.require_partitions],
         drain=streams.drain,

@@ -82,8 +82,8 @@ class Ledger:
         return [outcome.refusal.reason if outcome.refusal else outcome.status.value for outcome in outcomes]
 
     async def page(self, interval: Interval = ALWAYS, *, after: int = 0, count: int = 10) -> list[str]:
-        entries = await self.reader.page(self.organization_id, interval, after_sequence=after, count=count)
-        return [entry.event.id for entry in entries]
+        found = await self.reader.page(self.organization_id, interval, after_sequence=after, count=count)
+        return [entry.event.id for entry in found.entries]
 
     async def entries(self, after: Position = START) -> list[LedgerEvent]:
         return [entry async for page in self.reader.read(self.organization_id, after) for entry in page.entries]

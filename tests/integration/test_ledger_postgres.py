@@ -47,7 +47,8 @@ class Ledger:
         return [outcome.refusal.reason if outcome.refusal else outcome.status.value for outcome in outcomes]
 
     async def entries(self) -> list[LedgerEvent]:
-        return list(await self.reader.page(self.organization_id, Interval(None, None), after_sequence=0, count=100))
+        found = await self.reader.page(self.organization_id, Interval(None, None), after_sequence=0, count=100)
+        return list(found.entries)
 
     async def total(self) -> int:
         totals = await self.reader.totals(self.organization_id, Interval(None, None), as_of_sequence=None)

@@ -28,9 +28,8 @@ from kit.testing.stores import free_port, temporary_redis
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.events import Measurement, Subject, UsageEvent
 from services.metering.domain.meters import Meter
-from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
-from tests.metering_house import metering_servicer
+from tests.metering_house import ledger_servicer, metering_servicer
 from tests.unit.quota.samples import MINUTES
 from tollbook.accounts.v1 import identity_pb2
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
@@ -162,7 +161,7 @@ def own_redis() -> Iterator[EmbeddedRedis]:
 async def suite(tmp_path: Path, own_redis: EmbeddedRedis) -> AsyncIterator[Suite]:
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
-    LedgerServicer(heads=HeadWatch(recorded.heads), reader=recorded).add_to(peers)
+    ledger_servicer(recorded).add_to(peers)
     recording_servicer(recorded).add_to(peers)
     entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(billing, peers)
     peers.add_generic_rpc_handlers((accounts_handler(),))

@@ -190,9 +190,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def page(self, name: str, after: int, count: int, edges: tuple[int, int]) -> None:
         model = self.models[name]
         interval, inside = self.interval(*edges)
-        entries = self.runner.run(self.store.reader.page(self.own(name), interval, after_sequence=after, count=count))
+        page = self.runner.run(self.store.reader.page(self.own(name), interval, after_sequence=after, count=count))
         following = [event for event in model.accepted[after:] if inside(model, event)][:count]
-        assert [entry.event for entry in entries] == [self.placed(event) for event in following]
+        assert [entry.event for entry in page.entries] == [self.placed(event) for event in following]
 
     @invariant()
     def the_ledger_is_what_was_accepted(self) -> None:

@@ -23,14 +23,12 @@ from kit.grpc.errors import reason_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.interceptor import Gate
 from kit.grpc.server import Application
-from kit.head_watch import HeadWatch
 from kit.testing.servers import KnownKeys, serving
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import UsageEvent
 from services.metering.domain.meters import Meter
-from services.metering.rpc.ledger_servicer import LedgerServicer
-from tests.metering_house import metering_servicer
+from tests.metering_house import ledger_servicer, metering_servicer
 from tollbook.access.v1 import access_pb2
 from tollbook.errors.v1 import errors_pb2
 from tollbook.feed.v1 import feed_pb2
@@ -93,7 +91,7 @@ def application(ledger: TroubledLedger, keys: KnownKeys) -> Application:
     metering = metering_servicer(ledger, catalog, exists=exists)
     return Application(
         authenticator=Authenticator(keys, {"quota": hashlib.sha256(QUOTA_KEY.encode()).hexdigest()}),
-        servicers=[metering, LedgerServicer(heads=HeadWatch(ledger.heads), reader=ledger)],
+        servicers=[metering, ledger_servicer(ledger)],
         prepare=prepare,
     )
 

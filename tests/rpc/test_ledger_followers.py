@@ -16,12 +16,12 @@ from kit.grpc.convert import position_to_pb
 from kit.grpc.errors import reason_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.server import Application
-from kit.head_watch import FROM_THE_START, HeadWatch, Look
+from kit.head_watch import FROM_THE_START, Look
 from kit.testing.servers import KnownKeys, serving
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.domain import limits
 from services.metering.domain.events import Measurement, Subject, UsageEvent
-from services.metering.rpc.ledger_servicer import LedgerServicer
+from tests.metering_house import ledger_servicer
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc
 
 KEYS = {name: f"tb_service_{name}" for name in ("quota", "analytics")}
@@ -68,7 +68,7 @@ async def channel(ledger: WatchedLedger) -> AsyncIterator[grpc.aio.Channel]:
     hashes = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
     application = Application(
         authenticator=Authenticator(KnownKeys({}), hashes),
-        servicers=[LedgerServicer(heads=HeadWatch(ledger.heads, every_seconds=0.01), reader=ledger)],
+        servicers=[ledger_servicer(ledger, look_every_seconds=0.01)],
         prepare=prepare,
     )
     async with serving(application) as channel:
@@ -226,7 +226,7 @@ async def test_more_watches_than_allowed_are_refused_and_the_others_stay(
     hashes = {"quota": hashlib.sha256(KEYS["quota"].encode()).hexdigest()}
     application = Application(
         authenticator=Authenticator(KnownKeys({}), hashes),
-        servicers=[LedgerServicer(heads=HeadWatch(ledger.heads, every_seconds=0.01), reader=ledger)],
+        servicers=[ledger_servicer(ledger, look_every_seconds=0.01)],
         prepare=prepare,
     )
     await ledger.record("acme", 1)

@@ -30,13 +30,14 @@ from services.metering.adapters.event_rows import (
     entries_from_rows,
     event_arrays,
 )
-from services.metering.adapters.postgres_positions import position_at
+from services.metering.adapters.postgres_positions import horizon_of, position_at, reading_events
 from services.metering.adapters.postgres_usage import measured_totals
-from services.metering.application.ports import Interval, Totals
+from services.metering.application.ports import EventPage, Interval, Totals
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Candidate, Fresh, Outcome, Recorded, Target, accept, candidate
 from services.metering.domain.digests import CONTENT_VERSION
 from services.metering.domain.events import LedgerEvent, UsageEvent
+from services.metering.domain.retention import refuse_before
 from services.metering.domain.windows import Window
 
 
@@ -69,11 +70,14 @@ async def _append(
 ) -> dict[str, Sequence[Outcome]]:
     # The locks on the heads are held until commit: nobody else can record for these organizations meanwhile, so what is
     # read after them stays true, and sequences are in commit order without a gap.
-    heads = {"organization_ids": text_array(batches)}
+    heads = {"organization_ids": text_array(batches), "now": now}
     await connection.execute(_LOCK_HEADS, heads)
     locked = {row.organization_id: row for row in await connection.execute(_LOCKED_HEADS, heads)}
+    # Never back in an organization's ledger, whatever waits and clocks do: what is older by receive_time is older by
+    # sequence too, and can be dropped together.
+    receive_time = max([now, *(row.update_time for row in locked.values())])
     recorded = await _recorded(connection, batches)
-    commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(now)
+    commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(receive_time)
     outcomes: dict[str, Sequence[Outcome]] = {}
     fresh: dict[str, Sequence[Fresh]] = {}
     volumes: dict[str, int] = {}
@@ -90,7 +94,7 @@ async def _append(
         if acceptance.fresh:
             fresh[organization_id], volumes[organization_id] = acceptance.fresh, acceptance.volume
     if fresh:
-        batch_names = {"commit_id": commit_id, "receive_time": now}
+        batch_names = {"commit_id": commit_id, "receive_time": receive_time}
         await connection.execute(_REMEMBER, _identity_arrays(fresh))
         entries = [each.entry(commit_id, receive_time_us) for appended in fresh.values() for each in appended]
         await _append_entries(connection, batch_names | event_arrays(entries))
@@ -189,7 +193,7 @@ class PostgresLedgerReader:
 
     async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
         """As LedgerReader."""
-        async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
+        async with reading_events(self._tenant, organization_id) as connection:
             position = await position_at(connection, organization_id, as_of_sequence)
             edges = (None if edge is None else unix_microseconds(edge) for edge in (interval.start, interval.end))
             quantities = await measured_totals(connection, organization_id, Window(*edges), position)
@@ -198,9 +202,9 @@ class PostgresLedgerReader:
     async def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """As LedgerReader; each page is a transaction of its own, so a slow reader holds no snapshot open."""
         position = after
-        async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
+        async with reading_events(self._tenant, organization_id) as connection:
             head = await position_at(connection, organization_id, None)
-            if after.sequence and await position_at(connection, organization_id, after.sequence) != after:
+            if await position_at(connection, organization_id, after.sequence) != after:
                 raise LogRewound(sequence=after.sequence)
         while position.sequence < head.sequence:
             names: dict[str, Any] = {
@@ -210,21 +214,21 @@ class PostgresLedgerReader:
             }
             async with self._tenant.transaction(organization_id=organization_id) as connection:
                 rows = (await connection.execute(_PAGE, names)).all()
-            if rows and rows[0].sequence == position.sequence:
-                if rows[0].commit_id != position.commit_id:
-                    # It was rewound since the last page, and grew again (a failover while the reader was slow).
+                if rows and rows[0].sequence == position.sequence:
+                    if rows[0].commit_id != position.commit_id:
+                        # It was rewound since the last page, and grew again (a failover while the reader was slow).
+                        raise LogRewound(sequence=position.sequence)
+                    rows = rows[1:]
+                if len(rows) != names["upto"] - position.sequence:
+                    # A gap must never pass for the absence of entries: they were dropped under the reader, or lost (a
+                    # restored backup). Within the transaction that missed them, so that the horizon tells which.
+                    refuse_before(await horizon_of(connection, organization_id), position.sequence)
                     raise LogRewound(sequence=position.sequence)
-                rows = rows[1:]
             entries = tuple(entries_from_rows(rows))
-            if len(entries) != names["upto"] - position.sequence:
-                # The log lost entries under the reader (a restored backup): a gap must never pass for their absence.
-                raise LogRewound(sequence=position.sequence)
             position = Position(entries[-1].sequence, entries[-1].commit_id)
             yield Page(entries, position)
 
-    async def page(
-        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
-    ) -> Sequence[LedgerEvent]:
+    async def page(self, organization_id: str, interval: Interval, *, after_sequence: int, count: int) -> EventPage:
         """As LedgerReader."""
         names = {
             "organization_id": organization_id,
@@ -234,7 +238,8 @@ class PostgresLedgerReader:
             "count": count,
         }
         async with self._tenant.transaction(organization_id=organization_id) as connection:
-            return entries_from_rows((await connection.execute(_LIST, names)).all())
+            entries = entries_from_rows((await connection.execute(_LIST, names)).all())
+            return EventPage(entries, (await horizon_of(connection, organization_id)).sequence)
 
 
 class PostgresLedgerHeads:
@@ -265,14 +270,14 @@ class PostgresLedgerHeads:
 # Locks the heads one by one in the same order for everybody, so that two batches that share organizations cannot wait
 # for each other in a circle; and begins those that are missing. What is there is locked and not written.
 _LOCK_HEADS = text("""
-    INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id)
-    SELECT organization_id, 0, '' FROM unnest(CAST(:organization_ids AS text[])) AS asked (organization_id)
+    INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id, update_time)
+    SELECT organization_id, 0, '', :now FROM unnest(CAST(:organization_ids AS text[])) AS asked (organization_id)
     ORDER BY organization_id COLLATE "C"
     ON CONFLICT (organization_id) DO UPDATE SET sequence = 0 WHERE false
 """)
 # A statement of its own: it sees what was committed while the one before waited.
 _LOCKED_HEADS = text("""
-    SELECT organization_id, sequence, volume FROM metering.ledger_heads
+    SELECT organization_id, sequence, volume, update_time FROM metering.ledger_heads
     WHERE organization_id = ANY(CAST(:organization_ids AS text[]))
 """)
 # LATERAL and OFFSET 0 leave the planner one way: look up each identity by the index.

@@ -22,3 +22,9 @@ FOLLOWER_BEHIND = Gauge(
 FOLLOWER_WATCHES = Gauge(
     "tollbook_metering_follower_watches", "Watches of heads that the follower has open here.", ["follower"]
 )
+
+WEEKS_DUE = Gauge("tollbook_metering_weeks_due", "Weeks of raw events older than the retention that are still there.")
+WEEK_HELD_BACK = Gauge(
+    "tollbook_metering_week_held_back", "1 while the oldest week that is due is held back for this reason.", ["reason"]
+)
+WEEKS_DROPPED = Counter("tollbook_metering_weeks_dropped_total", "Weeks of raw events that this process dropped.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol, TypeVar
 
 from kit.feed import Page, Position
@@ -12,6 +13,7 @@ from kit.head_watch import Look
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.meters import Meter, MeterRequest
+from services.metering.domain.retention import Confirmation, Share
 from services.metering.domain.task_time import TaskReport, TaskTimeAnswer
 from services.metering.domain.usage_query import UsageQuery, UsageRow
 
@@ -53,6 +55,15 @@ class Appender(Protocol[_ItemT_contra, _ResultT_co]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events of an interval, in sequence."""
+
+    entries: Sequence[LedgerEvent]
+    horizon: int
+    """Up to this sequence raw events are gone, so none of them is listed; 0: all are there."""
+
+
 class LedgerWriter(Appender[UsageEvent, Outcome], Protocol):
     """Appends to the ledgers of organizations."""
 
@@ -62,7 +73,8 @@ class LedgerWriter(Appender[UsageEvent, Outcome], Protocol):
 
         When it returns, what is ACCEPTED is committed and synced. Sequences are gapless per organization and in
         commit order. The same batch again, or at the same time elsewhere, records nothing twice. Of reversals of one
-        event, one is accepted for ever; its entry counts as the event negated, and is dated as it. Raises
+        event, one is accepted for ever; its entry counts as the event negated, and is dated as it. Within an
+        organization no receive_time is before that of a lower sequence: where `now` is, that one is taken. Raises
         DependencyUnavailable when the outcome is unknown; the same batch again resolves it.
         """
         ...
@@ -73,19 +85,18 @@ class LedgerReader(Protocol):
 
     async def totals(self, organization_id: str, interval: Interval, *, as_of_sequence: int | None) -> Totals:
         """Exact sums of every measurement in the interval, up to as_of_sequence (None: the head), in one snapshot: what
-        adding up the entries comes to. A meter of which nothing is left but reversed events may be missing.
+        adding up the entries comes to. A meter of which nothing is left but reversed events may be missing. Raises
+        OutOfRetention as UsageReader does.
         """
         ...
 
     def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """The events after a position up to the head, in sequence. Raises LogRewound for a position that is not in
-        this ledger.
+        this ledger, and OutOfRetention when the next events are gone.
         """
         ...
 
-    async def page(
-        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
-    ) -> Sequence[LedgerEvent]:
+    async def page(self, organization_id: str, interval: Interval, *, after_sequence: int, count: int) -> EventPage:
         """The first `count` events after a sequence whose time is in the interval, in sequence; a reversal has the
         time of what it takes back.
         """
@@ -126,6 +137,10 @@ class UsageReader(Protocol):
         """The rows that domain.aggregation.total defines, over the entries up to as_of_sequence (None: the head), in
         one snapshot; by meter, window and group values. Of an answer with more than QUERY_ROWS_MAX rows, only some, but
         more than the maximum.
+
+        Raises OutOfRetention when as_of_sequence is before the horizon, or when the answer may need an event that is
+        gone: an answer is never smaller for what was dropped. Sums and counts over full buckets, by what rollups tell
+        apart, never need one.
         """
         ...
 
@@ -141,4 +156,101 @@ class TaskTimes(Appender[TaskReport, TaskTimeAnswer], Protocol):
         same time wait for each other. Raises DependencyUnavailable when the outcome is unknown; the same reports again
         resolve it.
         """
+        ...
+
+
+class Confirmations(Protocol):
+    """Remembers how far followers need raw events no longer."""
+
+    async def confirm(self, follower: str, confirmations: Sequence[Confirmation], *, now: datetime) -> int:
+        """Keeps what a follower says of different organizations, in place of what it said before; answers of how many.
+        The others are not at or before the head of their ledger.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weeks:
+    """The weeks of which there are raw events, by their Mondays, oldest first."""
+
+    kept: Sequence[date]
+    """In the ledger."""
+    leaving: Sequence[date]
+    """Out of it already, and not dropped yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    """A file with every raw event of a week."""
+
+    name: str
+    sha256: bytes
+    row_count: int
+    byte_count: int
+
+
+RawRow = Mapping[str, object]
+"""A raw event as it is stored, by column."""
+
+
+class OldWeeks(Protocol):
+    """The weeks of raw events, and how they go. Doing any of it again, or by two at once, changes nothing more."""
+
+    def alone(self) -> AbstractAsyncContextManager[bool]:
+        """Whether nobody else retires weeks while the block lasts. It saves work and files, and is no condition."""
+        ...
+
+    async def weeks(self) -> Weeks:
+        """The weeks that there are."""
+        ...
+
+    async def shares(self, week: date) -> Sequence[Share]:
+        """What every organization has in the oldest week of the ledger. Raises HeldBack when that does not follow what
+        it lost before.
+        """
+        ...
+
+    async def confirmations(self) -> Mapping[tuple[str, str], Confirmation]:
+        """What was confirmed, by follower and organization."""
+        ...
+
+    async def seal(self, week: date, share: Share) -> None:
+        """Adds the share up into sealed totals, for ever. Raises HeldBack when an event of it is missing."""
+        ...
+
+    def rows(self, week: date, share: Share) -> AsyncIterator[Sequence[RawRow]]:
+        """The raw events of a share, in sequence, a few at a time."""
+        ...
+
+    async def archived(self, week: date) -> ArchivedFile | None:
+        """The file that holds the week."""
+        ...
+
+    async def set_archived(self, week: date, file: ArchivedFile, *, now: datetime) -> None:
+        """Remembers the file that holds the week, in place of another one. None is replaced once the week is out."""
+        ...
+
+    async def detach(self, week: date, followers: Sequence[str]) -> None:
+        """Takes the week out of the ledger and moves the horizons, at once for every reader; totals stay what they
+        were. Looks for itself whether the week is sealed, archived and confirmed by the followers. Raises HeldBack:
+        with BUSY when somebody reads or writes events just now.
+        """
+        ...
+
+    async def drop(self, week: date) -> None:
+        """Drops a week that is out of the ledger, after counting that it holds what was sealed. Raises HeldBack."""
+        ...
+
+
+class Archive(Protocol):
+    """Where raw events are kept when the ledger drops them."""
+
+    async def write(self, week: date, rows: AsyncIterator[Sequence[RawRow]]) -> ArchivedFile:
+        """Keeps the rows of a week in one file, in place of one that was there. When it returns, the file is whole and
+        synced, and was read back; its digest stands beside it. Memory is bounded. Raises OSError.
+        """
+        ...
+
+    async def holds(self, file: ArchivedFile) -> bool:
+        """Whether the file is there, to the byte. Raises OSError."""
         ...

@@ -80,3 +80,12 @@ CLOUDEVENT_DEPTH_MAX = 16
 """Objects and arrays within each other in one event; ours need five."""
 READ_AT_ONCE_BYTES_MAX = 256 * 1024
 """Of a message of a foreign format: read within a few hundredths of a second, most of the time."""
+CONFIRMATIONS_MAX = 1_000
+"""In one call."""
+SEAL_SPAN_EVENTS = 100_000
+"""Entries sealed in one transaction: a few seconds, well within what a statement may take."""
+ARCHIVE_PAGE_EVENTS = 1_000
+"""Rows read at once for the archive: their decoding holds up no call for long."""
+DETACH_ATTEMPTS_MAX = 24
+DETACH_PAUSE_SECONDS = 5.0
+"""Whoever comes during an attempt waits up to a quarter of a second: rarely, then."""

@@ -10,11 +10,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kit.clock import unix_microseconds
 from kit.errors import InvalidField
 from kit.feed import Page
-from kit.grpc.convert import position_to_pb
+from kit.grpc.convert import moment_from_pb, position_from_pb, position_to_pb
 from services.metering.application.list_usage_events import ListedEvents
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import EventRef, LedgerEvent, Measurement, ProviderCall, Subject, UsageEvent
+from services.metering.domain.retention import Confirmation
 from tollbook.errors.v1 import errors_pb2
 from tollbook.metering.v1 import ledger_pb2, metering_pb2
 
@@ -157,9 +158,19 @@ def page_to_pb(page: Page[LedgerEvent]) -> ledger_pb2.ReadLedgerResponse:
     return response
 
 
+def confirmation_from_pb(message: ledger_pb2.ConfirmedPosition, organization_id: str) -> Confirmation:
+    """What a follower confirms of an organization. Raises InvalidField."""
+    position = position_from_pb(message.position)
+    if position.sequence < 0 or not position.commit_id.isascii() or "\0" in position.commit_id:
+        raise InvalidField(field="positions.position", problem="not one that a feed gave")
+    has_time = message.HasField("needed_from_time")
+    needed_from = moment_from_pb(message.needed_from_time, "positions.needed_from_time") if has_time else None
+    return Confirmation(organization_id, position, needed_from)
+
+
 def listed_to_pb(listed: ListedEvents, interval: Interval) -> metering_pb2.ListUsageEventsResponse:
     """A page of the listing of an interval."""
-    response = metering_pb2.ListUsageEventsResponse()
+    response = metering_pb2.ListUsageEventsResponse(first_kept_sequence=listed.first_kept)
     for entry in listed.entries:
         message = response.events.add(sequence=entry.sequence, event=event_to_pb(entry.event))
         message.receive_time.FromMicroseconds(entry.receive_time_us)

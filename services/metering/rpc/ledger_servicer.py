@@ -14,8 +14,9 @@ from kit.grpc.call import current_principal, organization_of
 from kit.grpc.context import ServicerContext
 from kit.grpc.convert import head_to_pb, moment_from_pb, position_to_pb
 from kit.head_watch import HeadWatch
+from services.metering.application.confirm_positions import ConfirmPositions
 from services.metering.application.ports import Interval, LedgerReader
-from services.metering.rpc.convert import page_to_pb, rows_to_pb
+from services.metering.rpc.convert import confirmation_from_pb, page_to_pb, rows_to_pb
 from services.metering.rpc.handing_over import HandingOver
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -25,9 +26,10 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     service_name: ClassVar[str] = "tollbook.metering.v1.LedgerService"
 
-    def __init__(self, *, heads: HeadWatch, reader: LedgerReader) -> None:
+    def __init__(self, *, heads: HeadWatch, reader: LedgerReader, confirm_positions: ConfirmPositions) -> None:
         self._heads = heads
         self._reader = reader
+        self._confirm_positions = confirm_positions
         self._handing_over = HandingOver()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -72,3 +74,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             as_of_sequence=None,
         )
         return ledger_pb2.SnapshotUsageResponse(position=position_to_pb(totals.position), rows=rows_to_pb(totals))
+
+    async def ConfirmPositions(
+        self, request: ledger_pb2.ConfirmPositionsRequest, context: ServicerContext
+    ) -> ledger_pb2.ConfirmPositionsResponse:
+        """See the proto."""
+        # Only services get here; each speaks for itself.
+        confirmations = [
+            confirmation_from_pb(each, await organization_of(each.organization_id)) for each in request.positions
+        ]
+        kept_count = await self._confirm_positions(current_principal().name, confirmations)
+        return ledger_pb2.ConfirmPositionsResponse(kept_count=kept_count)
