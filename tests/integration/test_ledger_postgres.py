@@ -139,6 +139,28 @@ async def test_no_role_of_the_service_can_change_or_delete_what_was_recorded(
     assert rows == []
 
 
+def test_nothing_in_the_database_deletes_or_changes_the_identity_of_an_event(
+    postgres: EmbeddedPostgres, migrated: Callable[[str], dict[str, str]]
+) -> None:
+    """B5: no function, trigger, rule or cascade reaches identities, nor one that a service may call as the owner."""
+    migrated("metering")
+    with psycopg.connect(postgres.url) as owner:
+        functions = owner.execute(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'metering'::regnamespace"
+            " AND prosrc ~* '(delete|update|truncate|drop)[^;]*(event_)?identities'"
+        ).fetchall()
+        automatic = owner.execute(
+            "WITH identities AS (SELECT 'metering.event_identities'::regclass AS oid)"
+            " SELECT tgname FROM pg_trigger JOIN identities ON tgrelid = identities.oid"
+            " UNION ALL SELECT rulename FROM pg_rewrite JOIN identities ON ev_class = identities.oid"
+            " UNION ALL SELECT conname FROM pg_constraint JOIN identities ON conrelid = identities.oid"
+            "   WHERE contype = 'f'"
+            " UNION ALL SELECT polname FROM pg_policy JOIN identities ON polrelid = identities.oid"
+            "   WHERE polcmd IN ('d', 'w', '*') AND 'tollbook_metering_tenant'::regrole <> ALL (polroles)"
+        ).fetchall()
+    assert (functions, automatic) == ([], [])
+
+
 async def test_the_writer_reads_events_of_the_organization_that_it_names_and_of_no_other(
     ledger: Ledger, migrated: Callable[[str], dict[str, str]]
 ) -> None:

@@ -468,6 +468,19 @@ async def test_a_call_counts_once_on_its_own_meter_and_once_on_a_meter_of_calls_
     assert await house.totals() == {}
 
 
+@pytest.mark.parametrize("name", ["ann@example.org", "Ann Example", "ann example", "a\tb"])
+async def test_a_user_that_is_no_surrogate_is_refused_at_every_door(house: House, name: str) -> None:
+    by_attribute = usage("1", measurements=CALLS) | {"subject": name}
+    by_data = usage("2", measurements=CALLS)
+    by_data["data"]["subject"] = {"userId": name}
+    assert await house.send([by_attribute, by_data], BATCH) == [("REJECTED", "INVALID_FIELD")] * 2
+    for key in ("tollbook.user_id", "enduser.pseudo.id"):
+        rejected, message = await house.export(span(1, CHAT | {key: name}))
+        assert (rejected, message.startswith("INVALID_FIELD: subject.user_id: ")) == (1, True)
+    assert await refusal(house.report(user_id=name)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert await house.entries() == []
+
+
 async def test_prompts_and_contents_leave_no_trace(house: House) -> None:
     secret = "the customer's words"
     contents = {

@@ -10,6 +10,11 @@ COMMIT_EVENTS = Histogram(
     ["kind"],
     buckets=(1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000),
 )
+DECIDED_EVENTS = Counter(
+    "tollbook_metering_decided_events_total",
+    "What became of sound events, once it was committed; status: ACCEPTED, DUPLICATE, CONFLICT, REJECTED.",
+    ["status"],
+)
 HELD_EVENTS = Gauge("tollbook_metering_held_events", "How many wait for their transaction or are in it.", ["kind"])
 OVERLOADED_BATCHES = Counter(
     "tollbook_metering_overloaded_batches_total", "Batches refused because too much was held.", ["kind"]
