@@ -27,6 +27,7 @@ from services.metering.adapters.postgres_task_times import PostgresTaskTimes
 from services.metering.adapters.postgres_usage import PostgresUsageReader
 from services.metering.application.commit_batches import CommitBatches
 from services.metering.application.confirm_positions import ConfirmPositions
+from services.metering.application.counted_ledger import CountedLedger
 from services.metering.application.create_meter import CreateMeter
 from services.metering.application.list_usage_events import ListUsageEvents
 from services.metering.application.query_usage import QueryUsage
@@ -72,7 +73,9 @@ async def bootstrap(settings: MeteringSettings, resources: AsyncExitStack) -> Ap
     heads = PostgresLedgerHeads(fleet)
     meters = PostgresMeterCatalog(tenant, writer)
     organizations = RemoteOrganizations(accounts)
-    batches = CommitBatches(PostgresLedgerWriter(writer), kind="events", transactions=settings.commit_transactions)
+    batches = CommitBatches(
+        CountedLedger(PostgresLedgerWriter(writer)), kind="events", transactions=settings.commit_transactions
+    )
     resources.push_async_callback(batches.close)
     reports = CommitBatches(
         PostgresTaskTimes(task_times),

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from kit.clock import unix_microseconds
 from kit.postgres.database import Database
+from kit.testing.stores import free_port
 from services.metering.adapters.postgres_ledger import PostgresLedgerReader, PostgresLedgerWriter
 from services.metering.application.ports import Interval
 from services.metering.domain import limits
@@ -116,12 +118,17 @@ async def test_a_process_answers_old_events_by_what_was_recorded_and_then_by_the
     other.CopyFrom(event)
     other.measurements[0].quantity = 2
     answers: list[tuple[str, str]] = []
-    async with metering_processes(site) as (metering,):
+    metrics_address = f"127.0.0.1:{free_port()}"
+    async with (
+        metering_processes(site, TOLLBOOK_METRICS_ADDRESS=metrics_address) as (metering,),
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
         for sent, backfill in ((event, False), (event, True), (event, False), (event, True), (other, True)):
             request = metering_pb2.RecordUsageRequest(events=[sent], backfill=backfill)
             (result,) = (await metering.stub.RecordUsage(request, metadata=ADMIN)).results
             status = metering_pb2.EventStatus.Name(result.status).removeprefix("EVENT_STATUS_")
             answers.append((status, errors_pb2.ErrorReason.Name(result.reason).removeprefix("ERROR_REASON_")))
+        metrics = (await client.get(f"http://{metrics_address}/metrics")).text
     assert answers == [
         ("REJECTED", "EVENT_TOO_OLD"),
         ("ACCEPTED", "UNSPECIFIED"),
@@ -129,3 +136,5 @@ async def test_a_process_answers_old_events_by_what_was_recorded_and_then_by_the
         ("DUPLICATE", "UNSPECIFIED"),
         ("CONFLICT", "CONTENT_CONFLICT"),
     ]
+    for status, count in (("ACCEPTED", 1), ("DUPLICATE", 2), ("CONFLICT", 1), ("REJECTED", 1)):
+        assert f'tollbook_metering_decided_events_total{{status="{status}"}} {count}.0' in metrics
