@@ -23,6 +23,7 @@ from time import perf_counter
 
 from tests.bench.catch_up import catch_up
 from tests.bench.ground import Ground, Sizes, prepared
+from tests.bench.heads import heads
 from tests.bench.history import old_ledger
 from tests.bench.ingest import batching, streams, write_path
 from tests.bench.latency import latency
@@ -42,6 +43,7 @@ _MEASURES: Mapping[str, Callable[[Ground], Awaitable[list[Figure]]]] = {
     "I7": old_ledger,
     "A2": totals,
     "A6": catch_up,
+    "heads": heads,
     "S2": memory,
 }
 _TOGETHER = {"I3": "I2", "I5": "I2", "disk": "I2"}

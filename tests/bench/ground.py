@@ -38,7 +38,7 @@ class Sizes:
     totalled_events: int = 400_000
     followed_events: int = 60_000
     remembered_events: int = 1_000_000
-    paced_seconds: float = 10.0
+    paced_seconds: float = 8.0
 
     def quick(self) -> Sizes:
         """Enough to see that everything measures; not enough to believe the figures."""
