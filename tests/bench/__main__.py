@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import tempfile
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -83,16 +84,22 @@ def _load() -> str:
     return " ".join(f"{each:.1f}" for each in os.getloadavg())
 
 
-async def _measure(sizes: Sizes, wanted: set[str]) -> tuple[list[Figure], dict[str, str]]:
+async def _measure(sizes: Sizes, wanted: set[str]) -> tuple[list[Figure], list[str], dict[str, str]]:
+    """The figures, what could not be measured, and with which versions."""
     figures: list[Figure] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tollbook-bench-") as folder:
         async with prepared(Path(folder), sizes) as ground:
             for name, measure in _MEASURES.items():
                 if not wanted or name in wanted:
                     started = perf_counter()
-                    figures += await measure(ground)
+                    try:
+                        figures += await measure(ground)
+                    except Exception:  # noqa: BLE001 - the others are worth measuring
+                        traceback.print_exc()
+                        failed.append(name)
                     print(f"{name}: {perf_counter() - started:.0f} s, load {_load()}", flush=True)
-            return figures, {**_versions(), "postgres": server_version(ground.database)}
+            return figures, failed, {**_versions(), "postgres": server_version(ground.database)}
 
 
 def main() -> int:
@@ -103,7 +110,7 @@ def main() -> int:
         sizes = Sizes(**{**asdict(sizes), "rounds": arguments.rounds})
     wanted = {_TOGETHER.get(name, name) for name in arguments.ids}
     started, load = perf_counter(), _load()
-    figures, versions = asyncio.run(_measure(sizes, wanted))
+    figures, failed, versions = asyncio.run(_measure(sizes, wanted))
     print()
     print_table(figures)
     print()
@@ -116,11 +123,13 @@ def main() -> int:
     arguments.raw.write_text(json.dumps(document, indent=1), encoding="utf-8")
     print(f"every round: {arguments.raw}")
     missed = [f"{figure.id} {figure.name}" for figure in figures if figure.is_missed]
+    if failed:
+        print(f"failed, which counts as missed: {', '.join(failed)}")
     if missed:
         print(f"missed: {'; '.join(missed)}")
     if arguments.quick:
         print("quick: nothing is judged")
-    return 1 if missed and not arguments.quick else 0
+    return 1 if failed or (missed and not arguments.quick) else 0
 
 
 if __name__ == "__main__":

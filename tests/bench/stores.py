@@ -196,9 +196,9 @@ def server_version(database: LedgerDatabase) -> str:
     return json.dumps(settings)
 
 
-def fill(database: LedgerDatabase, organization_id: str, count: int, *, days: int) -> None:
-    """Gives an organization a ledger of so many events, evenly over the last days, in sessions of a hundred. Rows as
-    the ledger writes them, without what it remembers of their identities.
+def fill(database: LedgerDatabase, organization_id: str, count: int, *, days: int, until: datetime) -> None:
+    """Gives an organization a ledger of so many events, evenly over the days up to a moment, in sessions of a hundred.
+    Rows as the ledger writes them, without what it remembers of their identities.
     """
     with database.connect() as owner:
         owner.execute(
@@ -207,7 +207,7 @@ def fill(database: LedgerDatabase, organization_id: str, count: int, *, days: in
                 event_time_nanos, project_id, team_id, user_id, agent_id, task_id, session_id, measurements,
                 provider_call, reservation_id, reservation_final)
             SELECT %(organization)s, number, 'commit', now(), 'orchestrator', 'event-' || number,
-                now() - (%(count)s - number) * (%(days)s * interval '1 day' / %(count)s), 0,
+                %(until)s - (%(count)s - number) * (%(days)s * interval '1 day' / %(count)s), 0,
                 'project-' || session %% 20, 'team-' || session %% 5, 'usr_' || session %% 100,
                 'agent-' || session %% 50, 'task_' || number / 10, 'session_' || session,
                 jsonb_build_object('agent_minutes', 1000 + number %% 60000, 'tokens_input', 1500 + number %% 3000,
@@ -218,7 +218,7 @@ def fill(database: LedgerDatabase, organization_id: str, count: int, *, days: in
                     'latency_ns', 1200000000 + number, 'outcome', 1, 'error_code', ''), '', false
             FROM (SELECT number, number / 100 AS session FROM generate_series(1, %(count)s) AS number) AS numbers
             """,
-            {"organization": organization_id, "count": count, "days": days},
+            {"organization": organization_id, "count": count, "days": days, "until": until},
         )
         owner.execute(
             "INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id) VALUES (%s, %s, 'commit')",

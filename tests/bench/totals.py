@@ -30,8 +30,9 @@ async def totals(ground: Ground) -> list[Figure]:
     alone do not answer.
     """
     database, count = ground.new_database("totals"), ground.sizes.totalled_events
+    now = datetime.now(UTC)
     for organization_id in (RAW, ROLLED_UP):
-        fill(database, organization_id, count, days=DAYS)
+        fill(database, organization_id, count, days=DAYS, until=now)
     tenant, writer, fleet = (Database(database.role_urls()[kind]) for kind in ("tenant", "writer", "fleet"))
     spans = LedgerSpans(writer, HeadWatch(PostgresLedgerHeads(fleet).heads))
     await Follower("bench", spans, PostgresRollups(writer)).catch_up(ROLLED_UP)
@@ -39,7 +40,6 @@ async def totals(ground: Ground) -> list[Figure]:
         owner.execute("VACUUM ANALYZE")
     reader = PostgresUsageReader(tenant)
     meters = tuple((await PostgresMeterCatalog(tenant, writer).meters()).values())
-    now = datetime.now(UTC)
     window = Window(
         unix_microseconds(now - timedelta(days=DAYS - 1, minutes=7)), unix_microseconds(now - timedelta(minutes=22))
     )
