@@ -34,12 +34,12 @@ async def heads(ground: Ground) -> list[Figure]:
             for number in range(LOOKS):
                 owner.execute(
                     "UPDATE metering.ledger_heads SET sequence = sequence + 1 WHERE organization_id LIKE %s",
-                    (f"organization-{number % 100:02}__",),
+                    (f"organization-%{number % 100:02}",),
                 )
                 own, store = process_time(), ground.store_cpu()
                 look = await found.heads(FROM_THE_START if whole else mark)
                 used += process_time() - own + ground.store_cpu() - store
-                assert len(look.heads) >= 100
+                assert len(look.heads) >= 99
                 mark = look.mark
             return used / LOOKS / POLL_SECONDS * 100
 
