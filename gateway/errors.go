@@ -46,13 +46,17 @@ func statusOf(err error) *status.Status {
 
 // handleRoutingError answers a request that no route takes.
 func handleRoutingError(
-	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int,
+	_ context.Context, mux *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int,
 ) {
+	if _, ok := trialOf(r.Context()); ok {
+		return
+	}
 	refused := refusal(r, codes.NotFound, errorsv1.ErrorReason_ERROR_REASON_NOT_FOUND,
 		"Nothing answers at this path; GET /openapi.json describes what does.")
 	switch httpStatus {
 	case http.StatusMethodNotAllowed:
-		refused = refusal(r, codes.Unimplemented, errorsv1.ErrorReason_ERROR_REASON_NOT_FOUND,
+		w.Header().Set("Allow", allowed(mux, r))
+		refused = refusal(r, codes.Unimplemented, errorsv1.ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED,
 			fmt.Sprintf("This path does not answer %s; GET /openapi.json describes what it does.", r.Method))
 	case http.StatusBadRequest:
 		refused = refusal(r, codes.InvalidArgument, errorsv1.ErrorReason_ERROR_REASON_INVALID_FIELD,

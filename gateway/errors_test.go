@@ -118,27 +118,52 @@ func TestAnEmptyBodyIsAnEmptyRequest(t *testing.T) {
 
 func TestUnknownPathsAndMethodsAreToldInTheSameForm(t *testing.T) {
 	s := startSuite(t)
-	for path, want := range map[string]int{
-		"GET /":                     http.StatusNotFound,
-		"GET /api/v1/nonsense":      http.StatusNotFound,
-		"GET /api/v1/usage/":        http.StatusNotFound,
-		"GET //api/v1/usage":        http.StatusNotFound,
-		"POST /api/v1/plans/x/y":    http.StatusNotFound,
-		"DELETE /api/v1/usage":      http.StatusMethodNotAllowed,
-		"GET /api/v1/quota:check":   http.StatusMethodNotAllowed,
-		"GET /api/webhooks/stripe":  http.StatusMethodNotAllowed,
-		"POST /openapi.json":        http.StatusMethodNotAllowed,
-		"POST /healthz":             http.StatusMethodNotAllowed,
-		"MADEUP /api/v1/quotas":     http.StatusMethodNotAllowed,
-		"GET /api/v1/invoices:nope": http.StatusNotFound,
+	for path, reason := range map[string]string{
+		"GET /":                     "NOT_FOUND",
+		"GET /api/v1/nonsense":      "NOT_FOUND",
+		"GET /api/v1/usage/":        "NOT_FOUND",
+		"GET //api/v1/usage":        "NOT_FOUND",
+		"POST /api/v1/plans/x/y":    "NOT_FOUND",
+		"GET /api/v1/invoices:nope": "NOT_FOUND",
+		"DELETE /api/v1/usage":      "METHOD_NOT_ALLOWED",
+		"GET /api/v1/quota:check":   "METHOD_NOT_ALLOWED",
+		"GET /api/webhooks/stripe":  "METHOD_NOT_ALLOWED",
+		"POST /openapi.json":        "METHOD_NOT_ALLOWED",
+		"POST /healthz":             "METHOD_NOT_ALLOWED",
+		"MADEUP /api/v1/quotas":     "METHOD_NOT_ALLOWED",
 	} {
 		method, target, _ := strings.Cut(path, " ")
 		got := s.call(t, method, target, "", "X-Request-Id: req-9")
+		expect(t, path, got.reason(t), reason)
+		want := map[string]int{"NOT_FOUND": http.StatusNotFound, "METHOD_NOT_ALLOWED": http.StatusMethodNotAllowed}[reason]
 		expect(t, path, got.status, want)
-		expect(t, "reason", got.reason(t), "NOT_FOUND")
 		expect(t, "X-Request-Id", got.headers.Get("X-Request-Id"), "req-9")
 		expect(t, "Content-Type", got.headers.Get("Content-Type"), "application/json")
 	}
+}
+
+func TestARefusedMethodIsToldWhichOnesThePathAnswers(t *testing.T) {
+	s := startSuite(t)
+	s.recordUsage = func(context.Context, *meteringv1.RecordUsageRequest) (*meteringv1.RecordUsageResponse, error) {
+		t.Error("reached the service")
+		return &meteringv1.RecordUsageResponse{}, nil
+	}
+	for path, want := range map[string]string{
+		"DELETE /api/v1/usage":     "GET, POST",
+		"OPTIONS /api/v1/usage":    "GET, POST",
+		"GET /api/v1/quota:check":  "POST",
+		"GET /api/webhooks/stripe": "POST",
+		"PUT /api/v1/cloudevents":  "POST",
+		"POST /openapi.json":       "GET",
+		"HEAD /healthz":            "GET",
+	} {
+		method, target, _ := strings.Cut(path, " ")
+		got := s.call(t, method, target, `{"events": []}`)
+		expect(t, path, got.status, http.StatusMethodNotAllowed)
+		expect(t, path, got.headers.Get("Allow"), want)
+		expect(t, "its route in the log", strings.Contains(s.logs.String(), "/api/v1/usage"), false)
+	}
+	expect(t, "Allow of an unknown path", s.call(t, "GET", "/nonsense", "").headers.Get("Allow"), "")
 }
 
 func TestABodyAboveTheLimitIs413(t *testing.T) {

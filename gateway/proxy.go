@@ -45,7 +45,7 @@ func newMux(
 		runtime.WithForwardResponseOption(heedService),
 		runtime.WithErrorHandler(handleError),
 		runtime.WithRoutingErrorHandler(handleRoutingError),
-		runtime.WithMiddlewares(noteRoute),
+		runtime.WithMiddlewares(endTrials, noteRoute),
 		// A POST is a POST: neither a header nor a content type turns it into something else.
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithDisablePathLengthFallback(),

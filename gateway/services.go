@@ -26,7 +26,9 @@ var services = []struct {
 	name          string
 	registrations []registration
 }{
-	{metering, []registration{meteringv1.RegisterMeteringServiceHandler}},
+	{metering, []registration{
+		meteringv1.RegisterMeteringServiceHandler, meteringv1.RegisterTaskTimeServiceHandler,
+	}},
 	{"quota", []registration{quotav1.RegisterQuotaServiceHandler}},
 	{billing, []registration{billingv1.RegisterBillingServiceHandler, billingv1.RegisterCatalogServiceHandler}},
 	{"analytics", []registration{analyticsv1.RegisterAnalyticsServiceHandler, analyticsv1.RegisterPriceServiceHandler}},

@@ -23,6 +23,7 @@ class Kind(Enum):
     ALREADY_EXISTS = "ALREADY_EXISTS"
     ABORTED = "ABORTED"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     UNAUTHENTICATED = "UNAUTHENTICATED"
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
@@ -94,6 +95,13 @@ class LogRewound(Refused):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "LOG_REWOUND"
+
+
+class OutOfRetention(Refused):
+    """{problem}"""  # noqa: D400, D415
+
+    kind = Kind.OUT_OF_RANGE
+    reason = "OUT_OF_RETENTION"
 
 
 class DependencyUnavailable(Refused):

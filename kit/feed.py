@@ -9,18 +9,18 @@ the log was rewound (a restored backup, a lost failover) and the follower rebuil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import structlog
+from prometheus_client import Gauge
 
-from kit.errors import LogRewound, Refused
+from kit.errors import LogRewound, OutOfRetention, Refused
 from kit.telemetry.metrics import FOLLOWER_LAG
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.2
 RETRY_SECONDS_MIN = 0.1
 RETRY_SECONDS_MAX = 5.0
 # A feed that is back is watched again within this time: what changed meanwhile must be in force within a second.
@@ -73,7 +73,9 @@ class Feed(Protocol[E]):
         ...
 
     def read(self, key: str, after: Position) -> AsyncIterator[Page[E]]:
-        """The entries after a position, page by page, up to the head. Raises LogRewound."""
+        """The entries after a position, page by page, up to the head. Raises LogRewound, and OutOfRetention when the
+        next ones are no longer kept.
+        """
         ...
 
 
@@ -91,23 +93,70 @@ class Effect(Protocol[E]):
         ...
 
     async def rebuild(self, key: str) -> None:
-        """Begins the key, or begins it again after the log was rewound, from the owner's snapshot or from the start.
-        Afterwards `position` is not None, unless the key is of no interest.
+        """Begins the key, or begins it again when the log was rewound or its next entries are no longer kept, from the
+        owner's snapshot or from the start. Afterwards `position` is not None, unless the key is of no interest. Raises
+        OutOfRetention, with nothing changed, when it needs entries that are gone: the key stays where it is.
         """
         ...
+
+
+class Lag:
+    """How many entries a follower is behind, over all keys, kept up in a metric."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._heads: dict[str, int] = {}
+        self._reached: dict[str, int] = {}
+        self._entries = 0
+
+    def note(self, key: str, *, head: int | None = None, reached: int | None = None) -> None:
+        """Takes note of how far a key's log reaches, and of how far the follower got in it. A key of which it is not
+        known how far the follower got does not count.
+        """
+        # The sum over all keys is kept, not made anew: a look at every key for every key would take their square.
+        self._entries -= self._behind(key)
+        if head is not None:
+            self._heads[key] = head
+        if reached is not None:
+            self._reached[key] = reached
+        self._entries += self._behind(key)
+        self._gauge.set(self._entries)
+
+    def begin(self, key: str) -> None:
+        """From now on the key counts, from its first entry if nothing else is known."""
+        if key not in self._reached:
+            self.note(key, reached=0)
+
+    def _behind(self, key: str) -> int:
+        return max(0, self._heads.get(key, 0) - self._reached[key]) if key in self._reached else 0
 
 
 class Follower(Generic[E]):
     """Keeps an effect in step with a feed. One `run` per process; any number of processes."""
 
-    def __init__(self, name: str, feed: Feed[E], effect: Effect[E], *, parallel_keys: int = 8) -> None:
+    def __init__(
+        self,
+        name: str,
+        feed: Feed[E],
+        effect: Effect[E],
+        *,
+        parallel_keys: int = 8,
+        entries_at_once: int = 1,
+        reached: Callable[[str, Position], None] | None = None,
+    ) -> None:
+        """entries_at_once: pages are joined until they have so many entries, for an effect whose write costs much
+        however little is in it. Nothing waits for that: the feed's end is a page's end.
+
+        reached: is told each position up to which a key is applied, in the store, as it gets there.
+        """
+        self._reached = reached
         self._name = name
+        self._entries_at_once = entries_at_once
         self._feed = feed
         self._effect = effect
         self._parallel = asyncio.Semaphore(parallel_keys)
         self._heads: dict[str, Position] = {}
-        self._applied: dict[str, int] = {}
-        self._lag = 0
+        self._lag = Lag(FOLLOWER_LAG.labels(name))
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -119,7 +168,9 @@ class Follower(Generic[E]):
                     async for heads in self._feed.watch():
                         pause = RETRY_SECONDS_MIN
                         for head in heads:
-                            self._note(head.key, head=head.position)
+                            self._heads[head.key] = head.position
+                            self._lag.begin(head.key)
+                            self._lag.note(head.key, head=head.position.sequence)
                             self._start(head.key)
                 except Refused as error:
                     log.warning("feed_broken", feed=self._name, error=str(error))
@@ -143,13 +194,16 @@ class Follower(Generic[E]):
             if position is None:
                 return
         try:
-            async for page in self._feed.read(key, position):
+            async for page in joined(self._feed.read(key, position), self._entries_at_once):
                 if not await self._effect.apply(key, position, page):
                     return  # another process is ahead of us; the next head finds where it got to
                 position = page.position
-                self._note(key, applied=position.sequence)
+                self._lag.note(key, reached=position.sequence)
         except LogRewound:
             log.warning("log_rewound", feed=self._name, key=key, sequence=position.sequence)
+            await self._effect.rebuild(key)
+        except OutOfRetention:
+            log.warning("entries_gone", feed=self._name, key=key, sequence=position.sequence)
             await self._effect.rebuild(key)
 
     def _start(self, key: str) -> None:
@@ -166,13 +220,17 @@ class Follower(Generic[E]):
                     async with self._parallel:
                         await self.catch_up(key)
                         reached = await self._effect.position(key)
+                except OutOfRetention as error:
+                    log.error("follower_lost", feed=self._name, key=key, error=str(error))  # noqa: TRY400 - no defect
                 except Refused as error:
                     log.warning("follower_retries", feed=self._name, key=key, error=str(error))
                 except Exception:
                     log.exception("follower_failed", feed=self._name, key=key)
                 else:
+                    if reached is not None and self._reached is not None:
+                        self._reached(key, reached)
                     # A key of no interest has nothing to be behind with.
-                    self._note(key, applied=aim.sequence if reached is None else reached.sequence)
+                    self._lag.note(key, reached=aim.sequence if reached is None else reached.sequence)
                     if aim == self._heads[key] and (reached is None or reached.sequence >= aim.sequence):
                         return
                     if reached != before:
@@ -182,32 +240,16 @@ class Follower(Generic[E]):
         finally:
             self._busy.pop(key, None)
 
-    def _note(self, key: str, *, head: Position | None = None, applied: int | None = None) -> None:
-        # The sum over all keys is kept, not made anew: a look at every key for every key would take their square.
-        self._lag -= self._behind(key)
-        if head is not None:
-            self._heads[key] = head
-        if applied is not None:
-            self._applied[key] = applied
-        self._lag += self._behind(key)
-        FOLLOWER_LAG.labels(self._name).set(self._lag)
 
-    def _behind(self, key: str) -> int:
-        return max(0, self._heads.get(key, START).sequence - self._applied.get(key, 0))
-
-
-async def watch_by_polling(
-    read_heads: Callable[[], Awaitable[Sequence[Head]]], *, every_seconds: float = POLL_SECONDS
-) -> AsyncIterator[Sequence[Head]]:
-    """The owner's side of `watch`: every head first, then those that changed since the last look. Polling misses
-    nothing: a head row carries the latest state, whenever its transaction commits.
-    """
-    known: dict[str, Position] = {}
-    first = True
-    while True:
-        heads = [head for head in await read_heads() if known.get(head.key) != head.position]
-        known.update((head.key, head.position) for head in heads)
-        if heads or first:
-            yield heads
-        first = False
-        await asyncio.sleep(every_seconds)
+async def joined(pages: AsyncIterator[Page[E]], entries: int) -> AsyncIterator[Page[E]]:
+    """The same entries in larger pages: of at least so many, but for the last."""
+    together: list[E] = []
+    position: Position | None = None
+    async for page in pages:
+        together += page.entries
+        position = page.position
+        if len(together) >= entries:
+            yield Page(tuple(together), position)
+            together, position = [], None
+    if position is not None:
+        yield Page(tuple(together), position)

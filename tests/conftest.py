@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kit.postgres.embedded import EmbeddedPostgres
 from kit.postgres.migrate import migrate
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import temporary_postgres, temporary_redis
+
+# How long an example takes is no property of the code: on a busy machine both would fail at random.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 ROLE_KINDS = ("tenant", "writer", "fleet")
 

@@ -27,7 +27,9 @@ from tollbook.metering.v1 import metering_pb2, metering_pb2_grpc
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ADMIN = (("authorization", "Bearer tb_admin_of_tests"),)
-FOLLOWER_KEY = "tb_service_" + "q" * 32
+FOLLOWER_KEYS = {name: f"tb_service_{name}_{'k' * 32}" for name in ("quota", "analytics")}
+"""Of the services that may read the feed."""
+FOLLOWER_KEY = FOLLOWER_KEYS["quota"]
 FOLLOWER = (("authorization", f"Bearer {FOLLOWER_KEY}"),)
 """The service quota, which may read the feed."""
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -104,6 +106,25 @@ class Site:
         return Site(urls=urls, accounts_address=self.accounts_address, log_path=self.log_path)
 
 
+async def healthy(channel: grpc.aio.Channel) -> None:
+    """Waits until the service behind the channel says that it serves."""
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    async with asyncio.timeout(_HEALTHY_SECONDS_MAX):
+        while True:
+            try:
+                answer = await check(health_pb2.HealthCheckRequest(service=""), wait_for_ready=True)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+
 class MeteringProcess:
     """One process, which can be started again on its port, and a channel to it with the admin's key."""
 
@@ -118,7 +139,9 @@ class MeteringProcess:
                 "TOLLBOOK_LISTEN_ADDRESS": self.address,
                 "TOLLBOOK_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
                 "TOLLBOOK_SERVICE_KEY": key,
-                "TOLLBOOK_SERVICE_KEY_HASHES": json.dumps({"metering": _sha256(key), "quota": _sha256(FOLLOWER_KEY)}),
+                "TOLLBOOK_SERVICE_KEY_HASHES": json.dumps(
+                    {name: _sha256(each) for name, each in {"metering": key, **FOLLOWER_KEYS}.items()}
+                ),
                 "TOLLBOOK_ACCOUNTS_ADDRESS": site.accounts_address,
                 "TOLLBOOK_LOG_LEVEL": "WARNING",
                 **{f"TOLLBOOK_POSTGRES_{kind.upper()}_URL": url for kind, url in site.urls.items()},
@@ -146,21 +169,7 @@ class MeteringProcess:
     async def start(self) -> None:
         """Starts it and waits until it is healthy."""
         await self._process.start()
-        check = self.channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        async with asyncio.timeout(_HEALTHY_SECONDS_MAX):
-            while True:
-                try:
-                    answer = await check(health_pb2.HealthCheckRequest(service=""), wait_for_ready=True)
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(_POLL_SECONDS)
-                    continue
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-                await asyncio.sleep(_POLL_SECONDS)
+        await healthy(self.channel)
 
     async def kill(self) -> None:
         """Ends it as a crash does."""

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,8 +18,24 @@ GATEWAY_BINARY = CHECKOUT / ".build" / "tollbook-gateway"
 
 # All that a process inherits. Anything else in the caller's environment (a proxy, a PGHOST) is not meant for
 # it.
-_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TOLLBOOK_LOG_LEVEL", "TOLLBOOK_CLOUDEVENT_METERS"})
+_PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TOLLBOOK_LOG_LEVEL"})
 _PASSED_ON_PREFIXES = ("OTEL_", "SSL_")
+
+# The settings that are the operator's to choose, by service. All others follow from the site; a test holds the two
+# together against every service's config.py, so that none is dropped without a word.
+_OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
+    "metering": frozenset(
+        {
+            "TOLLBOOK_ARCHIVE_DIR",
+            "TOLLBOOK_CLOUDEVENT_METERS",
+            "TOLLBOOK_COMMIT_TRANSACTIONS",
+            "TOLLBOOK_LABEL_KEYS",
+            "TOLLBOOK_RETENTION_DAYS",
+            "TOLLBOOK_RETENTION_FOLLOWERS",
+        }
+    ),
+    "quota": frozenset({"TOLLBOOK_REDIS_CHECK_MILLISECONDS", "TOLLBOOK_REDIS_UPKEEP_MILLISECONDS"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +70,11 @@ def service_specs(site: Site) -> list[ProgramSpec]:
         ProgramSpec(
             name=name,
             command=(sys.executable, "-m", f"services.{name}"),
-            environment={**inherited_environment(), **_service_environment(site, name)},
+            environment={
+                **inherited_environment(),
+                **_service_environment(site, name),
+                **_of_environment(_OPERATORS_SETTINGS.get(name, frozenset())),
+            },
             working_folder=CHECKOUT,
             probe=grpc_probe(site.ports.address(name)),
         )
@@ -111,9 +131,13 @@ def role_url(owner_url: str, role: str, password: str) -> str:
 
 def inherited_environment() -> dict[str, str]:
     """Return what every process inherits."""
-    return {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    return _of_environment(_PASSED_ON) | {
+        name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON_PREFIXES)
     }
+
+
+def _of_environment(names: Collection[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _service_environment(site: Site, name: str) -> dict[str, str]:
@@ -127,6 +151,8 @@ def _service_environment(site: Site, name: str) -> dict[str, str]:
         case "quota":
             environment["TOLLBOOK_REDIS_URL"] = site.redis_url
             environment["TOLLBOOK_REDIS_CHECK_MILLISECONDS"] = str(_REDIS_CHECK_MILLISECONDS)
+        case "metering":
+            environment["TOLLBOOK_ARCHIVE_DIR"] = str(site.state_dir / "archive")
         case "accounts":
             environment["TOLLBOOK_ADMIN_KEY_SHA256"] = sha256_hex(site.secrets.admin_key)
         case "billing":

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds, unix_microseconds
 from kit.errors import InvalidField
-from kit.feed import Position
+from kit.feed import Head, Position
 from tollbook.feed.v1 import feed_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
@@ -41,3 +41,8 @@ def position_from_pb(message: feed_pb2.Position) -> Position:
 def position_to_pb(position: Position) -> feed_pb2.Position:
     """The position."""
     return feed_pb2.Position(sequence=position.sequence, commit_id=position.commit_id)
+
+
+def head_to_pb(head: Head) -> feed_pb2.Head:
+    """The same on the wire."""
+    return feed_pb2.Head(organization_id=head.key, position=position_to_pb(head.position))

@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from kit.errors import DependencyUnavailable, Kind, LogRewound, Refused
+from kit.errors import DependencyUnavailable, Kind, LogRewound, OutOfRetention, Refused
 
 DOMAIN = "tollbook.dev"
 
@@ -61,6 +61,8 @@ def refusal_from_call(error: grpc.aio.AioRpcError, dependency: str) -> Refused:
     reason = reason_of(error)
     if reason == LogRewound.reason:
         return LogRewound(sequence="sent")
+    if reason == OutOfRetention.reason:
+        return OutOfRetention(problem=error.details() or "")
     if error.code() in _OURS_TO_PASS_ON and reason:
         return PassedOn(error.code().name, reason, error.details() or "")
     return DependencyUnavailable(dependency=dependency)

@@ -37,6 +37,9 @@ EXIT_REFUSED_TO_START = 3
 DRAIN_SECONDS = 7.0
 READINESS_SECONDS = 1.0
 WORKER_PAUSE_SECONDS_MAX = 5.0
+# A client that vanished without a word holds the place of its stream; gRPC itself would look for it after two hours.
+PING_AFTER_SECONDS = 20.0
+PING_ANSWER_SECONDS = 10.0
 _COLLECT_AFTER = (20_000, 20, 20)
 # The reflection service of the newer name: the same messages under another package, which newer clients ask first.
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
@@ -159,6 +162,9 @@ def build_server(
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.keepalive_time_ms", int(PING_AFTER_SECONDS * 1_000)),
+            # grpc.keepalive_timeout_ms does not shorten the minute that is otherwise given for an answer.
+            ("grpc.http2.ping_timeout_ms", int(PING_ANSWER_SECONDS * 1_000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],

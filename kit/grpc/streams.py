@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kit.errors import Draining, Overloaded
+from kit.grpc.call import current_principal
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -16,13 +18,20 @@ RETRY_SECONDS = 1.0
 
 
 class LongCalls:
-    """The long calls of one kind that this process serves."""
+    """The long calls of one kind that this process serves: so many in all, and of one organization."""
 
-    def __init__(self, what: str, *, calls_max: int) -> None:
+    def __init__(self, what: str, *, calls_max: int, calls_of_one_max: int | None = None) -> None:
+        """calls_of_one_max: None sets no bound of its own."""
         self._what = what
         self._calls_max = calls_max
+        self._calls_of_one_max = calls_max if calls_of_one_max is None else calls_of_one_max
         self._draining = asyncio.Event()
-        self.count = 0
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._counts.total()
 
     def drain(self) -> None:
         """No call begins from now on, and each of those there are ends after what it has read."""
@@ -30,16 +39,24 @@ class LongCalls:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place for one call while the block lasts. Raises Overloaded when all are taken, and Draining."""
+        """A place for the current call while the block lasts. Raises Overloaded when all are taken, or all that its
+        organization may have (the admin and services have none), and Draining.
+        """
         if self._draining.is_set():
             raise Draining
+        organization_id = current_principal().organization_id
+        of_one_max = self._calls_of_one_max if organization_id else self._calls_max
         if self.count >= self._calls_max:
             raise Overloaded(what=f"{self._what}: {self._calls_max} in this process", seconds=RETRY_SECONDS)
-        self.count += 1
+        if self._counts[organization_id] >= of_one_max:
+            what = f"{self._what}: {of_one_max} of one organization in this process"
+            raise Overloaded(what=what, seconds=RETRY_SECONDS)
+        self._counts[organization_id] += 1
         try:
             yield
         finally:
-            self.count -= 1
+            self._counts[organization_id] -= 1
+            self._counts += Counter()  # forgets who has none
 
     async def answer_in_order(
         self,

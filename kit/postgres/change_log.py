@@ -15,7 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.errors import LogRewound
-from kit.feed import Change, Head, Page, Position
+from kit.feed import Change, Page, Position
+from kit.head_watch import Look
+from kit.postgres.heads import look_at_heads
 from kit.postgres.row_security import allow_all, protect
 
 PAGE_ENTRIES = 500
@@ -84,9 +86,6 @@ class ChangeLog:
             entries = entries[1:]
         return Page(tuple(entries), entries[-1].position if entries else after)
 
-    async def heads(self, connection: AsyncConnection) -> list[Head]:
-        """Every organization's head; for the fleet role."""
-        rows = await connection.execute(
-            text(f"SELECT organization_id, sequence, commit_id FROM {self._schema}.change_heads")  # noqa: S608
-        )
-        return [Head(row.organization_id, Position(row.sequence, row.commit_id)) for row in rows]
+    async def heads(self, connection: AsyncConnection, mark: str) -> Look:
+        """As kit.head_watch.ReadHeads; for the fleet role."""
+        return await look_at_heads(connection, f"{self._schema}.change_heads", mark)

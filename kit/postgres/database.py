@@ -18,6 +18,7 @@ POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_MS = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
 CONNECT_TIMEOUT_SECONDS = 3
+_READ_ONLY = "25006"  # read_only_sql_transaction
 # A server that vanished without a word is noticed within half a minute, not after the kernel's two hours.
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 
@@ -52,8 +53,8 @@ class Database:
 
         organization_id: whose rows the tenant role sees, for this transaction only; None shows a tenant role no rows.
         snapshot: every statement reads the same instant, and nothing can be written.
-        Raises DependencyUnavailable when the server cannot be reached; then nothing can be said about a commit that
-        was under way, and a retry must carry the same ids.
+        Raises DependencyUnavailable when the server cannot be reached or takes no writes, or no connection of the pool
+        comes free; then nothing can be said about a commit that was under way, and a retry must carry the same ids.
         """
         try:
             async with self._engine.connect() as connection:
@@ -63,12 +64,38 @@ class Database:
                     if organization_id is not None:
                         await connection.exec_driver_sql(set_organization(organization_id))
                     yield connection
-        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        except PoolTimeoutError as error:
+            raise DependencyUnavailable(dependency="Postgres (each of this pool's connections is in use)") from error
+        except (OperationalError, InterfaceError) as error:
             raise DependencyUnavailable(dependency="Postgres") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DependencyUnavailable(dependency="Postgres") from error
+            if not snapshot and getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+                raise DependencyUnavailable(dependency="Postgres (it takes no writes: a standby, or set so)") from error
             raise
+
+    @asynccontextmanager
+    async def holding(self, name: str) -> AsyncIterator[bool]:
+        """Whether nobody else holds this name in the database; if so it is held until the block ends, the process does
+        or the connection breaks. So it keeps two from doing the same work, and must not keep them from doing harm.
+        Takes a connection for as long. Raises DependencyUnavailable.
+        """
+        try:
+            async with self._engine.connect() as connection:
+                # No transaction: one would be ended for being idle.
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                lock = {"name": name}
+                is_held = (
+                    await connection.execute(text("SELECT pg_try_advisory_lock(hashtext(:name))"), lock)
+                ).scalar_one()
+                try:
+                    yield is_held
+                finally:
+                    if is_held:
+                        await connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), lock)
+        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+            raise DependencyUnavailable(dependency="Postgres") from error
 
     async def ping(self) -> None:
         """Raises DependencyUnavailable unless the server answers."""

@@ -35,13 +35,22 @@ async def serving(
     application: Application, *, is_open: bool = True, gate: Gate | None = None
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serves the application on a free port of loopback; yields a channel to it that carries no key."""
+    async with (
+        serving_at(application, is_open=is_open, gate=gate) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield channel
+
+
+@asynccontextmanager
+async def serving_at(application: Application, *, is_open: bool = True, gate: Gate | None = None) -> AsyncIterator[int]:
+    """Serves the application on a free port of loopback; yields the port."""
     gate = gate or Gate()
     gate.is_open = is_open
     server = build_server("tests", application, gate, health.aio.HealthServicer())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
+        yield port
     finally:
         await server.stop(grace=1)

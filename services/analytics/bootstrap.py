@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from kit.clock import SystemClock
+from kit.confirmations import Confirmations
 from kit.feed import Follower
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
@@ -24,6 +25,7 @@ from services.analytics.application.rerate_calls import RerateCalls
 from services.analytics.application.set_price import SetPrice
 from services.analytics.application.summarize_costs import SummarizeCosts
 from services.analytics.config import AnalyticsSettings
+from services.analytics.domain import limits
 from services.analytics.rpc.analytics_servicer import AnalyticsServicer
 from services.analytics.rpc.price_servicer import PriceServicer
 from services.analytics.workers.rerating import keep_rerating
@@ -46,7 +48,15 @@ async def bootstrap(settings: AnalyticsSettings, resources: AsyncExitStack) -> A
     summarize_costs = SummarizeCosts(PostgresCostReader(tenant), prices, RemoteTimeZones(organizations), SystemClock())
     analytics = AnalyticsServicer(summarize_costs=summarize_costs, exists=organizations.exists)
     price = PriceServicer(prices=prices, set_price=SetPrice(prices))
-    follower = Follower("ledger", LedgerFeed(metering), RateCalls(PostgresCostWriter(writer), prices))
+    feed = LedgerFeed(metering)
+    confirmations = Confirmations(feed.confirm)
+    follower = Follower(
+        "ledger",
+        feed,
+        RateCalls(PostgresCostWriter(writer), prices, feed),
+        entries_at_once=limits.RATED_AT_ONCE,
+        reached=confirmations.note,
+    )
     rerate_calls = RerateCalls(PostgresCostRerater(writer, fleet), prices)
 
     async def prepare() -> None:
@@ -56,7 +66,11 @@ async def bootstrap(settings: AnalyticsSettings, resources: AsyncExitStack) -> A
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
         servicers=[analytics, price],
-        workers={"follower": follower.run, "rerating": partial(keep_rerating, rerate_calls)},
+        workers={
+            "follower": follower.run,
+            "confirmations": confirmations.run,
+            "rerating": partial(keep_rerating, rerate_calls),
+        },
         prepare=prepare,
         ready=[database.ping for database in databases],
     )

@@ -9,7 +9,9 @@ from kit.clock import SystemClock
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
+from services.billing.adapters.metering_ledger import MeteringLedger
 from services.billing.adapters.postgres_books import PostgresBooks, PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
@@ -19,6 +21,7 @@ from services.billing.adapters.stripe_collector import StripeCollector
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.collect_invoices import CollectInvoices
+from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.preview_invoice import PreviewInvoice
@@ -31,6 +34,7 @@ from services.billing.rpc.billing_servicer import BillingServicer
 from services.billing.rpc.catalog_servicer import CatalogServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
+from services.billing.workers.confirming import keep_confirming
 from services.billing.workers.working_off import work_off
 
 
@@ -46,7 +50,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
 
     clock = SystemClock()
     books, plans, usage = PostgresBooks(tenant), PostgresPlans(tenant, fleet), MeteringUsage(metering)
-    inbox = PostgresStripeInbox(fleet)
+    inbox, ledger = PostgresStripeInbox(fleet), MeteringLedger(metering)
     organizations = RemoteOrganizations(accounts)
     in_force = SubscriptionInForce(books, plans, AccountsOrganizations(organizations), clock)
     rate_period = RatePeriod(usage, plans)
@@ -61,7 +65,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         exists=organizations.exists,
     )
     entitlements = EntitlementServicer(
-        heads=PostgresEntitlementHeads(fleet), read_entitlements=ReadEntitlements(books, plans, in_force, clock)
+        heads=HeadWatch(PostgresEntitlementHeads(fleet).heads),
+        read_entitlements=ReadEntitlements(books, plans, in_force, clock),
     )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 
@@ -76,6 +81,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
             "collect_invoices": partial(
                 work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, clock)
             ),
+            "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, plans, ledger, clock)),
             "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, collector, clock)),
         },
         prepare=prepare,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,6 +13,10 @@ from kit.grpc.server import ServerSettings
 from services.metering.domain.limits import LABEL_KEYS_MAX
 from services.metering.domain.validation import LABEL_KEYS
 
+CONFIRMING_SERVICES = {"analytics", "billing"}
+"""Who calls ConfirmPositions. Quota does not: it begins anew from totals, which remain."""
+RETENTION_DAYS_MIN = 40
+"""The database drops nothing younger either; see migrations/0007_retention.py."""
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -47,6 +52,23 @@ class MeteringSettings(ServerSettings):
     """The keys that labels may have, separated by commas; empty: none. A key that is taken off the list stays on the
     events that have it.
     """
+
+    retention_days: int = Field(default=90, ge=RETENTION_DAYS_MIN)
+    """How old raw events may get. They are dropped by the week, once every one of it is older."""
+    retention_followers: Annotated[tuple[str, ...], NoDecode] = ("analytics", "billing")
+    """The services that must have passed raw events before they are dropped, separated by commas; empty: none."""
+    archive_dir: Path | None = None
+    """The folder for the raw events that are dropped; unset: none are. Shared, where several machines serve."""
+
+    @field_validator("retention_followers", mode="before")
+    @classmethod
+    def _listed_followers(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.strip() for name in value.split(",")) if value.strip() else ()
+        if unknown := sorted(set(names) - CONFIRMING_SERVICES):
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(sorted(CONFIRMING_SERVICES))}")
+        return names
 
     @field_validator("label_keys", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import perf_counter
+from typing import Any, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -50,22 +51,18 @@ class LedgerDatabase:
             kind: f"postgresql://tollbook_{service}_{kind}:{password}@{place}" for kind, password in PASSWORDS.items()
         }
 
-    def add_schema(self, service: str) -> dict[str, str]:
-        """Makes another service's schema beside the ledger, and answers the URL of each of its roles, by kind."""
-        migrate(self.owner_url, service, PASSWORDS)
-        return self.role_urls(service)
-
     def connect(self) -> psycopg.Connection:
         """A connection of the owner."""
         return psycopg.connect(self.owner_url, autocommit=True)
 
 
 def ledger_database(server: EmbeddedPostgres, name: str) -> LedgerDatabase:
-    """A database of that name with a ledger and with the baseline's table."""
+    """A database of that name with a ledger, the costs of analytics, the limits of quota, and the baseline's table."""
     url = urlunsplit(urlsplit(server.url)._replace(path=f"/{name}"))
     with psycopg.connect(server.url, autocommit=True) as owner:
         owner.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    migrate(url, "metering", PASSWORDS)
+    for service in ("metering", "analytics", "quota"):
+        migrate(url, service, PASSWORDS)
     database = LedgerDatabase(owner_url=url)
     with database.connect() as owner:
         week = datetime.now(UTC).date() - timedelta(days=datetime.now(UTC).weekday())
@@ -79,7 +76,7 @@ def ledger_database(server: EmbeddedPostgres, name: str) -> LedgerDatabase:
     return database
 
 
-def age(database: LedgerDatabase, *, weeks: int, identity_millions: float, organization_ids: Sequence[str]) -> None:
+def age(database: LedgerDatabase, *, weeks: int, identities: int, organization_ids: Sequence[str]) -> None:
     """Gives the ledger a past: a partition for each week, and identities of events that are long gone."""
     with database.connect() as owner:
         owner.execute(f"""
@@ -99,7 +96,7 @@ def age(database: LedgerDatabase, *, weeks: int, identity_millions: float, organ
             SELECT (%s::text[])[1 + number %% %s], decode(md5(number::text), 'hex'), decode(md5(number::text), 'hex'),
                 1, -number FROM generate_series(1, %s) AS number
             """,
-            (list(organization_ids), len(organization_ids), int(identity_millions * 1_000_000)),
+            (list(organization_ids), len(organization_ids), identities),
         )
         owner.execute("VACUUM ANALYZE metering.event_identities")
         owner.execute("CHECKPOINT")
@@ -150,30 +147,43 @@ def _encoded(value: object) -> Jsonb:
     return Jsonb(json.dumps(value), dumps=str)
 
 
+_TABLES_OF_EVENTS = {
+    "events": ("events",),
+    "what dedupe remembers": ("event_identities",),
+    "rollups": ("rollup_measurements", "rollup_calls", "subject_rollup_measurements", "subject_rollup_calls"),
+}
+
+
 def disk_bytes(database: LedgerDatabase) -> dict[str, float]:
-    """Bytes on disk per event: rows, and all indexes, of events and of what dedupe remembers."""
+    """Bytes on disk per event: rows, and all indexes, of events, of what dedupe remembers, and of rollups."""
     found: dict[str, float] = {}
     with database.connect() as owner:
-        owner.execute("VACUUM metering.events, metering.event_identities")
-        for table in ("events", "event_identities"):
-            row = owner.execute(
+        count = _one(owner, "SELECT count(*) FROM metering.events")[0]
+        for name, tables in _TABLES_OF_EVENTS.items():
+            owner.execute(
+                sql.SQL("VACUUM {}").format(sql.SQL(", ").join(sql.Identifier("metering", t) for t in tables))
+            )
+            rows, indexes = _one(
+                owner,
                 """
-                SELECT sum(pg_table_size(leaf.relid)), sum(pg_indexes_size(leaf.relid)),
-                    (SELECT count(*) FROM metering.events)
-                FROM pg_partition_tree(%s::regclass) AS leaf WHERE leaf.isleaf
+                SELECT sum(pg_table_size(leaf.relid)), sum(pg_indexes_size(leaf.relid))
+                FROM unnest(%s::text[]) AS name
+                CROSS JOIN LATERAL (
+                    SELECT relid FROM pg_partition_tree(('metering.' || name)::regclass) WHERE isleaf
+                    UNION SELECT ('metering.' || name)::regclass
+                ) AS leaf
                 """,
-                (f"metering.{table}",),
-            ).fetchone()
-            if row is None or row[0] is None:
-                row = owner.execute(
-                    "SELECT pg_table_size(%s::regclass), pg_indexes_size(%s::regclass),"
-                    " (SELECT count(*) FROM metering.events)",
-                    (f"metering.{table}",) * 2,
-                ).fetchone()
-            assert row is not None
-            found[f"{table}, rows"] = float(row[0]) / row[2]
-            found[f"{table}, indexes"] = float(row[1]) / row[2]
+                [list(tables)],
+            )
+            found[f"{name}, rows"] = float(rows) / count
+            found[f"{name}, indexes"] = float(indexes) / count
     return found
+
+
+def _one(owner: psycopg.Connection, statement: LiteralString, names: Sequence[object] = ()) -> tuple[Any, ...]:
+    row = owner.execute(statement, names).fetchone()
+    assert row is not None
+    return row
 
 
 def server_version(database: LedgerDatabase) -> str:
@@ -184,3 +194,33 @@ def server_version(database: LedgerDatabase) -> str:
             for name in ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
         }
     return json.dumps(settings)
+
+
+def fill(database: LedgerDatabase, organization_id: str, count: int, *, days: int, until: datetime) -> None:
+    """Gives an organization a ledger of so many events, evenly over the days up to a moment, in sessions of a hundred.
+    Rows as the ledger writes them, without what it remembers of their identities.
+    """
+    with database.connect() as owner:
+        owner.execute(
+            """
+            INSERT INTO metering.events (organization_id, sequence, commit_id, receive_time, source, id, event_time,
+                event_time_nanos, project_id, team_id, user_id, agent_id, task_id, session_id, measurements,
+                provider_call, reservation_id, reservation_final)
+            SELECT %(organization)s, number, 'commit', now(), 'orchestrator', 'event-' || number,
+                %(until)s - (%(count)s - number) * (%(days)s * interval '1 day' / %(count)s), 0,
+                'project-' || session %% 20, 'team-' || session %% 5, 'usr_' || session %% 100,
+                'agent-' || session %% 50, 'task_' || number / 10, 'session_' || session,
+                jsonb_build_object('agent_minutes', 1000 + number %% 60000, 'tokens_input', 1500 + number %% 3000,
+                    'tokens_output', 200 + number %% 800),
+                jsonb_build_object('provider', 'openai_codex', 'model', 'gpt-5-codex', 'operation', 'completion',
+                    'tokens_input_uncached', 1000 + number %% 3000, 'tokens_cache_read', 500, 'tokens_cache_write', 0,
+                    'tokens_output', 150 + number %% 800, 'tokens_reasoning', 50,
+                    'latency_ns', 1200000000 + number, 'outcome', 1, 'error_code', ''), '', false
+            FROM (SELECT number, number / 100 AS session FROM generate_series(1, %(count)s) AS number) AS numbers
+            """,
+            {"organization": organization_id, "count": count, "days": days, "until": until},
+        )
+        owner.execute(
+            "INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id) VALUES (%s, %s, 'commit')",
+            (organization_id, count),
+        )

@@ -38,8 +38,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ACCEPTED = metering_pb2.EVENT_STATUS_ACCEPTED
 PAUSE_SECONDS = 10.0
-# What Postgres says when a disk is full, transactions cannot be serialized, deadlock, a lock or a statement takes long.
-REFUSALS = ("53100", "40001", "40P01", "55P03", "57014")
+# What Postgres says when a disk is full, transactions cannot be serialized, deadlock, a lock or a statement takes long,
+# or it takes no writes (a standby, a server that its operator or a full disk made read-only).
+REFUSALS = ("53100", "40001", "40P01", "55P03", "57014", "25006")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import pytest
 
 from kit.errors import LogRewound, NotFound, RequestIdReused
 from kit.feed import START, Position
+from kit.head_watch import FROM_THE_START
 from kit.ids import new_id
 from kit.money import Money
 from kit.postgres.embedded import EmbeddedPostgres
@@ -233,12 +234,12 @@ async def test_a_position_that_is_not_in_the_log_is_told(stocked: Store) -> None
 
 
 async def test_heads_name_every_organization_that_has_a_log(stocked: Store) -> None:
-    assert await stocked.heads.heads() == []
+    assert not (await stocked.heads.heads(FROM_THE_START)).heads
     await sell(stocked)
     await sell(stocked, "free", GLOBEX)
     async with stocked.books.read(ACME) as book:
         acme = await book.head()
-    heads = {head.key: head.position for head in await stocked.heads.heads()}
+    heads = {head.key: head.position for head in (await stocked.heads.heads(FROM_THE_START)).heads}
     assert heads.keys() == {ACME, GLOBEX}
     assert heads[ACME] == acme
 

@@ -15,6 +15,7 @@ from psycopg import sql
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import START, Position
+from kit.head_watch import FROM_THE_START
 from kit.postgres.database import Database
 from kit.postgres.embedded import EmbeddedPostgres
 from services.metering.adapters.memory import MemoryLedger
@@ -83,8 +84,8 @@ class Ledger:
         return [outcome.refusal.reason if outcome.refusal else outcome.status.value for outcome in outcomes]
 
     async def page(self, interval: Interval = ALWAYS, *, after: int = 0, count: int = 10) -> list[str]:
-        entries = await self.reader.page(self.organization_id, interval, after_sequence=after, count=count)
-        return [entry.event.id for entry in entries]
+        found = await self.reader.page(self.organization_id, interval, after_sequence=after, count=count)
+        return [entry.event.id for entry in found.entries]
 
     async def entries(self, after: Position = START) -> list[LedgerEvent]:
         return [entry async for page in self.reader.read(self.organization_id, after) for entry in page.entries]
@@ -405,7 +406,7 @@ async def test_of_too_many_members_the_smallest_of_the_most_numerous_pair_are_le
 async def test_heads_tell_how_far_each_ledger_reaches(ledger: Ledger) -> None:
     await ledger.append(ledger.event("a"), ledger.event("b"))
     last = (await ledger.entries())[-1]
-    heads = {head.key: head.position for head in await ledger.heads.heads()}
+    heads = {head.key: head.position for head in (await ledger.heads.heads(FROM_THE_START)).heads}
     assert heads[ledger.organization_id] == Position(last.sequence, last.commit_id)
 
 
@@ -446,10 +447,45 @@ async def test_a_replay_of_everything_changes_no_total_and_no_entry(ledger: Ledg
     assert (await ledger.total(), await ledger.entries()) == (total, entries)
 
 
-async def test_the_largest_quantities_add_up_exactly_beyond_64_bits(ledger: Ledger) -> None:
-    largest, count = 2**53 - 1, 1_100
-    await ledger.append(*(ledger.event(f"e{number}", largest) for number in range(count)))
-    assert await ledger.total() == largest * count > 2**63
+async def test_totals_can_always_be_told_whatever_is_sent_and_ordinary_events_go_on(ledger: Ledger) -> None:
+    """B11, and a broken sender: quantities of 2^53 - 1 add up exactly, until too few more would fit."""
+    largest = 2**53 - 1
+    broken = [ledger.event(f"broken-{number}", largest) for number in range(1_100)]
+    reasons = await ledger.reasons(*broken)
+    taken = reasons.count("ACCEPTED")
+    assert reasons == ["ACCEPTED"] * taken + ["LIMIT_EXCEEDED"] * (1_100 - taken)
+    assert taken > limits.VOLUME_SHARE
+    assert await ledger.total() == largest * taken < limits.TOTAL_MAX
+    # Whatever else this sender tries, ordinary quantities (35 days in milliseconds) still fit afterwards.
+    for size in range(53, 30, -1):
+        await ledger.append(*(ledger.event(f"try-{size}-{number}", 2**size - 1) for number in range(400)))
+    assert (
+        await ledger.reasons(*(ledger.event(f"sound-{number}", 35 * 86_400_000) for number in range(1_000)))
+        == ["ACCEPTED"] * 1_000
+    )
+    assert await ledger.total() < limits.TOTAL_MAX
+    assert await ledger.append(broken[0]) == [Outcome(Status.DUPLICATE, 1)]
+
+
+async def test_what_broken_events_took_is_given_back_by_reversing_them(ledger: Ledger) -> None:
+    largest = 2**53 - 1
+    broken = [ledger.event(f"broken-{number}", largest) for number in range(1_100)]
+    taken = (await ledger.reasons(*broken)).count("ACCEPTED")
+    assert await ledger.reasons(broken[-1]) == ["LIMIT_EXCEEDED"]
+    reversals = [ledger.reversal(f"r{number}", f"broken-{number}") for number in range(taken)]
+    assert set(await ledger.reasons(*reversals)) == {"ACCEPTED"}
+    assert await ledger.total() == 0
+    assert await ledger.reasons(broken[-1]) == ["ACCEPTED"]
+    assert await ledger.total() == largest
+
+
+async def test_tokens_and_latency_of_calls_are_bounded_with_the_measurements(ledger: Ledger) -> None:
+    call = full_event(ledger).provider_call
+    batch = [replace(ledger.event(f"e{number}", 2**52), provider_call=call) for number in range(1_100)]
+    taken = (await ledger.reasons(*batch)).count("ACCEPTED")
+    assert limits.VOLUME_SHARE < taken < 1_024
+    reversals = [ledger.reversal(f"r{number}", f"e{number}") for number in range(taken)]
+    assert set(await ledger.reasons(*reversals, batch[-1])) == {"ACCEPTED"}
 
 
 async def test_what_was_recorded_with_the_first_content_version_stays_a_duplicate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,14 @@ from kit.clock import unix_microseconds
 from kit.feed import START
 from kit.postgres.database import Database
 from kit.postgres.embedded import EmbeddedPostgres
+from kit.testing.clock import FakeClock
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.adapters.memory_task_times import MemoryTaskTimes
 from services.metering.adapters.postgres_ledger import PostgresLedgerReader, PostgresLedgerWriter
 from services.metering.adapters.postgres_task_times import LedgerDisagrees, PostgresTaskTimes
+from services.metering.application.commit_batches import CommitBatches
 from services.metering.application.ports import LedgerReader, LedgerWriter, TaskTimes
+from services.metering.application.report_task_time import ReportTaskTime
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Status
 from services.metering.domain.events import LedgerEvent, Measurement, Subject, TaskOutcome
@@ -51,7 +55,11 @@ class House:
     async def send(
         self, second: float, phase: TaskPhase = TaskPhase.HEARTBEAT, *, task_id: str = "t1"
     ) -> TaskTimeAnswer:
-        return await self.times.report(self.report_at(second, phase, task_id=task_id), now=self.now)
+        return await self.take(self.report_at(second, phase, task_id=task_id))
+
+    async def take(self, report: TaskReport) -> TaskTimeAnswer:
+        (answer,) = await self.times.append([report], now=self.now)
+        return answer
 
     async def entries(self) -> list[LedgerEvent]:
         return [entry async for page in self.reader.read(self.organization_id, START) for entry in page.entries]
@@ -99,6 +107,31 @@ async def test_a_report_that_is_sent_again_adds_nothing_and_tells_the_same_total
     assert await house.recorded_ms() == 20_000
 
 
+@pytest.mark.parametrize("phase", [TaskPhase.START, TaskPhase.HEARTBEAT, TaskPhase.END])
+async def test_a_crash_of_the_caller_never_bills_past_the_last_heartbeat_plus_one_interval(
+    house: House, phase: TaskPhase
+) -> None:
+    for second in (0, 10, 20, 30):
+        await house.send(second, TaskPhase.HEARTBEAT if second else TaskPhase.START)
+    assert await house.recorded_ms() == 30_000
+    # Another process takes over half an hour later, not knowing that the task had begun, or that it was still alive.
+    await house.send(1_830, phase)
+    assert await house.recorded_ms() == 40_000
+
+
+async def test_reports_of_many_callers_at_once_share_a_transaction(postgres_house: House) -> None:
+    house = postgres_house
+    batches = CommitBatches(house.times, kind="task_reports", transactions=1)
+    report = ReportTaskTime(batches, FakeClock(house.now))
+    tasks = [f"t{number}" for number in range(500)]
+    for second in (0, 10, 20):
+        answers = await asyncio.gather(*(report(house.report_at(second, task_id=task_id)) for task_id in tasks))
+        assert {answer.added_ms for answer in answers} == {10_000 if second else 0}
+    commits = Counter(entry.commit_id for entry in await house.entries())
+    assert sorted(commits.values()) == [500, 500]
+    await batches.close()
+
+
 async def test_reports_at_the_same_time_count_each_moment_once(house: House) -> None:
     seconds = list(range(0, 200, 10)) * 3
     random.Random(7).shuffle(seconds)
@@ -122,10 +155,31 @@ async def test_reports_of_many_tasks_and_other_batches_at_the_same_time_do_not_b
     assert [entry.sequence for entry in await house.entries()] == list(range(1, len(await house.entries()) + 1))
 
 
+async def test_a_batch_of_reports_of_many_tasks_and_organizations_is_taken_as_one_after_another(house: House) -> None:
+    other = replace(house, organization_id=f"{house.organization_id}-b")
+    batch = [
+        sender.report_at(second, task_id=task_id)
+        for second in (10, 0, 20, 10, 70, 20)
+        for sender in (house, other)
+        for task_id in ("t2", "t1")
+    ]
+    answers = await house.times.append(batch, now=house.now)
+    alone = [await house.take(replace(each, subject=replace(each.subject, agent_id="x"))) for each in batch]
+    assert {answer.added_ms for answer in alone} == {0}
+    added = [answer.added_ms for answer in answers]
+    assert added == [0] * 4 + [10_000] * 8 + [0] * 4 + [10_000] * 4 + [0] * 4
+    assert [answer.sequence for answer in answers if answer.sequence] == [
+        number for first in (1, 3, 5) for number in (first, first + 1) * 2
+    ]
+    for sender in (house, other):
+        assert await sender.recorded_ms() == 2 * 30_000
+        assert [entry.sequence for entry in await sender.entries()] == list(range(1, 7))
+
+
 async def test_tasks_of_one_name_in_two_organizations_are_two_tasks(house: House) -> None:
     await house.send(0)
     other = replace(house.report_at(10), subject=Subject(organization_id=f"{house.organization_id}-b", task_id="t1"))
-    assert (await house.times.report(other, now=house.now)).added_ms == 0
+    assert (await house.take(other)).added_ms == 0
     assert (await house.send(10)).added_ms == 10_000
 
 
@@ -137,6 +191,28 @@ async def postgres_house(migrated: Callable[[str], dict[str, str]]) -> AsyncIter
     yield House(times, writer, reader, f"org-{uuid4().hex}", datetime.now(UTC))
     for database in databases.values():
         await database.close()
+
+
+async def test_batches_of_the_same_tasks_in_other_orders_at_the_same_time_wait_in_no_circle(
+    postgres_house: House,
+) -> None:
+    house = postgres_house
+    other = replace(house, organization_id=f"{house.organization_id}-b")
+    chance = random.Random(3)
+    reports = [
+        sender.report_at(second, task_id=f"t{number}")
+        for sender in (house, other)
+        for number in range(6)
+        for second in range(0, 100, 10)
+    ]
+
+    async def send() -> None:
+        mine = chance.sample(reports, len(reports))
+        for start in range(0, len(mine), 15):
+            await house.times.append(mine[start : start + 15], now=house.now)
+
+    await asyncio.gather(*(send() for _ in range(6)))
+    assert await house.recorded_ms() == await other.recorded_ms() == 6 * 90_000
 
 
 async def test_a_report_that_the_ledger_refuses_leaves_no_memory_behind(postgres_house: House) -> None:
@@ -157,23 +233,9 @@ async def test_tasks_that_can_get_no_report_any_more_are_forgotten(
         await house.send(0, task_id=f"old-{number}")
     later = house.now + limits.TASK_REMEMBERED + timedelta(seconds=1)
     alive = replace(house.report_at(0, task_id="alive"), time_ms=unix_microseconds(later) // 1_000)
-    await house.times.report(alive, now=later)
+    await house.times.append([alive], now=later)
     with psycopg.connect(postgres.url) as owner:
         rows = owner.execute(
             "SELECT task_id FROM metering.task_times WHERE organization_id = %s", (house.organization_id,)
         ).fetchall()
     assert rows == [("alive",)]
-
-
-async def test_the_writer_sees_task_times_of_the_organization_that_its_transaction_names_and_no_other(
-    postgres_house: House, migrated: Callable[[str], dict[str, str]]
-) -> None:
-    house = postgres_house
-    await house.send(0)
-    count = "SELECT count(*) FROM metering.task_times"
-    with psycopg.connect(migrated("metering")["writer"]) as writer:
-        assert writer.execute(count).fetchone() == (0,)
-        writer.execute("SELECT set_config('tollbook.organization_id', 'another', true)")
-        assert writer.execute(count).fetchone() == (0,)
-        writer.execute("SELECT set_config('tollbook.organization_id', %s, true)", (house.organization_id,))
-        assert writer.execute(count).fetchone() == (1,)

@@ -13,6 +13,7 @@ import pytest
 
 from kit.clock import unix_microseconds
 from kit.feed import START, Follower
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.adapters.memory_usage import MemoryUsageReader
@@ -98,7 +99,7 @@ async def house(request: pytest.FixtureRequest, migrated: Callable[[str], dict[s
         return
     databases = {kind: Database(url) for kind, url in migrated("metering").items()}
     writer, heads = databases["writer"], PostgresLedgerHeads(databases["fleet"])
-    rollups = Follower("tests", LedgerSpans(writer, heads), PostgresRollups(writer))
+    rollups = Follower("tests", LedgerSpans(writer, HeadWatch(heads.heads)), PostgresRollups(writer))
     until = {"postgres": 0, "postgres, first batch rolled up": 1}.get(request.param)
     organization_id = f"org-{uuid4().hex}"
     yield House(
@@ -375,9 +376,9 @@ async def test_every_quarter_of_a_local_day_is_in_that_day_alone(
 async def test_sums_beyond_what_a_quantity_may_be_are_exact(house: House) -> None:
     largest = limits.QUANTITY_MAX
     await house.record(
-        *(house.usage(f"e{number}", NOON, {"api_calls": largest, "storage": largest}) for number in range(1_100))
+        *(house.usage(f"e{number}", NOON, {"api_calls": largest, "storage": largest}) for number in range(500))
     )
-    assert await house.total("api_calls") == 1_100 * largest
+    assert await house.total("api_calls") == 500 * largest
     assert await house.total("storage", start=NOON, end=NOON + HOUR) == largest * 3_600_000
 
 

@@ -69,7 +69,7 @@ class Process:
         self.prices = PostgresPriceBook(tenant, writer)
         self.reader = PostgresCostReader(tenant)
         self.costs = PostgresCostWriter(writer)
-        self.rate_calls = RateCalls(self.costs, self.prices)
+        self.rate_calls = RateCalls(self.costs, self.prices, self.feed)
         self.rerate_calls = RerateCalls(PostgresCostRerater(writer, fleet), self.prices)
         self.follower = Follower("tests", self.feed, self.rate_calls)
 

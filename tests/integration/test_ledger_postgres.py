@@ -11,11 +11,13 @@ import psycopg
 import pytest
 
 from kit.clock import unix_microseconds
+from kit.errors import LogRewound
 from kit.feed import START
 from kit.postgres.database import Database, set_organization
 from kit.postgres.embedded import EmbeddedPostgres
 from services.metering.adapters.postgres_ledger import PostgresLedgerReader, PostgresLedgerWriter
 from services.metering.application.ports import Interval
+from services.metering.domain import limits
 from services.metering.domain.events import EventRef, LedgerEvent, Measurement, Subject, UsageEvent
 
 NOW = datetime.now(UTC)
@@ -45,11 +47,27 @@ class Ledger:
         return [outcome.refusal.reason if outcome.refusal else outcome.status.value for outcome in outcomes]
 
     async def entries(self) -> list[LedgerEvent]:
-        return list(await self.reader.page(self.organization_id, Interval(None, None), after_sequence=0, count=100))
+        found = await self.reader.page(self.organization_id, Interval(None, None), after_sequence=0, count=100)
+        return list(found.entries)
 
     async def total(self) -> int:
         totals = await self.reader.totals(self.organization_id, Interval(None, None), as_of_sequence=None)
         return totals.quantities.get("api_calls", 0)
+
+    def rewind(self, sequence: int) -> None:
+        """As a failover does to a standby that had not received the rest."""
+        with psycopg.connect(self.owner_url) as owner:
+            names = {"of": self.organization_id, "at": sequence}
+            owner.execute("DELETE FROM metering.events WHERE organization_id = %(of)s AND sequence > %(at)s", names)
+            owner.execute(
+                "DELETE FROM metering.event_identities WHERE organization_id = %(of)s AND sequence > %(at)s", names
+            )
+            owner.execute(
+                "UPDATE metering.ledger_heads AS heads SET sequence = last.sequence, commit_id = last.commit_id"
+                " FROM metering.events AS last WHERE heads.organization_id = %(of)s"
+                " AND last.organization_id = %(of)s AND last.sequence = %(at)s",
+                names,
+            )
 
     def drop_raw_event(self, sequence: int) -> None:
         """As retention does, partition by partition."""
@@ -121,6 +139,28 @@ async def test_no_role_of_the_service_can_change_or_delete_what_was_recorded(
     assert rows == []
 
 
+def test_nothing_in_the_database_deletes_or_changes_the_identity_of_an_event(
+    postgres: EmbeddedPostgres, migrated: Callable[[str], dict[str, str]]
+) -> None:
+    """B5: no function, trigger, rule or cascade reaches identities, nor one that a service may call as the owner."""
+    migrated("metering")
+    with psycopg.connect(postgres.url) as owner:
+        functions = owner.execute(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'metering'::regnamespace"
+            " AND prosrc ~* '(delete|update|truncate|drop)[^;]*(event_)?identities'"
+        ).fetchall()
+        automatic = owner.execute(
+            "WITH identities AS (SELECT 'metering.event_identities'::regclass AS oid)"
+            " SELECT tgname FROM pg_trigger JOIN identities ON tgrelid = identities.oid"
+            " UNION ALL SELECT rulename FROM pg_rewrite JOIN identities ON ev_class = identities.oid"
+            " UNION ALL SELECT conname FROM pg_constraint JOIN identities ON conrelid = identities.oid"
+            "   WHERE contype = 'f'"
+            " UNION ALL SELECT polname FROM pg_policy JOIN identities ON polrelid = identities.oid"
+            "   WHERE polcmd IN ('d', 'w', '*') AND 'tollbook_metering_tenant'::regrole <> ALL (polroles)"
+        ).fetchall()
+    assert (functions, automatic) == ([], [])
+
+
 async def test_the_writer_reads_events_of_the_organization_that_it_names_and_of_no_other(
     ledger: Ledger, migrated: Callable[[str], dict[str, str]]
 ) -> None:
@@ -159,3 +199,17 @@ async def test_a_batch_of_many_organizations_with_reversals_leaves_the_writer_bo
     for subject in others:
         pages = [page async for page in ledger.reader.read(subject.organization_id, START)]
         assert [entry.sequence for page in pages for entry in page.entries] == [1, 2, 3]
+
+
+async def test_a_reader_is_told_of_a_log_that_is_rewound_and_grows_again_between_two_pages(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PAGE_EVENTS", 2)
+    await ledger.reasons(ledger.event("a"))
+    await ledger.reasons(*map(ledger.event, "bcdef"))
+    pages = ledger.reader.read(ledger.organization_id, START)
+    assert [entry.event.id for entry in (await anext(pages)).entries] == ["a", "b"]
+    ledger.rewind(1)
+    await ledger.reasons(*map(ledger.event, "uvwxyz"))
+    with pytest.raises(LogRewound):
+        await anext(pages)

@@ -19,17 +19,17 @@ from google.protobuf.duration_pb2 import Duration
 from redis.asyncio import Redis
 
 from kit.clock import unix_microseconds
-from kit.feed import Head, Position, watch_by_polling
+from kit.feed import Head, Position
 from kit.grpc.access import TENANT_SCOPES
+from kit.head_watch import HeadWatch, Look
 from kit.process import ChildProcess
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import free_port, temporary_redis
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.events import Measurement, Subject, UsageEvent
 from services.metering.domain.meters import Meter
-from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
-from tests.metering_house import metering_servicer
+from tests.metering_house import ledger_servicer, metering_servicer
 from tests.unit.quota.samples import MINUTES
 from tollbook.accounts.v1 import identity_pb2
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
@@ -74,11 +74,11 @@ class Billing(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
         self.version = 1
         self.limit = 100
 
-    async def heads(self) -> list[Head]:
-        return [Head("acme", Position(self.version, "c"))]
+    async def heads(self, mark: str) -> Look:
+        return Look([Head("acme", Position(self.version, "c"))], mark)
 
     async def WatchHeads(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for heads in watch_by_polling(self.heads):
+        async for heads in HeadWatch(self.heads).watch():
             yield entitlements_pb2.WatchHeadsResponse(
                 heads=[feed_pb2.Head(organization_id=head.key, position=self._position()) for head in heads]
             )
@@ -163,7 +163,7 @@ async def suite(
 ) -> AsyncIterator[Suite]:
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
-    LedgerServicer(heads=recorded, reader=recorded).add_to(peers)
+    ledger_servicer(recorded).add_to(peers)
     recording_servicer(recorded).add_to(peers)
     entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(billing, peers)
     peers.add_generic_rpc_handlers((accounts_handler(),))

@@ -15,6 +15,7 @@ import pytest
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable
 from kit.feed import START, Follower, Page, Position
+from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from kit.postgres.embedded import EmbeddedPostgres
 from services.metering.adapters.postgres_ledger import PostgresLedgerHeads, PostgresLedgerWriter
@@ -98,7 +99,7 @@ async def ledger(migrated: Callable[[str], dict[str, str]], owner: psycopg.Conne
     yield Ledger(
         PostgresLedgerWriter(writer),
         PostgresRollups(writer),
-        LedgerSpans(writer, PostgresLedgerHeads(databases["fleet"])),
+        LedgerSpans(writer, HeadWatch(PostgresLedgerHeads(databases["fleet"]).heads)),
         PostgresUsageReader(databases["tenant"]),
         owner,
         f"org-{uuid4().hex}",

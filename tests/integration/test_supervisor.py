@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from cli.suite.services import (
     service_specs,
     stand_in_spec,
 )
+from kit.grpc.server import ServerSettings
 from kit.testing.stores import free_port_block
 from tests.integration.fake_suite import FAKES, STOP_SECONDS
 from tests.integration.processes import is_running, wait_until, working_below
@@ -326,6 +328,34 @@ def test_the_callers_environment_is_not_handed_on(site: Site, monkeypatch: pytes
     environment = service_specs(site)[0].environment
     assert not {"HTTP_PROXY", "PGHOST"} & set(environment)
     assert environment["OTEL_SERVICE_NAME"] == "traced"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_setting_of_a_service_follows_from_the_site_or_is_passed_on_and_documented(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    variables = variables_of(name)
+    without = {spec.name: spec.environment for spec in service_specs(site)}[name]
+    for variable in variables:
+        monkeypatch.setenv(variable, "the operator's")
+    told = {spec.name: spec.environment for spec in service_specs(site)}[name]
+    assert variables - told.keys() == set(), "set by the operator, and dropped without a word"
+    chosen = {variable for variable in variables if told[variable] == "the operator's"}
+    assert not any(variable.endswith(("_KEY", "_URL", "_ADDRESS", "_SHA256", "_HASHES")) for variable in chosen)
+    operations = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [variable for variable in chosen if f"`{variable}`" not in operations] == []
+    assert {variable for variable in variables - chosen if without[variable] != told[variable]} == set()
+
+
+def variables_of(service: str) -> set[str]:
+    """The variables that a service reads."""
+    config = importlib.import_module(f"services.{service}.config")
+    (settings,) = (
+        each
+        for each in vars(config).values()
+        if isinstance(each, type) and issubclass(each, ServerSettings) and each.__module__ == config.__name__
+    )
+    return {str(field.validation_alias or f"TOLLBOOK_{name}".upper()) for name, field in settings.model_fields.items()}
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class Orchestrator:
             outcome=TaskOutcome.SUCCEEDED if ends else TaskOutcome.UNSPECIFIED,
         )
         try:
-            await self.times.report(report, now=NOW)
+            await self.times.append([report], now=NOW)
         except DependencyUnavailable:
             return False
         return True

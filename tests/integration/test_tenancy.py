@@ -38,7 +38,14 @@ OPEN_POLICIES = {
         ("events", "tollbook_metering_writer", "INSERT"),
         ("reversals", "tollbook_metering_writer", "SELECT"),
         ("reversals", "tollbook_metering_writer", "INSERT"),
+        ("task_times", "tollbook_metering_writer", "ALL"),
         ("ledger_heads", "tollbook_metering_fleet", "SELECT"),
+        ("confirmed_positions", "tollbook_metering_writer", "ALL"),
+        ("confirmed_positions", "tollbook_metering_fleet", "SELECT"),
+        # The owner, for what its functions look at before they drop a week.
+        ("confirmed_positions", "tollbook", "SELECT"),
+        ("sealed_spans", "tollbook", "SELECT"),
+        ("ledger_horizons", "tollbook", "ALL"),
     },
 }
 

@@ -47,7 +47,7 @@ class Suite:
     def __init__(self) -> None:
         self.feed, self.prices = MemoryFeed(), MemoryPriceBook()
         self.costs = MemoryCosts(self.prices)
-        self.follower = Follower("tests", self.feed, RateCalls(self.costs, self.prices))
+        self.follower = Follower("tests", self.feed, RateCalls(self.costs, self.prices, self.feed))
         self.rerate_calls = RerateCalls(self.costs, self.prices)
 
     async def take(self, kind: str, detail: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -190,9 +190,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def page(self, name: str, after: int, count: int, edges: tuple[int, int]) -> None:
         model = self.models[name]
         interval, inside = self.interval(*edges)
-        entries = self.runner.run(self.store.reader.page(self.own(name), interval, after_sequence=after, count=count))
+        page = self.runner.run(self.store.reader.page(self.own(name), interval, after_sequence=after, count=count))
         following = [event for event in model.accepted[after:] if inside(model, event)][:count]
-        assert [entry.event for entry in entries] == [self.placed(event) for event in following]
+        assert [entry.event for entry in page.entries] == [self.placed(event) for event in following]
 
     @invariant()
     def the_ledger_is_what_was_accepted(self) -> None:
@@ -230,10 +230,7 @@ def _told(outcome: Outcome) -> tuple[str, int]:
 
 def _run(make: Callable[[], Store], **limits: Any) -> None:
     machine = type("LedgerMachineOfStore", (LedgerMachine,), {"make_store": staticmethod(make)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], **limits),
-    )
+    run_state_machine_as_test(machine, settings=settings(**limits))
 
 
 def test_the_ledger_in_memory_is_the_model() -> None:

@@ -151,7 +151,7 @@ def client(redis_server: EmbeddedRedis, runner: asyncio.Runner) -> Iterator[Redi
     runner.run(connected.aclose())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS)
 def test_redis_does_what_the_model_does(client: Redis, runner: asyncio.Runner, steps: list[tuple[Any, ...]]) -> None:
     # The real clock on both sides; a reservation either ends within a microsecond or outlives the test.

@@ -84,6 +84,20 @@ def test_a_report_after_any_silence_adds_at_most_two_intervals(gaps: list[int], 
     assert added == (silence if silence <= GAP_MAX_MS else INTERVAL_MS)
 
 
+@given(gaps=steps, silence=st.integers(GAP_MAX_MS + 1, 10**9), ends=st.booleans())
+def test_a_crash_of_the_caller_never_bills_past_the_last_heartbeat_plus_one_interval(
+    gaps: list[int], silence: int, *, ends: bool
+) -> None:
+    times = times_from(gaps)
+    task, _ = send(times)
+    # Never heard of again; then heard of again after a silence, or told to have ended.
+    assert task.total_ms <= times[-1] - times[0]
+    again = take(task, report(times[-1] + silence, ends=ends)).task
+    assert again.total_ms <= times[-1] - times[0] + INTERVAL_MS, (
+        "heard of again, or told to have failed, after a silence"
+    )
+
+
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=60))
 def test_no_sequence_of_reports_ever_counts_more_than_the_time_between_the_first_and_the_last(times: list[int]) -> None:
     task, recorded = send(times)

@@ -160,7 +160,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases())
 def test_totals_in_memory_are_what_the_model_says(case: Case) -> None:
     async def run() -> None:
@@ -188,7 +188,7 @@ def databases(
         run(database.close())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(case=cases())
 def test_totals_with_rollups_at_any_position_are_what_the_model_says(
     case: Case, databases: dict[str, Database], run: Callable[[Coroutine[Any, Any, None]], None]
@@ -202,7 +202,7 @@ def test_totals_with_rollups_at_any_position_are_what_the_model_says(
     run(check())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), positions=st.lists(st.integers(0, 12), max_size=4))
 def test_rollups_come_back_the_same_however_they_were_first_made(
     case: Case,

@@ -43,7 +43,7 @@ class Analytics:
     def __init__(self) -> None:
         self.book, self.feed = MemoryPriceBook(), MemoryFeed()
         self.costs = MemoryCosts(self.book)
-        self.follower = Follower("tests", self.feed, RateCalls(self.costs, self.book))
+        self.follower = Follower("tests", self.feed, RateCalls(self.costs, self.book, self.feed))
         self.channel: grpc.aio.Channel
 
     def application(self) -> Application:

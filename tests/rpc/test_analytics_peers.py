@@ -30,7 +30,7 @@ from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_bac
 from services.metering.adapters.memory import MemoryLedger
 from services.metering.domain import events
 from services.metering.domain.limits import PAGE_EVENTS
-from services.metering.rpc.ledger_servicer import LedgerServicer
+from tests.metering_house import ledger_servicer
 from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 
 SERVICE_KEY = "tb_service_analytics_0123456789abcdef0123456789"
@@ -117,7 +117,7 @@ def ledger() -> MemoryLedger:
 
 @pytest.fixture
 async def feed(ledger: MemoryLedger) -> AsyncIterator[LedgerFeed]:
-    async with peer(LedgerServicer(heads=ledger, reader=ledger)) as channel:
+    async with peer(ledger_servicer(ledger)) as channel:
         yield LedgerFeed(channel)
 
 

@@ -19,6 +19,7 @@ from kit.grpc.call import CallerKind, Principal
 from kit.grpc.errors import reason_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.server import Application
+from kit.head_watch import HeadWatch
 from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.billing.adapters.memory import MemoryBooks, MemoryOrganizations, MemoryPlans, MemoryUsage
@@ -162,7 +163,9 @@ async def unstocked() -> AsyncIterator[World]:
                 close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
                 exists=exists,
             ),
-            EntitlementServicer(heads=books, read_entitlements=ReadEntitlements(books, plans, in_force, clock)),
+            EntitlementServicer(
+                heads=HeadWatch(books.heads), read_entitlements=ReadEntitlements(books, plans, in_force, clock)
+            ),
             StripeWebhookServicer(store_stripe_event=StoreStripeEvent(books.inbox, webhook_secrets, clock)),
         ],
         prepare=prepare,

@@ -28,8 +28,7 @@ from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import UsageEvent
 from services.metering.domain.meters import Meter
-from services.metering.rpc.ledger_servicer import LedgerServicer
-from tests.metering_house import metering_servicer
+from tests.metering_house import ledger_servicer, metering_servicer
 from tollbook.access.v1 import access_pb2
 from tollbook.errors.v1 import errors_pb2
 from tollbook.feed.v1 import feed_pb2
@@ -92,7 +91,7 @@ def application(ledger: TroubledLedger, keys: KnownKeys) -> Application:
     metering = metering_servicer(ledger, catalog, exists=exists)
     return Application(
         authenticator=Authenticator(keys, {"quota": hashlib.sha256(QUOTA_KEY.encode()).hexdigest()}),
-        servicers=[metering, LedgerServicer(heads=ledger, reader=ledger)],
+        servicers=[metering, ledger_servicer(ledger)],
         prepare=prepare,
     )
 
@@ -517,17 +516,22 @@ async def test_an_unknown_organization_is_refused_alone_and_the_rest_of_its_batc
     assert await query(channel, "tb_admin_1", "other") == {"api_calls": 7}
 
 
-async def test_a_total_beyond_the_contract_is_refused_and_other_meters_are_still_told(
+async def test_a_quantity_that_would_take_totals_beyond_the_contract_is_refused_with_its_event_and_all_are_told(
     channel: grpc.aio.Channel,
 ) -> None:
     largest = [event(str(number), quantity=2**53 - 1) for number in range(1_025)]
-    await record(channel, "tb_live_acme", *largest, event("small", meter="agent_minutes"))
-    beyond = (grpc.StatusCode.INVALID_ARGUMENT, "LIMIT_EXCEEDED")
-    assert await refusal(query(channel, "tb_live_acme")) == beyond
-    stub = metering_pb2_grpc.MeteringServiceStub(channel)
-    request = metering_pb2.QueryUsageRequest(meters=["agent_minutes"])
-    answer = await stub.QueryUsage(request, metadata=key("tb_live_acme"))
-    assert [(row.meter, row.quantity) for row in answer.rows] == [("agent_minutes", 1)]
+    results = (await record(channel, "tb_live_acme", *largest, event("small", meter="agent_minutes"))).results
+    taken = [result.status for result in results].count(metering_pb2.EVENT_STATUS_ACCEPTED) - 1
+    assert results[-1].status == metering_pb2.EVENT_STATUS_ACCEPTED
+    assert results[-2].status == metering_pb2.EVENT_STATUS_REJECTED
+    assert results[-2].reason == errors_pb2.ERROR_REASON_LIMIT_EXCEEDED
+    totals = {"agent_minutes": 1, "api_calls": taken * (2**53 - 1)}
+    assert await query(channel, "tb_live_acme") == totals
+    request = ledger_pb2.SnapshotUsageRequest(organization_id="acme")
+    request.start_time.FromSeconds(0)
+    request.end_time.FromSeconds(4_000_000_000)
+    snapshot = await ledger_pb2_grpc.LedgerServiceStub(channel).SnapshotUsage(request, metadata=key(QUOTA_KEY))
+    assert {row.meter: row.quantity for row in snapshot.rows} == totals
 
 
 async def test_a_negative_position_is_refused(channel: grpc.aio.Channel) -> None:

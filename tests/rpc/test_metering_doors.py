@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,14 +32,17 @@ from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.adapters.memory_task_times import MemoryTaskTimes
+from services.metering.adapters.memory_usage import MemoryUsageReader
+from services.metering.application.ports import Interval
+from services.metering.application.query_usage import QueryUsage
 from services.metering.application.record_mapped_usage import RecordMappedUsage
 from services.metering.application.record_usage import RecordUsage
 from services.metering.application.report_task_time import ReportTaskTime
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.cloudevents import MeterMapping
-from services.metering.domain.events import LedgerEvent, UsageEvent
-from services.metering.domain.meters import Meter
+from services.metering.domain.events import EventRef, LedgerEvent, Subject, UsageEvent
+from services.metering.domain.meters import Meter, MeterRequest, ValueSource
 from services.metering.rpc.cloudevents_servicer import CloudEventsServicer
 from services.metering.rpc.otlp_servicers import FOREIGN_SCOPES, OtlpLogsServicer, OtlpTraceServicer
 from services.metering.rpc.task_time_servicer import TaskTimeServicer
@@ -55,6 +60,7 @@ KEYS = {
     "tb_live_read": Principal(CallerKind.TENANT, "key-2", "acme", frozenset({access_pb2.SCOPE_USAGE_READ})),
     "tb_admin_1": Principal(CallerKind.ADMIN, "admin"),
 }
+TOKENS = ("tokens_cache_read", "tokens_cache_write", "tokens_input", "tokens_output", "tokens_reasoning")
 SINGLE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 USAGE = "dev.tollbook.usage.v1"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -73,14 +79,20 @@ class TroubledLedger(MemoryLedger):
 @dataclass
 class House:
     ledger: TroubledLedger
+    meters: MemoryMeterCatalog
     channel: grpc.aio.Channel
     clock: FakeClock
+    keys: KnownKeys
 
     async def entries(self) -> list[LedgerEvent]:
         return [entry async for page in self.ledger.read("acme", START) for entry in page.entries]
 
     async def events(self) -> list[UsageEvent]:
         return [entry.event for entry in await self.entries()]
+
+    async def totals(self) -> dict[str, int]:
+        answer = await QueryUsage(MemoryUsageReader(self.ledger), self.meters)("acme", Interval(None, None))
+        return {row.meter: row.quantity for row in answer.rows if row.quantity}
 
     async def send(
         self, body: object, content_type: str = SINGLE, *, key: str = "tb_live_acme", **headers: str
@@ -114,11 +126,11 @@ class House:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    ledger, clock = TroubledLedger(), FakeClock(NOW)
+    ledger, clock, keys = TroubledLedger(), FakeClock(NOW), KnownKeys(KEYS)
     meters = MemoryMeterCatalog(
         *(
             Meter(name=name, base_unit="unit", display_unit="unit", base_units_per_display_unit=1)
-            for name in ("api_calls", "agent_minutes")
+            for name in ("api_calls", "agent_minutes", *TOKENS)
         )
     )
     record_usage = RecordMappedUsage(RecordUsage(ledger, meters, clock))
@@ -130,7 +142,7 @@ async def house() -> AsyncIterator[House]:
         return None
 
     application = Application(
-        authenticator=Authenticator(KnownKeys(KEYS), {}),
+        authenticator=Authenticator(keys, {}),
         servicers=[
             CloudEventsServicer(
                 record_usage=record_usage,
@@ -145,7 +157,7 @@ async def house() -> AsyncIterator[House]:
         prepare=prepare,
     )
     async with serving(application) as channel:
-        yield House(ledger, channel, clock)
+        yield House(ledger, meters, channel, clock, keys)
 
 
 def as_(key: str) -> tuple[tuple[str, str], ...]:
@@ -296,6 +308,36 @@ async def test_a_body_that_is_no_cloudevents_is_an_invalid_argument(house: House
         assert await refusal(house.send(body, content_type)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
+async def test_a_large_body_keeps_no_other_call_waiting(house: House) -> None:
+    answered: list[str] = []
+
+    async def send(name: str, body: bytes) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await house.send(body, BATCH)
+        answered.append(name)
+
+    large = asyncio.create_task(send("large", b"[{" + b"," * 3_000_000 + b"}]"))
+    while house.keys.look_ups == 0:  # noqa: ASYNC110 - it comes true on the other side of a channel
+        await asyncio.sleep(0)
+    await asyncio.gather(large, send("small", b"[]"))
+    assert answered == ["small", "large"]
+
+
+async def test_a_large_export_keeps_no_other_call_waiting(house: House) -> None:
+    answered: list[str] = []
+
+    async def export(name: str, spans: Sequence[trace_pb2.Span]) -> None:
+        await house.export(*spans)
+        answered.append(name)
+
+    ignored = trace_pb2.Span(name="x", attributes=attributes({"http.method": "GET"}))
+    large = asyncio.create_task(export("large", [ignored] * 300_000))
+    while house.keys.look_ups == 0:  # noqa: ASYNC110 - it comes true on the other side of a channel
+        await asyncio.sleep(0)
+    await asyncio.gather(large, export("small", []))
+    assert answered == ["small", "large"]
+
+
 async def test_an_empty_batch_is_answered_without_results(house: House) -> None:
     assert await house.send([], BATCH) == []
 
@@ -366,11 +408,77 @@ async def test_a_span_of_a_model_call_is_recorded_once_with_disjoint_token_class
     (event,) = await house.events()
     assert (event.source, event.id) == ("otlp", f"{'01' * 16}:0000000000000001")
     assert (event.subject.organization_id, event.subject.project_id) == ("acme", "p1")
-    assert (event.event_time_ns, event.measurements) == (NOW_NS - 1, ())
+    assert event.event_time_ns == NOW_NS - 1
+    assert {each.meter: each.quantity for each in event.measurements} == {
+        "api_calls": 1,
+        "tokens_cache_read": 1920,
+        "tokens_input": 86,
+        "tokens_output": 300,
+    }
     call = event.provider_call
     assert call is not None
     assert (call.tokens_input_uncached, call.tokens_cache_read, call.tokens_output) == (86, 1920, 300)
     assert (call.latency_ns, call.outcome) == (1_499_999_999, metering_pb2.OUTCOME_SUCCESS)
+
+
+async def test_a_call_recorded_before_the_door_measured_calls_stays_one_duplicate_and_adds_nothing(
+    house: House,
+) -> None:
+    await house.export(span(1))
+    (measured,) = await house.events()
+    await house.ledger.append([replace(measured, id=measured.id[:-1] + "2", measurements=())], now=NOW)
+    assert await house.export(span(1), span(2)) == (0, "")
+    assert [len(event.measurements) for event in await house.events()] == [4, 0]
+
+
+async def test_a_call_counts_once_on_its_own_meter_and_once_on_a_meter_of_calls_and_its_reversal_takes_both_back(
+    house: House,
+) -> None:
+    of_calls = Meter(
+        name="output_of_calls",
+        base_unit="token",
+        display_unit="token",
+        base_units_per_display_unit=1,
+        value_source=ValueSource.TOKENS_OUTPUT,
+    )
+    calls = replace(of_calls, name="calls", value_source=ValueSource.CALLS)
+    await house.meters.add(MeterRequest("1", of_calls))
+    await house.meters.add(MeterRequest("2", calls))
+    for _ in range(2):
+        await house.export(span(1), span(2))
+    assert await house.totals() == {
+        "api_calls": 2,
+        "calls": 2,
+        "output_of_calls": 600,
+        "tokens_cache_read": 3840,
+        "tokens_input": 172,
+        "tokens_output": 600,
+    }
+    first, second = await house.events()
+    for number, taken_back in enumerate((first, second)):
+        reversal = UsageEvent(
+            id=f"reversal-{number}",
+            source="tests",
+            subject=Subject(organization_id="acme"),
+            event_time_ns=None,
+            measurements=(),
+            reversal_of=EventRef("otlp", taken_back.id),
+        )
+        await house.ledger.append([reversal], now=NOW)
+    assert await house.totals() == {}
+
+
+@pytest.mark.parametrize("name", ["ann@example.org", "Ann Example", "ann example", "a\tb"])
+async def test_a_user_that_is_no_surrogate_is_refused_at_every_door(house: House, name: str) -> None:
+    by_attribute = usage("1", measurements=CALLS) | {"subject": name}
+    by_data = usage("2", measurements=CALLS)
+    by_data["data"]["subject"] = {"userId": name}
+    assert await house.send([by_attribute, by_data], BATCH) == [("REJECTED", "INVALID_FIELD")] * 2
+    for key in ("tollbook.user_id", "enduser.pseudo.id"):
+        rejected, message = await house.export(span(1, CHAT | {key: name}))
+        assert (rejected, message.startswith("INVALID_FIELD: subject.user_id: ")) == (1, True)
+    assert await refusal(house.report(user_id=name)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert await house.entries() == []
 
 
 async def test_prompts_and_contents_leave_no_trace(house: House) -> None:

@@ -23,14 +23,13 @@ from kit.testing.servers import KnownKeys
 from services.metering.adapters.memory import MemoryLedger, MemoryMeterCatalog
 from services.metering.domain.events import EventRef, Measurement, Subject, UsageEvent
 from services.metering.domain.meters import Meter
-from services.metering.rpc.ledger_servicer import LedgerServicer
 from services.metering.rpc.metering_servicer import MeteringServicer
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.domain.entitlements import Period, Standing
 from services.quota.domain.limits import LimitKind, plan_limit
 from services.quota.domain.usage import UsageEntry, tally
-from tests.metering_house import metering_servicer
+from tests.metering_house import ledger_servicer, metering_servicer
 from tests.unit.quota.samples import AGENTS, MINUTES, counter
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, entitlements_pb2_grpc
 from tollbook.feed.v1 import feed_pb2
@@ -72,7 +71,7 @@ async def metering(recorded: MemoryLedger) -> AsyncIterator[grpc.aio.Channel]:
     catalog = MemoryMeterCatalog(meter)
 
     servicer = metering_servicer(recorded, catalog)
-    async with channel_to(servicer, LedgerServicer(heads=recorded, reader=recorded)) as channel:
+    async with channel_to(servicer, ledger_servicer(recorded)) as channel:
         yield channel
 
 

@@ -12,12 +12,14 @@ import pytest
 
 from kit.clock import SystemClock
 from kit.errors import DependencyUnavailable
+from kit.grpc import server
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, Principal
 from kit.grpc.errors import reason_of, retry_delay_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.server import Application
-from kit.testing.servers import KnownKeys, serving
+from kit.testing.servers import KnownKeys, serving, serving_at
+from kit.testing.toxic import Toxic, ToxicProxy
 from services.metering.adapters.memory import MemoryMeterCatalog
 from services.metering.application.commit_batches import CommitBatches
 from services.metering.application.stream_usage import StreamUsage
@@ -44,7 +46,7 @@ class Edge:
         catalog = MemoryMeterCatalog(
             Meter(name="api_calls", base_unit="call", display_unit="call", base_units_per_display_unit=1)
         )
-        self.batches = CommitBatches(self.ledger, transactions=1)
+        self.batches = CommitBatches(self.ledger, kind="events", transactions=1)
         self.streams = UsageStreams(StreamUsage(self.batches, catalog, SystemClock()), every_organization)
 
         async def prepare() -> None:
@@ -190,7 +192,7 @@ async def test_no_more_than_the_maximum_of_batches_is_read_before_it_is_acknowle
     count = limits.STREAM_BATCHES_IN_FLIGHT_MAX + 3
     for number in range(count):
         await stream.send(number, event(str(number)))
-    await eventually(lambda: edge.batches._held.events == limits.STREAM_BATCHES_IN_FLIGHT_MAX)
+    await eventually(lambda: edge.batches._held.items == limits.STREAM_BATCHES_IN_FLIGHT_MAX)
     edge.ledger.holds = False
     edge.end_transaction()
     assert [(await stream.read()).batch_number for _ in range(count)] == list(range(count))
@@ -208,7 +210,7 @@ async def test_a_stream_is_not_read_while_too_much_is_held_and_loses_nothing(
         for number in range(5):
             await stream.send(number, event(f"{index}-{number}"))
     await eventually(lambda: len(edge.batches._entering) == 3)
-    assert edge.batches._held.events <= 2
+    assert edge.batches._held.items <= 2
     edge.ledger.holds = False
     edge.end_transaction()
     for stream in streams:
@@ -245,21 +247,50 @@ async def test_streams_beyond_the_maximum_are_told_when_to_come_again_and_a_plac
     assert (await edge.stream().acknowledge(1, event("2"))).accepted_count == 1
 
 
+async def test_one_organization_cannot_take_the_places_of_the_others(edge: Edge) -> None:
+    edge.streams._calls._calls_of_one_max = 1
+    first = edge.stream()
+    await first.acknowledge(1, event("1"))
+    assert await edge.stream().refusal() == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+    others = [edge.stream(as_admin=True) for _ in range(2)]
+    for number, other in enumerate(others):
+        assert (await other.acknowledge(1, event(f"admin-{number}", "other"))).accepted_count == 1
+    first.call.cancel()
+    await eventually(lambda: edge.streams._calls.count == 2)
+    assert (await edge.stream().acknowledge(1, event("2"))).accepted_count == 1
+
+
 async def test_a_client_that_cancels_leaves_whole_batches_only_and_nothing_held(edge: Edge) -> None:
     edge.ledger.holds = True
     stream = edge.stream()
     await stream.send(1, event("1"), event("2"))
     await eventually(lambda: len(edge.ledger.begun) == 1)
     await stream.send(2, event("3"), event("4"))
-    await eventually(lambda: edge.batches._held.events == 4)
+    await eventually(lambda: edge.batches._held.items == 4)
     stream.call.cancel()
-    await eventually(lambda: edge.batches._held.events == 2)
+    await eventually(lambda: edge.batches._held.items == 2)
     edge.ledger.holds = False
     edge.end_transaction()
-    await eventually(lambda: edge.batches._held.events == 0)
+    await eventually(lambda: edge.batches._held.items == 0)
     assert await edge.ledger.count("acme") == 2
     answer = await edge.stream().acknowledge(1, event("3"), event("4"))
     assert answer.accepted_count == 2
+
+
+async def test_a_client_that_vanishes_without_a_word_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PING_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr(server, "PING_ANSWER_SECONDS", 0.2)
+    edge = Edge()
+    async with serving_at(edge.application) as port, ToxicProxy(port) as proxy:
+        # From then on nothing comes from the client any more, and nobody closes its connection.
+        proxy.when(b"vanished", toxic=Toxic.HOLD)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+            edge.stub = metering_pb2_grpc.MeteringServiceStub(channel)
+            stream = edge.stream()
+            await stream.acknowledge(1, event("1"))
+            await stream.send(2, event("vanished"))
+            await eventually(lambda: edge.streams._calls.count == 0)
+            assert await edge.ledger.count("acme") == 1
 
 
 async def test_a_store_that_is_away_ends_the_stream_and_what_is_sent_again_counts_once(edge: Edge) -> None:

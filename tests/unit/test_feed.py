@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kit.errors import DependencyUnavailable, LogRewound
-from kit.feed import START, Follower, Head, Page, Position, watch_by_polling
+from kit.feed import START, Follower, Head, Page, Position
 
 
 class Log:
@@ -115,6 +115,46 @@ async def test_two_followers_of_one_store_apply_everything_once() -> None:
     await stop(tasks)
 
 
+async def test_a_follower_that_joins_pages_applies_them_in_one_write_and_waits_for_no_more_than_there_are() -> None:
+    log, sums = Log(), Sums()
+    log.append("a", *range(1, 12))
+    applied: list[tuple[int, ...]] = []
+    apply = sums.apply
+
+    async def noted(key: str, after: Position, page: Page[int]) -> bool:
+        applied.append(page.entries)
+        return await apply(key, after, page)
+
+    sums.apply = noted  # type: ignore[method-assign]
+    tasks = await running(Follower("joining", log, sums, entries_at_once=5))
+    await sums.reaches("a", 66)
+    assert applied == [(1, 2, 3, 4, 5, 6), (7, 8, 9, 10, 11)]
+    log.append("a", 100)
+    await sums.reaches("a", 166)
+    assert sums.state["a"][0] == log.head("a")
+    await stop(tasks)
+
+
+async def test_pages_that_were_joined_before_the_feed_broke_are_read_again_and_applied_once() -> None:
+    class Breaking(Log):
+        breaks_reading = 3
+
+        async def read(self, key: str, after: Position) -> AsyncIterator[Page[int]]:
+            count = 0
+            async for page in super().read(key, after):
+                yield page
+                count += 1
+                if self.breaks_reading and count == 2:
+                    self.breaks_reading -= 1
+                    raise DependencyUnavailable(dependency="the log")
+
+    log, sums = Breaking(), Sums()
+    log.append("a", *range(1, 12))
+    tasks = await running(Follower("joining", log, sums, entries_at_once=6))
+    await sums.reaches("a", 66)
+    await stop(tasks)
+
+
 async def test_a_broken_feed_and_a_failing_store_lose_nothing() -> None:
     log, sums = Log(), Sums()
     log.breaks, sums.failures = 3, 2
@@ -136,19 +176,6 @@ async def test_a_follower_of_a_rewound_log_rebuilds() -> None:
     await sums.reaches("a", 7)
     assert sums.rebuilt == ["a", "a"]
     await stop(tasks)
-
-
-async def test_watching_by_polling_tells_every_head_once_and_then_what_moved() -> None:
-    heads = {"a": Position(1, "x"), "b": Position(1, "y")}
-
-    async def read() -> Sequence[Head]:
-        return [Head(key, position) for key, position in heads.items()]
-
-    watch = watch_by_polling(read)
-    assert {head.key for head in await anext(watch)} == {"a", "b"}
-    heads["b"] = Position(2, "z")
-    assert await anext(watch) == [Head("b", Position(2, "z"))]
-    await watch.aclose()  # type: ignore[attr-defined]
 
 
 class Indifferent(Sums):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds
-from kit.feed import Head, Page, Position
+from kit.feed import START, Head, Page, Position
 from kit.grpc.convert import position_from_pb, position_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_back
@@ -33,8 +34,8 @@ class LedgerFeed:
         except grpc.aio.AioRpcError as error:
             raise refusal_from_call(error, _DEPENDENCY) from error
 
-    async def read(self, key: str, after: Position) -> AsyncIterator[Page[LedgerEntry]]:
-        """As Feed. Raises DependencyUnavailable when the connection breaks."""
+    async def read(self, key: str, after: Position) -> AsyncGenerator[Page[LedgerEntry], None]:
+        """As Feed. Raises DependencyUnavailable when the connection breaks, LogRewound and OutOfRetention."""
         request = ledger_pb2.ReadLedgerRequest(
             organization_id=key,
             after=position_to_pb(after),
@@ -43,6 +44,26 @@ class LedgerFeed:
             async for response in self._stub.ReadLedger(request):
                 entries = tuple(_entry_from_pb(event) for event in response.events)
                 yield Page(entries, position_from_pb(response.position))
+        except grpc.aio.AioRpcError as error:
+            raise refusal_from_call(error, _DEPENDENCY) from error
+
+    async def require_first_entries(self, organization_id: str) -> None:
+        """As WholeLedger."""
+        async with aclosing(self.read(organization_id, START)) as pages:
+            await anext(pages, None)
+
+    async def confirm(self, positions: Mapping[str, Position]) -> None:
+        """Tells metering that entries up to these positions, by organization, are needed no longer. Raises
+        DependencyUnavailable.
+        """
+        request = ledger_pb2.ConfirmPositionsRequest(
+            positions=[
+                ledger_pb2.ConfirmedPosition(organization_id=key, position=position_to_pb(position))
+                for key, position in positions.items()
+            ]
+        )
+        try:
+            await self._stub.ConfirmPositions(request)
         except grpc.aio.AioRpcError as error:
             raise refusal_from_call(error, _DEPENDENCY) from error
 

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from kit.feed import Position
+from kit.postgres.arrays import flag_array, number_array, text_array, time_array
 from kit.postgres.database import Database
 from services.analytics.application.ports import CostTotals
 from services.analytics.domain.calls import ProviderCall
@@ -161,36 +162,36 @@ def _move(organization_id: str, before: Position, after: Position) -> dict[str, 
     }
 
 
-def _call_columns(rated: Sequence[RatedCall]) -> dict[str, Any]:
+def _call_columns(rated: Sequence[RatedCall]) -> dict[str, str]:
     calls = [each.call for each in rated]
     return {
-        "event_times": [call.event_time for call in calls],
-        "providers": [call.provider for call in calls],
-        "models": [call.model for call in calls],
-        "project_ids": [call.project_id for call in calls],
-        "team_ids": [call.team_id for call in calls],
-        "user_ids": [call.user_id for call in calls],
-        "agent_ids": [call.agent_id for call in calls],
-        "task_ids": [call.task_id for call in calls],
-        "tokens_input_uncached": [call.tokens_input_uncached for call in calls],
-        "tokens_cache_read": [call.tokens_cache_read for call in calls],
-        "tokens_cache_write": [call.tokens_cache_write for call in calls],
-        "tokens_output": [call.tokens_output for call in calls],
-        "tokens_reasoning": [call.tokens_reasoning for call in calls],
-        "call_counts": [call.call_count for call in calls],
+        "event_times": time_array([call.event_time for call in calls]),
+        "providers": text_array([call.provider for call in calls]),
+        "models": text_array([call.model for call in calls]),
+        "project_ids": text_array([call.project_id for call in calls]),
+        "team_ids": text_array([call.team_id for call in calls]),
+        "user_ids": text_array([call.user_id for call in calls]),
+        "agent_ids": text_array([call.agent_id for call in calls]),
+        "task_ids": text_array([call.task_id for call in calls]),
+        "tokens_input_uncached": number_array([call.tokens_input_uncached for call in calls]),
+        "tokens_cache_read": number_array([call.tokens_cache_read for call in calls]),
+        "tokens_cache_write": number_array([call.tokens_cache_write for call in calls]),
+        "tokens_output": number_array([call.tokens_output for call in calls]),
+        "tokens_reasoning": number_array([call.tokens_reasoning for call in calls]),
+        "call_counts": number_array([call.call_count for call in calls]),
         **_cost_columns(rated),
     }
 
 
-def _cost_columns(rated: Sequence[RatedCall]) -> dict[str, Any]:
+def _cost_columns(rated: Sequence[RatedCall]) -> dict[str, str]:
     costs = [each.costs for each in rated]
     return {
-        "sequences": [each.sequence for each in rated],
-        "costs": [cost.cost_femto_usd for cost in costs],
-        "baselines": [cost.baseline_femto_usd for cost in costs],
-        "fallbacks": [cost.is_fallback for cost in costs],
-        "baseline_fallbacks": [cost.baseline_is_fallback for cost in costs],
-        "price_versions": [each.price_version for each in rated],
+        "sequences": number_array([each.sequence for each in rated]),
+        "costs": number_array([cost.cost_femto_usd for cost in costs]),
+        "baselines": number_array([cost.baseline_femto_usd for cost in costs]),
+        "fallbacks": flag_array([cost.is_fallback for cost in costs]),
+        "baseline_fallbacks": flag_array([cost.baseline_is_fallback for cost in costs]),
+        "price_versions": number_array([each.price_version for each in rated]),
     }
 
 

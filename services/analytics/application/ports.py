@@ -123,3 +123,11 @@ class TimeZones(Protocol):
         DependencyUnavailable.
         """
         ...
+
+
+class WholeLedger(Protocol):
+    """The usage ledger, as far as it can be read from its beginning."""
+
+    async def require_first_entries(self, organization_id: str) -> None:
+        """Raises OutOfRetention when the first entries are no longer kept, and DependencyUnavailable."""
+        ...

@@ -8,7 +8,7 @@ import structlog
 from prometheus_client import Counter
 
 from kit.feed import Page, Position
-from services.analytics.application.ports import CostWriter, PriceBook
+from services.analytics.application.ports import CostWriter, PriceBook, WholeLedger
 from services.analytics.domain import limits
 from services.analytics.domain.calls import LedgerEntry
 from services.analytics.domain.pricing import RatedCall, price_call
@@ -25,9 +25,10 @@ FALLBACKS = Counter(
 class RateCalls:
     """What following the usage ledger does (see kit.feed.Effect): calls become costs, in step with the position."""
 
-    def __init__(self, costs: CostWriter, prices: PriceBook) -> None:
+    def __init__(self, costs: CostWriter, prices: PriceBook, ledger: WholeLedger) -> None:
         self._costs = costs
         self._prices = prices
+        self._ledger = ledger
 
     async def position(self, key: str) -> Position | None:
         """How far the organization's ledger is priced."""
@@ -51,8 +52,10 @@ class RateCalls:
 
     async def rebuild(self, key: str) -> None:
         """Begins the organization, or prices its whole ledger anew when the log was rewound. The ledger itself is the
-        source: it has the calls, and the table all prices, so the answer is the same.
+        source: it has the calls, and the table all prices, so the answer is the same. Raises OutOfRetention, and what
+        is priced stays as it is, when the ledger has not all of them any more.
         """
+        await self._ledger.require_first_entries(key)
         table = await self._prices.current()
         position = await self._costs.position(key)
         if position is None:

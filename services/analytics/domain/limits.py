@@ -9,6 +9,8 @@ PRICES_MAX = 10_000
 """One answer of ListPrices and one table in memory hold them all."""
 SUMMARY_DAYS_MAX = 3 * 365 + 1
 """Three years, whichever of them is a leap year."""
+RATED_AT_ONCE = 2_000
+"""Events of the ledger applied in one transaction, at least, while there are so many: four pages of the feed."""
 RERATED_CALLS = 2_000
 """One transaction of a re-rating: it keeps new prices and the follower of the organization waiting."""
 FALLBACKS_LOGGED_MAX = 10

@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from kit.errors import LogRewound, NotFound, OrganizationNotFound, RequestIdReused
 from kit.feed import START, Head, Position
+from kit.head_watch import Look
 from services.billing.application.ports import (
     CollectedInvoice,
     DueEvent,
@@ -23,6 +24,7 @@ from services.billing.application.ports import (
 )
 from services.billing.domain import limits
 from services.billing.domain.catalog import CatalogChange, CatalogPlan, Meter, Plan, change_catalog, cheapest_first
+from services.billing.domain.closing import Closing
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceKey, InvoiceState, invoice_number
 from services.billing.domain.periods import Period
@@ -47,6 +49,7 @@ class _Pages:
     """What is written in one organization's books."""
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    ends: dict[str, datetime] = field(default_factory=dict)
     invoices: dict[str, Invoice] = field(default_factory=dict)
     answers: dict[str, _Answer] = field(default_factory=dict)
     changes: list[_Entry] = field(default_factory=list)
@@ -101,10 +104,10 @@ class MemoryBooks:
             yield MemoryBook(world, organization_id)
             self._world = world
 
-    async def heads(self) -> Sequence[Head]:
-        """As EntitlementHeads."""
+    async def heads(self, mark: str) -> Look:
+        """As EntitlementHeads; always every head, whatever the mark."""
         written = self._world.pages.items()
-        return [Head(key, pages.changes[-1].position) for key, pages in written if pages.changes]
+        return Look([Head(key, pages.changes[-1].position) for key, pages in written if pages.changes], mark)
 
     @property
     def collection_list(self) -> MemoryCollectionList:
@@ -165,6 +168,23 @@ class MemoryBookReader:
             newest_first = [key for key in newest_first if key < (before.finalize_time, before.invoice_id)]
         return [keyed[key] for key in newest_first[:count]]
 
+    async def closings(self) -> Sequence[Closing]:
+        """As BookReader."""
+        return [
+            Closing(
+                plan_id=each.plan_id,
+                plan_version=each.plan_version,
+                anchor=each.anchor,
+                end_time=self._pages.ends.get(each.subscription_id),
+                closed_through={
+                    invoice.period.start: invoice.closed_through_sequence
+                    for invoice in self._pages.invoices.values()
+                    if invoice.subscription_id == each.subscription_id
+                },
+            )
+            for each in self._pages.subscriptions.values()
+        ]
+
     async def stripe_customer_id(self) -> str:
         """As BookReader."""
         return self._pages.stripe_customer_id
@@ -204,6 +224,7 @@ class MemoryBook(MemoryBookReader):
         if current is not None:
             ended = replace(current, status=SubscriptionStatus.CANCELED)
             self._pages.subscriptions[current.subscription_id] = ended
+            self._pages.ends[current.subscription_id] = datetime.now(UTC)
         version = len(self._pages.changes) + 1
         entry = EntitlementEntry(
             version=version,

@@ -6,9 +6,11 @@ one of them reads stays true until its transaction ends. Readers see one instant
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -16,11 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import from_unix_microseconds, unix_microseconds
 from kit.errors import NotFound, RequestIdReused
-from kit.feed import START, Head, Position
+from kit.feed import START, Position
+from kit.head_watch import Look
 from kit.money import Money
 from kit.postgres.change_log import ChangeLog
 from kit.postgres.database import Database
 from services.billing.application.ports import EntitlementEntry, EntitlementPage
+from services.billing.domain.closing import Closing
 from services.billing.domain.invoices import Invoice, InvoiceKey, InvoiceState, Line, LineKind, invoice_number
 from services.billing.domain.periods import Period
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
@@ -98,6 +102,22 @@ class PostgresBookReader:
             count=count,
         )
         return await self._with_lines((await self._connection.execute(_INVOICES, names)).all())
+
+    async def closings(self) -> Sequence[Closing]:
+        """As BookReader."""
+        closed: dict[str, dict[datetime, int]] = defaultdict(dict)
+        for row in await self._connection.execute(_CLOSED, self._names()):
+            closed[row.subscription_id][row.period_start] = row.closed_through_sequence
+        return [
+            Closing(
+                plan_id=row.plan_id,
+                plan_version=row.plan_version,
+                anchor=row.anchor,
+                end_time=row.end_time,
+                closed_through=closed[row.subscription_id],
+            )
+            for row in await self._connection.execute(_TENURES, self._names())
+        ]
 
     async def stripe_customer_id(self) -> str:
         """As BookReader."""
@@ -229,10 +249,10 @@ class PostgresEntitlementHeads:
     def __init__(self, fleet: Database) -> None:
         self._fleet = fleet
 
-    async def heads(self) -> Sequence[Head]:
+    async def heads(self, mark: str) -> Look:
         """As EntitlementHeads."""
         async with self._fleet.transaction() as connection:
-            return await _CHANGES.heads(connection)
+            return await _CHANGES.heads(connection, mark)
 
 
 def _subscription_from_row(row: Row[Any]) -> Subscription:
@@ -348,6 +368,14 @@ _BEGIN_SUBSCRIPTION = text("""
     INSERT INTO billing.subscriptions (
         organization_id, subscription_id, plan_id, plan_version, status, anchor, entitlement_version)
     VALUES (:organization_id, :subscription_id, :plan_id, :plan_version, :status, :anchor, :entitlement_version)
+""")
+_TENURES = text("""
+    SELECT subscription_id, plan_id, plan_version, anchor, end_time FROM billing.subscriptions
+    WHERE organization_id = :organization_id ORDER BY entitlement_version
+""")
+_CLOSED = text("""
+    SELECT subscription_id, period_start, closed_through_sequence FROM billing.invoices
+    WHERE organization_id = :organization_id
 """)
 _ANSWER = text("""
     SELECT digest, result_id FROM billing.requests

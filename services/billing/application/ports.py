@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from kit.feed import Head, Position
+from kit.feed import Position
+from kit.head_watch import Look
 from services.billing.domain.catalog import CatalogChange, CatalogPlan, Meter, Plan
+from services.billing.domain.closing import Closing, InvoicedUsage
 from services.billing.domain.invoices import Invoice, InvoiceKey
 from services.billing.domain.periods import Period
 from services.billing.domain.stripe_events import StripeEvent, StripeInvoice
@@ -35,6 +37,30 @@ class Usage(Protocol):
 
     async def meters(self) -> Mapping[str, Meter]:
         """Every meter by name. Raises DependencyUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerHead:
+    """The last event of an organization's ledger."""
+
+    organization_id: str
+    sequence: int
+
+
+class InvoicedLedger(Protocol):
+    """The usage ledgers, as far as they ask which events are invoiced."""
+
+    def watch(self) -> AsyncIterator[Sequence[LedgerHead]]:
+        """The heads of all ledgers first, then those that move. Ends, or raises DependencyUnavailable, when the
+        connection does.
+        """
+        ...
+
+    async def confirm(self, invoiced: Mapping[str, InvoicedUsage]) -> None:
+        """Says what is needed no longer, by organization, in place of what was said before. Raises
+        DependencyUnavailable.
+        """
         ...
 
 
@@ -112,6 +138,10 @@ class BookReader(Protocol):
         """Up to `count` invoices, newest first, from the newest or from the first one older than `before`."""
         ...
 
+    async def closings(self) -> Sequence[Closing]:
+        """How far each subscription's periods are closed, whether it is in force or not."""
+        ...
+
     async def stripe_customer_id(self) -> str:
         """The organization's customer at Stripe; empty until known there."""
         ...
@@ -186,8 +216,8 @@ class Books(Protocol):
 class EntitlementHeads(Protocol):
     """How far every organization's change log reaches."""
 
-    async def heads(self) -> Sequence[Head]:
-        """Every organization's head."""
+    async def heads(self, mark: str) -> Look:
+        """As kit.head_watch.ReadHeads."""
         ...
 
 

@@ -61,6 +61,11 @@ class Plan:
         return replace(self, version=version)
 
 
+def can_bill_usage(plan: Plan) -> bool:
+    """Whether usage can ever cost anything on this plan."""
+    return any(meter.overage_unit_price is not None for meter in plan.meters)
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogPlan:
     """The newest version of a plan, and whether it can be bought."""

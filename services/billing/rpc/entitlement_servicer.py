@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import ClassVar
 
 import grpc
 
-from kit.feed import watch_by_polling
 from kit.grpc.call import organization_of
 from kit.grpc.context import ServicerContext
-from kit.grpc.convert import position_from_pb, position_to_pb
-from services.billing.application.ports import EntitlementHeads
+from kit.grpc.convert import head_to_pb, position_from_pb, position_to_pb
+from kit.head_watch import HeadWatch
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.rpc.convert import entitlement_to_pb
 from tollbook.billing.v1 import entitlements_pb2, entitlements_pb2_grpc
-from tollbook.feed.v1 import feed_pb2
 
 
 class EntitlementServicer(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
@@ -23,7 +22,7 @@ class EntitlementServicer(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
 
     service_name: ClassVar[str] = "tollbook.billing.v1.EntitlementFeedService"
 
-    def __init__(self, *, heads: EntitlementHeads, read_entitlements: ReadEntitlements) -> None:
+    def __init__(self, *, heads: HeadWatch, read_entitlements: ReadEntitlements) -> None:
         self._heads = heads
         self._read_entitlements = read_entitlements
 
@@ -35,12 +34,9 @@ class EntitlementServicer(entitlements_pb2_grpc.EntitlementFeedServiceServicer):
         self, request: entitlements_pb2.WatchHeadsRequest, context: ServicerContext
     ) -> AsyncIterator[entitlements_pb2.WatchHeadsResponse]:
         """See the proto."""
-        async for heads in watch_by_polling(self._heads.heads):
-            yield entitlements_pb2.WatchHeadsResponse(
-                heads=[
-                    feed_pb2.Head(organization_id=head.key, position=position_to_pb(head.position)) for head in heads
-                ]
-            )
+        async with aclosing(self._heads.watch()) as watch:
+            async for heads in watch:
+                yield entitlements_pb2.WatchHeadsResponse(heads=map(head_to_pb, heads))
 
     async def ReadEntitlements(
         self, request: entitlements_pb2.ReadEntitlementsRequest, context: ServicerContext

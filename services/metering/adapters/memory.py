@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 
 from kit.clock import unix_microseconds
 from kit.errors import LogRewound
 from kit.feed import START, Head, Page, Position
-from services.metering.application.ports import Interval, Totals
+from kit.head_watch import Look
+from services.metering.application.ports import EventPage, Interval, Totals
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Candidate, Outcome, Recorded, Target, accept, candidate
 from services.metering.domain.digests import CONTENT_VERSION
 from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.grouping import SubjectPart, value_of
 from services.metering.domain.members import LevelMeters, MemberTotal, largest
-from services.metering.domain.meters import Meter, MeterRequest, decide
+from services.metering.domain.meters import Aggregation, Meter, MeterRequest, decide
+from services.metering.domain.retention import raw_windows, refuse_before, refuse_finer
+from services.metering.domain.rollups import BUCKET_US
+from services.metering.domain.usage_query import UsageQuery
+from services.metering.domain.windows import Window
 
 
 class MemoryLedger:
@@ -27,6 +32,8 @@ class MemoryLedger:
         self._events: dict[str, list[LedgerEvent]] = defaultdict(list)
         self._recorded: dict[str, dict[bytes, Recorded]] = defaultdict(dict)
         self._settled: dict[str, set[int]] = defaultdict(set)
+        self._volumes: dict[str, int] = defaultdict(int)
+        self._horizons: dict[str, int] = defaultdict(int)
 
     async def append(self, events: Sequence[UsageEvent], *, now: datetime) -> Sequence[Outcome]:
         """As LedgerWriter."""
@@ -42,18 +49,26 @@ class MemoryLedger:
     def _append(self, organization_id: str, batch: Sequence[Candidate], now: datetime) -> Sequence[Outcome]:
         ledger, recorded = self._events[organization_id], self._recorded[organization_id]
         settled = self._settled[organization_id]
+        horizon = self._horizons[organization_id]
         targets = {
-            each.target: Target(sequence, ledger[sequence - 1].event, is_settled=sequence in settled)
+            each.target: Target(
+                sequence,
+                None if sequence <= horizon else ledger[sequence - 1].event,
+                is_settled=sequence in settled,
+            )
             for each in batch
             if each.target in recorded and (sequence := recorded[each.target].sequence)
         }
-        acceptance = accept(batch, recorded, targets, head_sequence=len(ledger), now=now)
+        volume = self._volumes[organization_id]
+        acceptance = accept(batch, recorded, targets, head_sequence=len(ledger), volume=volume, now=now)
+        self._volumes[organization_id] = acceptance.volume
         commit_id = secrets.token_hex(8)
+        receive_time_us = max([unix_microseconds(now), *(entry.receive_time_us for entry in ledger[-1:])])
         for fresh in acceptance.fresh:
             recorded[fresh.candidate.identity] = Recorded(fresh.sequence, fresh.candidate.content, CONTENT_VERSION)
             if fresh.target is not None:
                 settled.update((fresh.sequence, fresh.target.sequence))
-            ledger.append(fresh.entry(commit_id, unix_microseconds(now)))
+            ledger.append(fresh.entry(commit_id, receive_time_us))
         return acceptance.outcomes
 
     async def totals(
@@ -66,12 +81,15 @@ class MemoryLedger:
         members_max: int = limits.SNAPSHOT_MEMBERS_MAX,
     ) -> Totals:
         """As LedgerReader."""
-        ledger = self._events[organization_id]
-        position = self._position(organization_id, as_of_sequence)
-        inside = [entry.counted for entry in ledger[: position.sequence] if _inside(entry.counted, interval)]
+        entries, position = self.known(organization_id, as_of_sequence=as_of_sequence)
+        edges = (None if edge is None else unix_microseconds(edge) for edge in (interval.start, interval.end))
+        windows = (Window(*edges),)
+        for group_by in ((), *((asked.level,) for asked in levels)):
+            query = UsageQuery(meters=(), windows=windows, group_by=group_by)
+            self.refuse_dropped(organization_id, query, Aggregation.SUM, lambda counted: bool(counted.measurements))
         quantities: dict[str, int] = defaultdict(int)
         members: dict[tuple[SubjectPart, str, str], int] = defaultdict(int)
-        for event in inside:
+        for event in (entry.counted for entry in entries if _inside(entry.counted, interval)):
             for measurement in event.measurements:
                 quantities[measurement.meter] += measurement.quantity
                 for asked in levels:
@@ -83,25 +101,51 @@ class MemoryLedger:
     async def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """As LedgerReader."""
         ledger = self._events[organization_id]
-        if after.sequence and self._position(organization_id, after.sequence) != after:
+        if ledger and self._position(organization_id, after.sequence) != after:
             raise LogRewound(sequence=after.sequence)
         for start in range(after.sequence, len(ledger), limits.PAGE_EVENTS):
             entries = tuple(ledger[start : start + limits.PAGE_EVENTS])
             yield Page(entries, Position(entries[-1].sequence, entries[-1].commit_id))
 
-    async def page(
-        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
-    ) -> Sequence[LedgerEvent]:
+    async def page(self, organization_id: str, interval: Interval, *, after_sequence: int, count: int) -> EventPage:
         """As LedgerReader."""
-        following = self._events[organization_id][after_sequence:]
-        return [entry for entry in following if _inside(entry.counted, interval)][:count]
+        horizon = self._horizons[organization_id]
+        following = self._events[organization_id][max(after_sequence, horizon) :]
+        return EventPage([entry for entry in following if _inside(entry.counted, interval)][:count], horizon)
 
-    async def heads(self) -> Sequence[Head]:
-        """As LedgerHeads."""
-        return [Head(key, self._position(key, None)) for key, ledger in self._events.items() if ledger]
+    async def heads(self, mark: str) -> Look:
+        """As LedgerHeads; always every head, whatever the mark."""
+        return Look([Head(key, self._position(key, None)) for key, ledger in self._events.items() if ledger], mark)
+
+    def known(self, organization_id: str, *, as_of_sequence: int | None) -> tuple[Sequence[LedgerEvent], Position]:
+        """Every entry up to a sequence, with those that are dropped: this fake keeps them, in place of sealed totals.
+        Raises OutOfRetention.
+        """
+        position = self._position(organization_id, as_of_sequence)
+        return self._events[organization_id][: position.sequence], position
+
+    def refuse_dropped(
+        self, organization_id: str, query: UsageQuery, aggregation: Aggregation, counts: Callable[[UsageEvent], bool]
+    ) -> None:
+        """Raises OutOfRetention when an entry that counts is dropped, and no sum of buckets replaces it."""
+        for entry in self._events[organization_id][: self._horizons[organization_id]]:
+            if counts(entry.counted) and any(
+                _shares_bucket(entry.counted, window) for window in raw_windows(query, aggregation)
+            ):
+                raise refuse_finer()
+
+    def drop(self, organization_id: str, *, upto: int) -> None:
+        """Moves the horizon."""
+        self._horizons[organization_id] = upto
+
+    def horizon(self, organization_id: str) -> int:
+        """Up to where raw events are gone."""
+        return self._horizons[organization_id]
 
     def _position(self, organization_id: str, sequence: int | None) -> Position:
         ledger = self._events[organization_id]
+        if ledger and sequence is not None:
+            refuse_before(Position(self._horizons[organization_id], ""), sequence)
         reached = len(ledger) if sequence is None else min(sequence, len(ledger))
         return Position(reached, ledger[reached - 1].commit_id) if reached else START
 
@@ -124,6 +168,13 @@ class MemoryMeterCatalog:
         if meter is not None:
             self._meters[meter.name] = meter
         return request.meter
+
+
+def _shares_bucket(event: UsageEvent, window: Window) -> bool:
+    bucket_us = (event.event_time_ns or 0) // 1_000 // BUCKET_US * BUCKET_US
+    return (window.start_us is None or bucket_us + BUCKET_US > window.start_us) and (
+        window.end_us is None or bucket_us < window.end_us
+    )
 
 
 def _inside(event: UsageEvent, interval: Interval) -> bool:

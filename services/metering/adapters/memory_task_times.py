@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from services.metering.adapters.memory import MemoryLedger
@@ -15,13 +16,16 @@ class MemoryTaskTimes:
         self._ledger = ledger
         self._tasks: dict[tuple[str, str], TaskTime] = {}
 
-    async def report(self, report: TaskReport, *, now: datetime) -> TaskTimeAnswer:
+    async def append(self, reports: Sequence[TaskReport], /, *, now: datetime) -> Sequence[TaskTimeAnswer]:
         """As TaskTimes: nothing waits in between, so nothing comes in between."""
-        key = (report.subject.organization_id, report.subject.task_id)
-        taken = take(self._tasks.get(key, NEVER_REPORTED), report)
-        sequence = 0
-        if taken.event is not None:
-            (outcome,) = await self._ledger.append([taken.event], now=now)
-            sequence = outcome.sequence
-        self._tasks[key] = taken.task
-        return TaskTimeAnswer(taken.status, taken.added_ms, taken.task.total_ms, sequence)
+        answers: list[TaskTimeAnswer] = []
+        for report in reports:
+            key = (report.subject.organization_id, report.subject.task_id)
+            taken = take(self._tasks.get(key, NEVER_REPORTED), report)
+            sequence = 0
+            if taken.event is not None:
+                (outcome,) = await self._ledger.append([taken.event], now=now)
+                sequence = outcome.sequence
+            self._tasks[key] = taken.task
+            answers.append(TaskTimeAnswer(taken.status, taken.added_ms, taken.task.total_ms, sequence))
+        return answers

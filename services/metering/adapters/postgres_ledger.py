@@ -11,30 +11,34 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from psycopg.errors import CheckViolation
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
-from kit.feed import Head, Page, Position
+from kit.feed import Page, Position
+from kit.head_watch import Look
+from kit.postgres.arrays import bytes_array, number_array, text_array
 from kit.postgres.database import Database, set_organization
+from kit.postgres.heads import look_at_heads
 from services.metering.adapters.event_rows import (
     EVENT_ARRAYS,
     EVENT_COLUMNS,
-    bytes_array,
-    entry_from_row,
+    READ_COLUMNS,
+    entries_from_rows,
     event_arrays,
-    number_array,
-    text_array,
 )
-from services.metering.adapters.postgres_positions import position_at
+from services.metering.adapters.postgres_positions import horizon_of, position_at, reading_events
 from services.metering.adapters.postgres_usage import measured_totals, member_totals
-from services.metering.application.ports import Interval, Totals
+from services.metering.application.ports import EventPage, Interval, Totals
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Candidate, Fresh, Outcome, Recorded, Target, accept, candidate
 from services.metering.domain.digests import CONTENT_VERSION
 from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.members import LevelMeters, MemberTotal, largest
+from services.metering.domain.retention import refuse_before
 from services.metering.domain.windows import Window
 
 
@@ -67,37 +71,53 @@ async def _append(
 ) -> dict[str, Sequence[Outcome]]:
     # The locks on the heads are held until commit: nobody else can record for these organizations meanwhile, so what is
     # read after them stays true, and sequences are in commit order without a gap.
-    heads = {"organization_ids": text_array(batches)}
+    heads = {"organization_ids": text_array(batches), "now": now}
     await connection.execute(_LOCK_HEADS, heads)
-    head_sequences = {row.organization_id: row.sequence for row in await connection.execute(_LOCKED_HEADS, heads)}
+    locked = {row.organization_id: row for row in await connection.execute(_LOCKED_HEADS, heads)}
+    # Never back in an organization's ledger, whatever waits and clocks do: what is older by receive_time is older by
+    # sequence too, and can be dropped together.
+    receive_time = max([now, *(row.update_time for row in locked.values())])
     recorded = await _recorded(connection, batches)
-    commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(now)
+    commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(receive_time)
     outcomes: dict[str, Sequence[Outcome]] = {}
     fresh: dict[str, Sequence[Fresh]] = {}
+    volumes: dict[str, int] = {}
     for organization_id, batch in batches.items():
         acceptance = accept(
             batch,
             recorded[organization_id],
             await _targets(connection, organization_id, batch),
-            head_sequence=head_sequences[organization_id],
+            head_sequence=locked[organization_id].sequence,
+            volume=int(locked[organization_id].volume),
             now=now,
         )
         outcomes[organization_id] = acceptance.outcomes
         if acceptance.fresh:
-            fresh[organization_id] = acceptance.fresh
+            fresh[organization_id], volumes[organization_id] = acceptance.fresh, acceptance.volume
     if fresh:
-        batch_names = {"commit_id": commit_id, "receive_time": now}
+        batch_names = {"commit_id": commit_id, "receive_time": receive_time}
         await connection.execute(_REMEMBER, _identity_arrays(fresh))
         entries = [each.entry(commit_id, receive_time_us) for appended in fresh.values() for each in appended]
-        await connection.execute(_APPEND, batch_names | event_arrays(entries))
+        await _append_entries(connection, batch_names | event_arrays(entries))
         if reversals := _reversal_arrays(fresh):
             await connection.execute(_REVERSE, reversals)
         moved = {
             "organization_ids": text_array(fresh),
             "sequences": number_array([appended[-1].sequence for appended in fresh.values()]),
+            "volumes": number_array(volumes.values()),
         }
         await connection.execute(_MOVE_HEADS, batch_names | moved)
     return outcomes
+
+
+async def _append_entries(connection: AsyncConnection, names: Mapping[str, Any]) -> None:
+    try:
+        await connection.execute(_APPEND, names)
+    except IntegrityError as error:
+        # The state of a broken CHECK, but without a constraint. Whoever sends again finds the partition made.
+        if isinstance(error.orig, CheckViolation) and error.orig.diag.constraint_name is None:
+            raise DependencyUnavailable(dependency="metering: today's partition of events is missing; it") from error
+        raise
 
 
 async def _recorded(
@@ -125,7 +145,7 @@ async def _targets(
     await connection.exec_driver_sql(set_organization(organization_id))
     sequences = number_array([row.sequence for row in found])
     rows = await connection.execute(_EVENTS_AT, {"organization_id": organization_id, "sequences": sequences})
-    events = {entry.sequence: entry.event for entry in map(entry_from_row, rows)}
+    events = {entry.sequence: entry.event for entry in entries_from_rows(rows.all())}
     return {
         bytes(row.identity): Target(row.sequence, events.get(row.sequence), is_settled=row.is_settled) for row in found
     }
@@ -182,7 +202,7 @@ class PostgresLedgerReader:
         members_max: int = limits.SNAPSHOT_MEMBERS_MAX,
     ) -> Totals:
         """As LedgerReader."""
-        async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
+        async with reading_events(self._tenant, organization_id) as connection:
             position = await position_at(connection, organization_id, as_of_sequence)
             edges = (None if edge is None else unix_microseconds(edge) for edge in (interval.start, interval.end))
             window = Window(*edges)
@@ -197,9 +217,9 @@ class PostgresLedgerReader:
     async def read(self, organization_id: str, after: Position) -> AsyncIterator[Page[LedgerEvent]]:
         """As LedgerReader; each page is a transaction of its own, so a slow reader holds no snapshot open."""
         position = after
-        async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
+        async with reading_events(self._tenant, organization_id) as connection:
             head = await position_at(connection, organization_id, None)
-            if after.sequence and await position_at(connection, organization_id, after.sequence) != after:
+            if await position_at(connection, organization_id, after.sequence) != after:
                 raise LogRewound(sequence=after.sequence)
         while position.sequence < head.sequence:
             names: dict[str, Any] = {
@@ -208,16 +228,22 @@ class PostgresLedgerReader:
                 "upto": min(head.sequence, position.sequence + limits.PAGE_EVENTS),
             }
             async with self._tenant.transaction(organization_id=organization_id) as connection:
-                entries = tuple(entry_from_row(row) for row in await connection.execute(_PAGE, names))
-            if len(entries) != names["upto"] - position.sequence:
-                # The log lost entries under the reader (a restored backup): a gap must never pass for their absence.
-                raise LogRewound(sequence=position.sequence)
+                rows = (await connection.execute(_PAGE, names)).all()
+                if rows and rows[0].sequence == position.sequence:
+                    if rows[0].commit_id != position.commit_id:
+                        # It was rewound since the last page, and grew again (a failover while the reader was slow).
+                        raise LogRewound(sequence=position.sequence)
+                    rows = rows[1:]
+                if len(rows) != names["upto"] - position.sequence:
+                    # A gap must never pass for the absence of entries: they were dropped under the reader, or lost (a
+                    # restored backup). Within the transaction that missed them, so that the horizon tells which.
+                    refuse_before(await horizon_of(connection, organization_id), position.sequence)
+                    raise LogRewound(sequence=position.sequence)
+            entries = tuple(entries_from_rows(rows))
             position = Position(entries[-1].sequence, entries[-1].commit_id)
             yield Page(entries, position)
 
-    async def page(
-        self, organization_id: str, interval: Interval, *, after_sequence: int, count: int
-    ) -> Sequence[LedgerEvent]:
+    async def page(self, organization_id: str, interval: Interval, *, after_sequence: int, count: int) -> EventPage:
         """As LedgerReader."""
         names = {
             "organization_id": organization_id,
@@ -227,7 +253,8 @@ class PostgresLedgerReader:
             "count": count,
         }
         async with self._tenant.transaction(organization_id=organization_id) as connection:
-            return [entry_from_row(row) for row in await connection.execute(_LIST, names)]
+            entries = entries_from_rows((await connection.execute(_LIST, names)).all())
+            return EventPage(entries, (await horizon_of(connection, organization_id)).sequence)
 
 
 class PostgresLedgerHeads:
@@ -236,11 +263,10 @@ class PostgresLedgerHeads:
     def __init__(self, fleet: Database) -> None:
         self._fleet = fleet
 
-    async def heads(self) -> Sequence[Head]:
+    async def heads(self, mark: str) -> Look:
         """As LedgerHeads."""
         async with self._fleet.transaction() as connection:
-            rows = await connection.execute(_HEADS)
-            return [Head(row.organization_id, Position(row.sequence, row.commit_id)) for row in rows]
+            return await look_at_heads(connection, "metering.ledger_heads", mark)
 
     async def make_partitions(self) -> None:
         """Makes the partitions of the coming weeks; those that exist stay as they are."""
@@ -259,14 +285,14 @@ class PostgresLedgerHeads:
 # Locks the heads one by one in the same order for everybody, so that two batches that share organizations cannot wait
 # for each other in a circle; and begins those that are missing. What is there is locked and not written.
 _LOCK_HEADS = text("""
-    INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id)
-    SELECT organization_id, 0, '' FROM unnest(CAST(:organization_ids AS text[])) AS asked (organization_id)
+    INSERT INTO metering.ledger_heads (organization_id, sequence, commit_id, update_time)
+    SELECT organization_id, 0, '', :now FROM unnest(CAST(:organization_ids AS text[])) AS asked (organization_id)
     ORDER BY organization_id COLLATE "C"
     ON CONFLICT (organization_id) DO UPDATE SET sequence = 0 WHERE false
 """)
 # A statement of its own: it sees what was committed while the one before waited.
 _LOCKED_HEADS = text("""
-    SELECT organization_id, sequence FROM metering.ledger_heads
+    SELECT organization_id, sequence, volume, update_time FROM metering.ledger_heads
     WHERE organization_id = ANY(CAST(:organization_ids AS text[]))
 """)
 # LATERAL and OFFSET 0 leave the planner one way: look up each identity by the index.
@@ -288,7 +314,7 @@ _TARGETS = text("""
     JOIN metering.event_identities AS known USING (organization_id, identity)
 """)
 _EVENTS_AT = text(f"""
-    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    SELECT {READ_COLUMNS} FROM metering.events
     WHERE organization_id = :organization_id AND sequence = ANY(CAST(:sequences AS bigint[]))
 """)  # noqa: S608 - constants of ours
 _REMEMBER = text("""
@@ -308,21 +334,22 @@ _REVERSE = text("""
 """)
 _MOVE_HEADS = text("""
     UPDATE metering.ledger_heads AS heads
-    SET sequence = moved.sequence, commit_id = :commit_id, update_time = :receive_time
-    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[])) AS moved (organization_id, sequence)
+    SET sequence = moved.sequence, volume = moved.volume, commit_id = :commit_id, update_time = :receive_time
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[]), CAST(:volumes AS numeric[]))
+        AS moved (organization_id, sequence, volume)
     WHERE heads.organization_id = moved.organization_id
 """)
-_HEADS = text("SELECT organization_id, sequence, commit_id FROM metering.ledger_heads WHERE sequence > 0")
 _HAS_PARTITION = text("""
     SELECT to_regclass('metering.events_' || to_char(date_trunc('week', tomorrow), 'YYYYMMDD')) IS NOT NULL
     FROM (SELECT (now() AT TIME ZONE 'UTC') + interval '1 day' AS tomorrow) AS clock
 """)
+# With the entry that the page comes after: whether it is still the one that was read.
 _PAGE = text(f"""
-    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
-    WHERE organization_id = :organization_id AND sequence > :after AND sequence <= :upto ORDER BY sequence
+    SELECT {READ_COLUMNS} FROM metering.events
+    WHERE organization_id = :organization_id AND sequence >= :after AND sequence <= :upto ORDER BY sequence
 """)  # noqa: S608 - constants of ours
 _LIST = text(f"""
-    SELECT {EVENT_COLUMNS}, commit_id, receive_time FROM metering.events
+    SELECT {READ_COLUMNS} FROM metering.events
     WHERE organization_id = :organization_id AND sequence > :after
       AND (CAST(:start AS timestamptz) IS NULL OR event_time >= :start)
       AND (CAST(:end AS timestamptz) IS NULL OR event_time < :end)

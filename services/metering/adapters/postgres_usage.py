@@ -1,4 +1,4 @@
-"""Usage totals in Postgres, read as the tenant role: from rollups where they reach, else from the events.
+"""Usage totals in Postgres, read as the tenant role: from rollups or sealed totals where they reach, else from events.
 
 Every statement is composed of the constants below and of columns from `_COLUMNS`; what callers send travels as
 parameters alone.
@@ -18,13 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.clock import from_unix_microseconds
 from kit.feed import Position
 from kit.postgres.database import Database
-from services.metering.adapters.postgres_positions import position_at
+from services.metering.adapters.bucket_sums import BUCKET
+from services.metering.adapters.postgres_positions import horizon_of, position_at, reading_events
 from services.metering.adapters.usage_values import CALL_COLUMNS, CALL_VALUES, is_measured, value_name
 from services.metering.application.ports import UsageAnswer
 from services.metering.domain import limits
 from services.metering.domain.grouping import Dimension, Label, SubjectPart
 from services.metering.domain.members import LevelMeters, MemberTotal
 from services.metering.domain.meters import Aggregation, Meter
+from services.metering.domain.retention import raw_windows, refuse_finer
 from services.metering.domain.rollups import ROLLED_UP, can_be_rolled_up_by, whole_buckets
 from services.metering.domain.usage_query import UsageQuery, UsageRow
 from services.metering.domain.windows import Window
@@ -42,16 +44,18 @@ class PostgresUsageReader:
 
     async def usage(self, organization_id: str, query: UsageQuery, *, as_of_sequence: int | None) -> UsageAnswer:
         """As UsageReader."""
-        async with self._tenant.transaction(organization_id=organization_id, snapshot=True) as connection:
+        async with reading_events(self._tenant, organization_id) as connection:
             position = await position_at(connection, organization_id, as_of_sequence)
             if not query.windows or not position.sequence:
                 return UsageAnswer((), position)
-            asked = _Asked(connection, organization_id, query, position)
+            horizon = await horizon_of(connection, organization_id)
+            asked = _Asked(connection, organization_id, query, position, horizon.sequence)
             by_way: dict[Aggregation, list[Meter]] = defaultdict(list)
             for meter in query.meters:
                 by_way[Aggregation.SUM if meter.aggregation in ROLLED_UP else meter.aggregation].append(meter)
             rows: list[UsageRow] = []
             for aggregation, meters in by_way.items():
+                await _refuse_dropped(asked, aggregation, _Values.of(meters))
                 rows += await _WAYS[aggregation](asked, meters)
         rows.sort(key=lambda row: (row.meter, row.window.start_us or 0, row.group))
         return UsageAnswer(tuple(rows), position)
@@ -65,6 +69,8 @@ class _Asked:
     organization_id: str
     query: UsageQuery
     position: Position
+    horizon: int
+    """The last sequence whose raw event is gone, at most that of the position; 0: all are there."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -78,6 +84,7 @@ class _Asked:
         names: dict[str, Any] = {
             "organization_id": self.organization_id,
             "sequence": self.position.sequence,
+            "horizon": self.horizon,
             "starts": starts,
             "ends": ends,
             "start": starts[0],
@@ -147,12 +154,14 @@ def _bounds(windows: Sequence[Window]) -> tuple[list[datetime], list[datetime]]:
 async def measured_totals(
     connection: AsyncConnection, organization_id: str, window: Window, position: Position
 ) -> dict[str, int]:
-    """The sum of every measurement up to a position, by name, within a transaction bound to the organization: what a
-    follower that adds up the entries comes to.
+    """The sum of every measurement up to a position, by name, within a transaction of reading_events: what a follower
+    that adds up the entries comes to. Raises OutOfRetention.
     """
     if window.start_us == window.end_us is not None or not position.sequence:
         return {}
-    asked = _Asked(connection, organization_id, UsageQuery(meters=(), windows=(window,)), position)
+    horizon = await horizon_of(connection, organization_id)
+    asked = _Asked(connection, organization_id, UsageQuery(meters=(), windows=(window,)), position, horizon.sequence)
+    await _refuse_dropped(asked, Aggregation.SUM, _Values(measured=True))
     return {found.value_name: int(found.quantity) for found in await _summed(asked, _Values(measured=True))}
 
 
@@ -166,13 +175,15 @@ async def member_totals(
     members_max: int,
 ) -> list[MemberTotal]:
     """The same of each member of a level, as far as it is not 0: per measurement the largest, one more than
-    members_max of them when there are more than that.
+    members_max of them when there are more than that. Raises OutOfRetention.
     """
     if window.start_us == window.end_us is not None or not position.sequence:
         return []
     query = UsageQuery(meters=(), windows=(window,), group_by=(wanted.level,))
-    asked = _Asked(connection, organization_id, query, position)
+    horizon = await horizon_of(connection, organization_id)
+    asked = _Asked(connection, organization_id, query, position, horizon.sequence)
     values = _Values(measured=True, names=sorted(wanted.meters))
+    await _refuse_dropped(asked, Aggregation.SUM, values)
     summed, names = await _summing(asked, values)
     statement = f"""
         SELECT value_name, group_0, quantity FROM (
@@ -219,7 +230,7 @@ async def _summing(asked: _Asked, values: _Values) -> tuple[str, dict[str, Any]]
             _event_part(asked, values, "sequence <= :sequence", ("start", "rolled_start")),
             _event_part(asked, values, "sequence <= :sequence", ("rolled_end", "end")),
             _event_part(asked, values, between, ("rolled_start", "rolled_end"), sign=":sign"),
-            *_rolled_parts(asked, values, rolled.prefix),
+            *_rolled_parts(asked, values, rolled),
         ]
     statement = f"""
         SELECT value_name, window_number{asked.by}, sum(quantity) AS quantity, sum(event_count) AS event_count
@@ -236,22 +247,56 @@ class _Rolled:
     buckets: Window
     prefix: str
     """Of the names of the tables."""
+    rows: str
+    """The condition on their rows."""
     sequence: int
     """The entries up to this one."""
 
 
 async def _rolled(asked: _Asked) -> _Rolled | None:
+    """What to begin from: rollups, sealed totals when raw events are gone, else nothing."""
     query = asked.query
     dimensions = {*query.group_by, *(each.dimension for each in query.filters)}
     buckets = whole_buckets(query.windows)
     if buckets is None or not can_be_rolled_up_by(dimensions):
         return None
+    prefix = "subject_" if dimensions else ""
     names = {"organization_id": asked.organization_id}
-    sequence = (await asked.connection.execute(_ROLLED_SEQUENCE, names)).scalar()
+    sequence = (await asked.connection.execute(_ROLLED_SEQUENCE, names)).scalar() or 0
     # Beyond twice the sequence asked for, taking away what came later costs more than adding up what is wanted.
-    if not sequence or sequence > 2 * asked.position.sequence:
-        return None
-    return _Rolled(buckets, "subject_rollup" if dimensions else "rollup", sequence)
+    if sequence and asked.horizon <= sequence <= 2 * asked.position.sequence:
+        return _Rolled(buckets, f"{prefix}rollup", "true", sequence)
+    # Rollups may be gone, or on their way back: what was sealed is there.
+    if asked.horizon:
+        return _Rolled(buckets, f"{prefix}sealed", "sequence <= :horizon", asked.horizon)
+    return None
+
+
+async def _refuse_dropped(asked: _Asked, aggregation: Aggregation, values: _Values) -> None:
+    """Raises OutOfRetention when an entry that may count for the answer is gone, and no sum of buckets replaces it."""
+    if not asked.horizon:
+        return
+    # Rows of sums say of which values anything is gone; which ids it named, nobody knows.
+    found = [
+        f"EXISTS (SELECT FROM metering.sealed_{table} WHERE {_OVERLAPS_BUCKET}{wanted})"
+        for table, wanted, is_read in (
+            ("measurements", f" AND {values.are('measurement')}", values.measured),
+            ("calls", "", values.called),
+        )
+        if is_read
+    ]
+    if aggregation is Aggregation.UNIQUE_COUNT:
+        found = [f"EXISTS (SELECT FROM metering.sealed_spans WHERE {_OVERLAPS_SPAN})"]
+    for window in raw_windows(asked.query, aggregation):
+        names = {
+            "value_names": values.names,
+            "raw_start": _moment(window.start_us, _BEGINNING),
+            "raw_end": _moment(window.end_us, _END),
+            "bucket": BUCKET,
+        }
+        for (is_gone,) in await asked.rows(f"SELECT {' OR '.join(found)}", names):
+            if is_gone:
+                raise refuse_finer()
 
 
 def _event_part(asked: _Asked, values: _Values, sequences: str, bounds: tuple[str, str], *, sign: str = "1") -> str:
@@ -271,14 +316,14 @@ def _event_part(asked: _Asked, values: _Values, sequences: str, bounds: tuple[st
     """  # noqa: S608 - constants and columns of ours
 
 
-def _rolled_parts(asked: _Asked, values: _Values, prefix: str) -> list[str]:
+def _rolled_parts(asked: _Asked, values: _Values, rolled: _Rolled) -> list[str]:
     window = "width_bucket(bucket_start, CAST(:starts AS timestamptz[])) AS window_number"
     buckets = f"""organization_id = :organization_id
-        AND bucket_start >= :rolled_start AND bucket_start < :rolled_end{asked.passes}"""
+        AND bucket_start >= :rolled_start AND bucket_start < :rolled_end AND {rolled.rows}{asked.passes}"""
     measurements = f"""
         SELECT measurement AS value_name, {window}{asked.group_columns},
             sum(quantity) AS quantity, sum(event_count) AS event_count
-        FROM metering.{prefix}_measurements
+        FROM metering.{rolled.prefix}_measurements
         WHERE {buckets} AND {values.are("measurement")}
         GROUP BY value_name, window_number{asked.by}
     """  # noqa: S608 - constants and columns of ours
@@ -287,7 +332,7 @@ def _rolled_parts(asked: _Asked, values: _Values, prefix: str) -> list[str]:
         SELECT value_name, window_number{asked.by}, quantity, event_count
         FROM (
             SELECT {window}{asked.group_columns}, {", ".join(f"sum({column}) AS {column}" for column in CALL_COLUMNS)}
-            FROM metering.{prefix}_calls WHERE {buckets} GROUP BY window_number{asked.by}
+            FROM metering.{rolled.prefix}_calls WHERE {buckets} GROUP BY window_number{asked.by}
         ) AS summed CROSS JOIN LATERAL (VALUES {rows}) AS value (value_name, quantity, event_count)
         WHERE {values.are("value_name")}
     """  # noqa: S608 - constants and columns of ours
@@ -433,4 +478,9 @@ _STANDING = """organization_id = :organization_id AND sequence <= :sequence AND 
         WHERE reversals.organization_id = :organization_id AND reversals.target_sequence = event.sequence
           AND reversals.sequence <= :sequence)"""
 _SERIES = "project_id, team_id, user_id, agent_id, task_id, session_id, coalesce(labels, '{}')"
+# Not start - bucket < ..., which could be before what a timestamp can name.
+_OVERLAPS_BUCKET = """organization_id = :organization_id AND sequence <= :horizon
+    AND bucket_start < :raw_end AND bucket_start + CAST(:bucket AS interval) > :raw_start"""
+_OVERLAPS_SPAN = """organization_id = :organization_id AND sequence <= :horizon
+    AND first_event_time < :raw_end AND last_event_time >= :raw_start"""
 _ROLLED_SEQUENCE = text("SELECT sequence FROM metering.rollup_positions WHERE organization_id = :organization_id")

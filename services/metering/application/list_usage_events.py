@@ -17,6 +17,8 @@ class ListedEvents:
 
     entries: Sequence[LedgerEvent]
     next_after: int | None
+    first_kept: int
+    """The first sequence of which the event is kept; 1: all are."""
 
 
 class ListUsageEvents:
@@ -37,6 +39,7 @@ class ListUsageEvents:
         if page_size > limits.LISTED_EVENTS_MAX:
             raise LimitExceeded(what="page_size", actual=page_size, maximum=limits.LISTED_EVENTS_MAX)
         count = page_size or limits.LISTED_EVENTS
-        found = await self._ledger.page(organization_id, interval, after_sequence=after_sequence, count=count + 1)
-        entries = found[:count]
-        return ListedEvents(entries, entries[-1].sequence if len(found) > count else None)
+        page = await self._ledger.page(organization_id, interval, after_sequence=after_sequence, count=count + 1)
+        entries = page.entries[:count]
+        next_after = entries[-1].sequence if len(page.entries) > count else None
+        return ListedEvents(entries, next_after, first_kept=page.horizon + 1)

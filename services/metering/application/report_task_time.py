@@ -24,7 +24,7 @@ class ReportTaskTime:
     async def __call__(self, report: TaskReport) -> TaskTimeAnswer:
         """What became of the report. Idempotent; what it added is committed with what is remembered of the task.
 
-        Raises InvalidField, ReportTooOld, ReportInFuture and DependencyUnavailable.
+        Raises InvalidField, ReportTooOld, ReportInFuture, Overloaded and DependencyUnavailable.
         """
         now = self._clock.now()
         _check(report)
@@ -32,7 +32,8 @@ class ReportTaskTime:
             raise ReportTooOld(days=limits.ACCEPTED_BACK.days)
         if report.time_ms * _US_PER_MS > unix_microseconds(now + limits.ACCEPTED_AHEAD):
             raise ReportInFuture(seconds=int(limits.ACCEPTED_AHEAD.total_seconds()))
-        return await self._times.report(report, now=now)
+        (answer,) = await self._times.append([report], now=now)
+        return answer
 
 
 def _check(report: TaskReport) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 
 from kit.clock import Clock
 from kit.futures import transformed
-from services.metering.application.commit_batches import CommitBatches
+from services.metering.application.commit_batches import UsageBatches
 from services.metering.application.ports import MeterCatalog
 from services.metering.application.record_usage import judge
 from services.metering.domain.acceptance import Outcome
@@ -19,7 +19,12 @@ class StreamUsage:
     """Takes the batches of a stream into the ledger, in order."""
 
     def __init__(
-        self, batches: CommitBatches, meters: MeterCatalog, clock: Clock, *, label_keys: Container[str] = LABEL_KEYS
+        self,
+        batches: UsageBatches,
+        meters: MeterCatalog,
+        clock: Clock,
+        *,
+        label_keys: Container[str] = LABEL_KEYS,
     ) -> None:
         self._batches = batches
         self._meters = meters

@@ -12,6 +12,7 @@ from services.metering.domain import limits
 from services.metering.domain.digests import CONTENT_VERSION, content_digest, identity_digest
 from services.metering.domain.events import LedgerEvent, UsageEvent
 from services.metering.domain.refusals import Refusal
+from services.metering.domain.volume import volume_of, volume_problem
 
 
 class Status(Enum):
@@ -80,10 +81,11 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """The outcomes in the order of the batch, and what is to be appended, in sequence."""
+    """The outcomes in the order of the batch, what is to be appended, in sequence, and what the ledger then holds."""
 
     outcomes: tuple[Outcome, ...]
     fresh: tuple[Fresh, ...]
+    volume: int
 
 
 def candidate(event: UsageEvent) -> Candidate:
@@ -98,9 +100,10 @@ def accept(
     targets: Mapping[bytes, Target],
     *,
     head_sequence: int,
+    volume: int,
     now: datetime,
 ) -> Acceptance:
-    """Decides a batch of sound events of one organization.
+    """Decides a batch of sound events of one organization, whose ledger reaches to head_sequence and holds `volume`.
 
     recorded, targets: what is known of the identities of the batch, and of those that its reversals name, by identity
     digest. An identity that repeats within the batch, or a reversal of an event earlier in it, is treated as if it came
@@ -117,7 +120,12 @@ def accept(
             outcomes.append(_repeated(before, each))
             continue
         target = None if each.target is None else reversible.get(each.target)
-        refusal = window.problem(each.event) if each.target is None else _reversal_problem(target)
+        if each.target is None:
+            added = volume_of(each.event)
+            refusal = window.problem(each.event) or volume_problem(added, volume)
+        else:
+            added = 0 if target is None or target.event is None else -volume_of(target.event)
+            refusal = _reversal_problem(target)
         if refusal is not None:
             outcomes.append(Outcome(Status.REJECTED, refusal=refusal))
             continue
@@ -127,9 +135,10 @@ def accept(
             reversible[each.identity] = Target(sequence, each.event, is_settled=each.target is not None)
         if each.target is not None and target is not None:
             reversible[each.target] = replace(target, is_settled=True)
+        volume += added
         fresh.append(Fresh(sequence, each, target))
         outcomes.append(Outcome(Status.ACCEPTED, sequence))
-    return Acceptance(tuple(outcomes), tuple(fresh))
+    return Acceptance(tuple(outcomes), tuple(fresh), volume)
 
 
 def _repeated(before: Recorded, again: Candidate) -> Outcome:

@@ -81,10 +81,7 @@ def events_of(message: HttpMessage) -> list[CloudEvent | Refusal]:
     media_type = media_type.strip().lower()
     _check_charset(parameters)
     if media_type == _BATCH:
-        elements = _elements(_text(message.body))
-        if len(elements) > limits.BATCH_EVENTS_MAX:
-            raise LimitExceeded(what="events", actual=len(elements), maximum=limits.BATCH_EVENTS_MAX)
-        return [_from_text(element) for element in elements]
+        return [_from_text(element) for element in _elements(_text(message.body))]
     if media_type == _SINGLE:
         text = _text(message.body)
         if not text.lstrip().startswith("{"):
@@ -156,6 +153,8 @@ def _elements(text: str) -> list[str]:
         if depth == 0 or (depth == 1 and mark == ","):
             elements.append(text[begin : token.start()])
             begin = token.end()
+            if len(elements) > limits.BATCH_EVENTS_MAX:
+                raise LimitExceeded(what="events", actual=len(elements), maximum=limits.BATCH_EVENTS_MAX)
         if depth == 0:
             break
     if depth != 0 or text[begin - 1] != "]" or text[begin:].strip():

@@ -27,6 +27,15 @@ class Measurement:
     quantity: int
 
 
+class CallOutcome(IntEnum):
+    """How a provider call ended; the numbers are those of the contract and of the ledger."""
+
+    UNSPECIFIED = 0
+    SUCCESS = 1
+    FAILURE = 2
+    CANCELLED = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCall:
     """One call to a model provider; the token classes are disjoint."""
@@ -41,6 +50,7 @@ class ProviderCall:
     tokens_reasoning: int
     latency_ns: int | None
     outcome: int
+    """A CallOutcome, once it is known to be sound."""
     error_code: str
 
 
@@ -85,6 +95,12 @@ class UsageEvent:
     """Whether it may be older than the time window. It says how the event came and not what it says: the ledger does
     not keep it.
     """
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory, roughly: the objects around its texts weigh more than these."""
+        entries = len(self.measurements) + 2 * len(self.labels) + (5 if self.provider_call else 0)
+        return 1_000 + 200 * entries + len(self.id)
 
 
 @dataclass(frozen=True, slots=True)

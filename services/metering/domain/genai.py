@@ -13,25 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import TypeAlias
 
 from services.metering.domain import limits, sources
-from services.metering.domain.events import ProviderCall, Subject, UsageEvent
+from services.metering.domain.events import CallOutcome, Measurement, ProviderCall, Subject, UsageEvent
 from services.metering.domain.refusals import Refusal
 
-ADAPTER_VERSION = 1
-"""Raised with every change of what a record maps to: a record that is sent again across such a change is a conflict."""
+ADAPTER_VERSION = 2
+"""Raised with every change of what a record maps to. A record that is sent again across such a change is a conflict,
+unless only its measurements changed: these follow from the call, and the content digest leaves them out.
+"""
 
 AttributeValue: TypeAlias = str | int | float | bool
-
-
-class CallOutcome(IntEnum):
-    """How a call ended; the numbers are those of the contract."""
-
-    SUCCESS = 1
-    FAILURE = 2
-    CANCELLED = 3
 
 
 class Share(Enum):
@@ -151,6 +145,7 @@ def usage_event(record: CallRecord, organization_id: str) -> UsageEvent | Refusa
     if not _is_call(record):
         return None
     try:
+        call = _call(record)
         return UsageEvent(
             id=_identity(record),
             source=sources.OTLP,
@@ -159,8 +154,8 @@ def usage_event(record: CallRecord, organization_id: str) -> UsageEvent | Refusa
                 **{name: _text(record, *spellings) for name, spellings in _SUBJECT.items()},
             ),
             event_time_ns=record.time_ns or None,
-            measurements=(),
-            provider_call=_call(record),
+            measurements=_measurements(call),
+            provider_call=call,
             reservation_id=_text(record, _RESERVATION),
         )
     except _Unusable as unusable:
@@ -222,6 +217,21 @@ def _call(record: CallRecord) -> ProviderCall:
         # An error's class may be long; losing its end is better than losing the usage.
         error_code=error.encode()[: limits.NAME_BYTES_MAX].decode(errors="ignore"),
     )
+
+
+def _measurements(call: ProviderCall) -> tuple[Measurement, ...]:
+    """The call on the suite's own meters, one for each of its disjoint token classes: quotas and prices stand on
+    measurements. What is 0 is left out.
+    """
+    quantities = {
+        "api_calls": 1,
+        "tokens_cache_read": call.tokens_cache_read,
+        "tokens_cache_write": call.tokens_cache_write,
+        "tokens_input": call.tokens_input_uncached,
+        "tokens_output": call.tokens_output,
+        "tokens_reasoning": call.tokens_reasoning,
+    }
+    return tuple(Measurement(meter, quantity) for meter, quantity in quantities.items() if quantity)
 
 
 def _outcome(error: str, *, is_error: bool) -> CallOutcome:

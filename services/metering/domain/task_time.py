@@ -55,6 +55,11 @@ class TaskReport:
     """With END alone."""
     reservation_id: str = ""
 
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory, roughly, with what is made of it."""
+        return 3_000
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Stretch:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Container
 
 from kit.ids import ORGANIZATION_ID_RULE, is_organization_id
 from services.metering.domain import limits
-from services.metering.domain.events import EventRef, ProviderCall, Subject, TaskOutcome, UsageEvent
+from services.metering.domain.events import CallOutcome, EventRef, ProviderCall, Subject, TaskOutcome, UsageEvent
 from services.metering.domain.refusals import Refusal
 
 LABEL_KEYS = frozenset({"environment", "workflow", "feature", "team_cost_center"})
@@ -15,6 +15,7 @@ LABEL_KEYS = frozenset({"environment", "workflow", "feature", "team_cost_center"
 
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 _TASK_OUTCOMES = frozenset(TaskOutcome)
+_CALL_OUTCOMES = frozenset(CallOutcome)
 _LATENCY_NS_MAX = int(limits.LATENCY_MAX.total_seconds()) * 1_000_000_000
 
 
@@ -87,7 +88,8 @@ def _measurements_problem(event: UsageEvent, known_meters: Container[str]) -> Re
     seen: set[str] = set()
     for measurement in event.measurements:
         if measurement.meter not in known_meters:
-            return Refusal("UNKNOWN_METER", f"measurements: unknown meter {measurement.meter[:128]!r}")
+            # Or one that takes its value elsewhere, and would ignore a measurement in silence.
+            return Refusal("UNKNOWN_METER", f"measurements: no meter {measurement.meter[:128]!r} counts measurements")
         if measurement.meter in seen:
             return Refusal("INVALID_FIELD", f"measurements: meter {measurement.meter!r} appears twice")
         seen.add(measurement.meter)
@@ -106,6 +108,10 @@ def _call_problem(call: ProviderCall | None) -> Refusal | None:
         value = getattr(call, name)
         if value and (problem := _text_problem(f"provider_call.{name}", value, limits.NAME_BYTES_MAX)):
             return problem
+    return _call_numbers_problem(call)
+
+
+def _call_numbers_problem(call: ProviderCall) -> Refusal | None:
     for name in (
         "tokens_input_uncached",
         "tokens_cache_read",
@@ -115,6 +121,8 @@ def _call_problem(call: ProviderCall | None) -> Refusal | None:
     ):
         if not 0 <= getattr(call, name) <= limits.QUANTITY_MAX:
             return Refusal("INVALID_QUANTITY", f"provider_call.{name}: not in 0 to 2^53 - 1")
+    if call.outcome not in _CALL_OUTCOMES:
+        return Refusal("INVALID_FIELD", f"provider_call.outcome: {call.outcome} is no OUTCOME")
     if call.latency_ns is not None and not 0 <= call.latency_ns <= _LATENCY_NS_MAX:
         return Refusal("INVALID_FIELD", "provider_call.latency: not in 0 to 24 hours")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import grpc
@@ -16,7 +17,8 @@ from services.metering.domain.refusals import Refusal
 from services.metering.rpc.admission import admit
 from services.metering.rpc.convert import outcome_to_pb
 from services.metering.rpc.convert_cloudevents import http_message_from_pb, usage_event_to_pb
-from tollbook.metering.v1 import cloudevents_pb2, cloudevents_pb2_grpc
+from services.metering.rpc.large_messages import LargeMessages
+from tollbook.metering.v1 import cloudevents_pb2, cloudevents_pb2_grpc, metering_pb2
 
 
 class CloudEventsServicer(cloudevents_pb2_grpc.CloudEventsServiceServicer):
@@ -30,6 +32,7 @@ class CloudEventsServicer(cloudevents_pb2_grpc.CloudEventsServiceServicer):
         self._record_usage = record_usage
         self._mappings = mappings
         self._exists = exists
+        self._large = LargeMessages()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds it to a server."""
@@ -39,10 +42,7 @@ class CloudEventsServicer(cloudevents_pb2_grpc.CloudEventsServiceServicer):
         self, request: cloudevents_pb2.IngestCloudEventsRequest, context: ServicerContext
     ) -> cloudevents_pb2.IngestCloudEventsResponse:
         """See the proto."""
-        mapped = [
-            event if isinstance(event, Refusal) else usage_event_to_pb(event, self._mappings)
-            for event in events_of(http_message_from_pb(request))
-        ]
+        mapped = await self._large.read(len(request.body), partial(self._mapped, request))
         messages = [each for each in mapped if not isinstance(each, Refusal)]
         admitted = await admit(messages, is_backfill=False, exists=self._exists)
         of_messages = iter(admitted.outcomes(await self._record_usage(admitted.events)))
@@ -53,3 +53,9 @@ class CloudEventsServicer(cloudevents_pb2_grpc.CloudEventsServiceServicer):
         return cloudevents_pb2.IngestCloudEventsResponse(
             results=[outcome_to_pb(index, outcome) for index, outcome in enumerate(outcomes)]
         )
+
+    def _mapped(self, request: cloudevents_pb2.IngestCloudEventsRequest) -> list[metering_pb2.UsageEvent | Refusal]:
+        return [
+            event if isinstance(event, Refusal) else usage_event_to_pb(event, self._mappings)
+            for event in events_of(http_message_from_pb(request))
+        ]

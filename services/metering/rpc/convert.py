@@ -8,36 +8,27 @@ import binascii
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import unix_microseconds
-from kit.errors import InvalidField, InvalidState
+from kit.errors import InvalidField
 from kit.feed import Page
-from kit.grpc.convert import position_to_pb
+from kit.grpc.convert import moment_from_pb, position_from_pb, position_to_pb
 from services.metering.application.list_usage_events import ListedEvents
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain.acceptance import Outcome
 from services.metering.domain.events import EventRef, LedgerEvent, Measurement, ProviderCall, Subject, UsageEvent
 from services.metering.domain.members import MemberTotals
+from services.metering.domain.retention import Confirmation
 from tollbook.errors.v1 import errors_pb2
 from tollbook.metering.v1 import ledger_pb2, metering_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
-_INT64_MAX = 2**63 - 1
 
 
 def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_backfill: bool = False) -> UsageEvent:
     """The event, for the organization that the call may act on."""
-    subject = message.subject
     return UsageEvent(
         id=message.id,
         source=message.source,
-        subject=Subject(
-            organization_id=organization_id,
-            project_id=subject.project_id,
-            team_id=subject.team_id,
-            user_id=subject.user_id,
-            agent_id=subject.agent_id,
-            task_id=subject.task_id,
-            session_id=subject.session_id,
-        ),
+        subject=subject_from_pb(message.subject, organization_id),
         event_time_ns=_nanoseconds(message.event_time) if message.HasField("event_time") else None,
         measurements=tuple(
             sorted((Measurement(each.meter, each.quantity) for each in message.measurements), key=_meter_of)
@@ -51,6 +42,19 @@ def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_
         task_outcome=message.task_outcome,
         labels=tuple(sorted(message.labels.items())) if message.labels else (),
         is_backfill=is_backfill,
+    )
+
+
+def subject_from_pb(message: metering_pb2.Subject, organization_id: str) -> Subject:
+    """The subject, of the organization that the call may act on."""
+    return Subject(
+        organization_id=organization_id,
+        project_id=message.project_id,
+        team_id=message.team_id,
+        user_id=message.user_id,
+        agent_id=message.agent_id,
+        task_id=message.task_id,
+        session_id=message.session_id,
     )
 
 
@@ -140,27 +144,16 @@ def outcome_to_pb(index: int, outcome: Outcome) -> metering_pb2.EventResult:
 
 
 def rows_to_pb(totals: Totals) -> list[metering_pb2.UsageRow]:
-    """One row per meter, by name. Raises InvalidState when a total is beyond what the contract can carry."""
-    return [
-        metering_pb2.UsageRow(meter=meter, quantity=_total_to_pb(meter, quantity))
-        for meter, quantity in totals.quantities.items()
-    ]
+    """One row per meter, by name. Sums of measurements always fit; see domain/volume.py."""
+    return [metering_pb2.UsageRow(meter=meter, quantity=quantity) for meter, quantity in totals.quantities.items()]
 
 
 def add_members_to_pb(members: MemberTotals, response: ledger_pb2.SnapshotUsageResponse) -> None:
-    """The totals of members. Raises InvalidState as rows_to_pb."""
+    """The totals of members."""
     for row in members.rows:
-        quantity = _total_to_pb(row.meter, row.quantity)
-        response.scoped_rows.add(level=row.level.value, id=row.member, meter=row.meter, quantity=quantity)
+        response.scoped_rows.add(level=row.level.value, id=row.member, meter=row.meter, quantity=row.quantity)
     for each in members.incomplete:
         response.scoped_incomplete.add(level=each.level.value, meters=each.meters)
-
-
-def _total_to_pb(meter: str, quantity: int) -> int:
-    if quantity > _INT64_MAX:
-        problem = f"the total of {meter} is above 2^63 - 1: ask for a shorter interval"
-        raise InvalidState(problem=problem)
-    return quantity
 
 
 def page_to_pb(page: Page[LedgerEvent]) -> ledger_pb2.ReadLedgerResponse:
@@ -174,9 +167,19 @@ def page_to_pb(page: Page[LedgerEvent]) -> ledger_pb2.ReadLedgerResponse:
     return response
 
 
+def confirmation_from_pb(message: ledger_pb2.ConfirmedPosition, organization_id: str) -> Confirmation:
+    """What a follower confirms of an organization. Raises InvalidField."""
+    position = position_from_pb(message.position)
+    if position.sequence < 0 or not position.commit_id.isascii() or "\0" in position.commit_id:
+        raise InvalidField(field="positions.position", problem="not one that a feed gave")
+    has_time = message.HasField("needed_from_time")
+    needed_from = moment_from_pb(message.needed_from_time, "positions.needed_from_time") if has_time else None
+    return Confirmation(organization_id, position, needed_from)
+
+
 def listed_to_pb(listed: ListedEvents, interval: Interval) -> metering_pb2.ListUsageEventsResponse:
     """A page of the listing of an interval."""
-    response = metering_pb2.ListUsageEventsResponse()
+    response = metering_pb2.ListUsageEventsResponse(first_kept_sequence=listed.first_kept)
     for entry in listed.entries:
         message = response.events.add(sequence=entry.sequence, event=event_to_pb(entry.event))
         message.receive_time.FromMicroseconds(entry.receive_time_us)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import ClassVar
 
 import grpc
 
 from kit.errors import InvalidField
-from kit.feed import Position, watch_by_polling
-from kit.grpc.call import organization_of
+from kit.feed import Position
+from kit.grpc.call import current_principal, organization_of
 from kit.grpc.context import ServicerContext
-from kit.grpc.convert import moment_from_pb, position_to_pb
-from services.metering.application.ports import Interval, LedgerHeads, LedgerReader
+from kit.grpc.convert import head_to_pb, moment_from_pb, position_to_pb
+from kit.head_watch import HeadWatch
+from services.metering.application.confirm_positions import ConfirmPositions
+from services.metering.application.ports import Interval, LedgerReader
 from services.metering.domain.members import levels_from_texts
-from services.metering.rpc.convert import add_members_to_pb, page_to_pb, rows_to_pb
-from tollbook.feed.v1 import feed_pb2
+from services.metering.rpc.convert import add_members_to_pb, confirmation_from_pb, page_to_pb, rows_to_pb
+from services.metering.rpc.handing_over import HandingOver
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc
 
 
@@ -24,9 +27,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     service_name: ClassVar[str] = "tollbook.metering.v1.LedgerService"
 
-    def __init__(self, *, heads: LedgerHeads, reader: LedgerReader) -> None:
+    def __init__(self, *, heads: HeadWatch, reader: LedgerReader, confirm_positions: ConfirmPositions) -> None:
         self._heads = heads
         self._reader = reader
+        self._confirm_positions = confirm_positions
+        self._handing_over = HandingOver()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds it to a server."""
@@ -36,12 +41,12 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.WatchHeadsRequest, context: ServicerContext
     ) -> AsyncIterator[ledger_pb2.WatchHeadsResponse]:
         """See the proto."""
-        async for heads in watch_by_polling(self._heads.heads):
-            yield ledger_pb2.WatchHeadsResponse(
-                heads=[
-                    feed_pb2.Head(organization_id=head.key, position=position_to_pb(head.position)) for head in heads
-                ]
-            )
+        follower = current_principal().name
+        with self._handing_over.watch(follower):
+            async with aclosing(self._heads.watch()) as watch:
+                async for heads in watch:
+                    self._handing_over.told(follower, heads)
+                    yield ledger_pb2.WatchHeadsResponse(heads=map(head_to_pb, heads))
 
     async def ReadLedger(
         self, request: ledger_pb2.ReadLedgerRequest, context: ServicerContext
@@ -51,8 +56,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if request.after.sequence < 0:
             raise InvalidField(field="after.sequence", problem="negative")
         after = Position(request.after.sequence, request.after.commit_id)
+        follower = current_principal().name
+        self._handing_over.handed(follower, organization_id, after)
         async for page in self._reader.read(organization_id, after):
             yield page_to_pb(page)
+            self._handing_over.handed(follower, organization_id, page.position)
 
     async def SnapshotUsage(
         self, request: ledger_pb2.SnapshotUsageRequest, context: ServicerContext
@@ -72,3 +80,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         response = ledger_pb2.SnapshotUsageResponse(position=position_to_pb(totals.position), rows=rows_to_pb(totals))
         add_members_to_pb(totals.members, response)
         return response
+
+    async def ConfirmPositions(
+        self, request: ledger_pb2.ConfirmPositionsRequest, context: ServicerContext
+    ) -> ledger_pb2.ConfirmPositionsResponse:
+        """See the proto."""
+        # Only services get here; each speaks for itself.
+        confirmations = [
+            confirmation_from_pb(each, await organization_of(each.organization_id)) for each in request.positions
+        ]
+        kept_count = await self._confirm_positions(current_principal().name, confirmations)
+        return ledger_pb2.ConfirmPositionsResponse(kept_count=kept_count)

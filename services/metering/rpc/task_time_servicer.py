@@ -10,8 +10,9 @@ from kit.errors import InvalidField
 from kit.grpc.call import OrganizationExists, organization_of
 from kit.grpc.context import ServicerContext
 from services.metering.application.report_task_time import ReportTaskTime
-from services.metering.domain.events import Subject, TaskOutcome
+from services.metering.domain.events import TaskOutcome
 from services.metering.domain.task_time import TaskPhase, TaskReport, TaskTimeAnswer
+from services.metering.rpc.convert import subject_from_pb
 from tollbook.metering.v1 import metering_pb2, task_time_pb2, task_time_pb2_grpc
 
 _PHASES = {
@@ -51,17 +52,8 @@ def _report_from_pb(request: task_time_pb2.ReportTaskTimeRequest, organization_i
         raise InvalidField(field="report_time", problem="required")
     if request.task_outcome not in metering_pb2.TaskOutcome.values():
         raise InvalidField(field="task_outcome", problem=f"{request.task_outcome} is no TaskOutcome")
-    subject = request.subject
     return TaskReport(
-        subject=Subject(
-            organization_id=organization_id,
-            project_id=subject.project_id,
-            team_id=subject.team_id,
-            user_id=subject.user_id,
-            agent_id=subject.agent_id,
-            task_id=subject.task_id,
-            session_id=subject.session_id,
-        ),
+        subject=subject_from_pb(request.subject, organization_id),
         phase=_PHASES[request.phase],
         time_ms=request.report_time.seconds * _MS_PER_SECOND + request.report_time.nanos // _NS_PER_MS,
         outcome=TaskOutcome(request.task_outcome),

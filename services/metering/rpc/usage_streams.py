@@ -25,7 +25,9 @@ class UsageStreams:
     def __init__(self, stream_usage: StreamUsage, exists: OrganizationExists) -> None:
         self._stream_usage = stream_usage
         self._exists = exists
-        self._calls = LongCalls("streams of usage", calls_max=limits.STREAMS_MAX)
+        self._calls = LongCalls(
+            "streams of usage", calls_max=limits.STREAMS_MAX, calls_of_one_max=limits.STREAMS_OF_ONE_MAX
+        )
 
     def drain(self) -> None:
         """Ends every stream after what it has read."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-MAKE_EVERY_SECONDS = 3600.0
+MAKE_EVERY_SECONDS = 10.0
+"""Nothing to do costs a millisecond; where one is missing, the service is out of rotation until it is made."""
 
 
 class PartitionMaker(Protocol):
@@ -17,7 +18,7 @@ class PartitionMaker(Protocol):
 
 
 async def keep_partitions(partitions: PartitionMaker) -> None:
-    """Makes partitions at once and every hour, until cancelled."""
+    """Makes partitions at once and every MAKE_EVERY_SECONDS, until cancelled."""
     while True:
         await partitions.make_partitions()
         await asyncio.sleep(MAKE_EVERY_SECONDS)

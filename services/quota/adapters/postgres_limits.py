@@ -10,7 +10,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.errors import NotFound, RequestIdReused
-from kit.feed import START, Head, Page, Position, watch_by_polling
+from kit.feed import START, Head, Page, Position
+from kit.head_watch import HeadWatch, Look
 from kit.postgres.change_log import ChangeLog
 from kit.postgres.database import Database
 from services.quota.application.ports import ChangeRequest
@@ -80,10 +81,11 @@ class PostgresLimitChanges:
         self._tenant = tenant
         self._fleet = fleet
         self._limits = limits
+        self._heads = HeadWatch(self._look, every_seconds=WATCH_EVERY_SECONDS)
 
     async def watch(self) -> AsyncIterator[Sequence[Head]]:
         """As Feed."""
-        async for heads in watch_by_polling(self._heads, every_seconds=WATCH_EVERY_SECONDS):
+        async for heads in self._heads.watch():
             yield heads
 
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[OwnLimits]]:
@@ -94,9 +96,9 @@ class PostgresLimitChanges:
         if own.sequence > after.sequence:
             yield Page((own,), Position(own.sequence, own.commit_id))
 
-    async def _heads(self) -> Sequence[Head]:
+    async def _look(self, mark: str) -> Look:
         async with self._fleet.transaction() as connection:
-            return await _CHANGES.heads(connection)
+            return await _CHANGES.heads(connection, mark)
 
 
 async def _is_first(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -48,8 +49,8 @@ async def _measure(arguments: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-def main() -> None:
-    """Measures, prints, and keeps every round in a file."""
+def main() -> int:
+    """Measures, prints, and keeps every round in a file. 1 when a floor is missed."""
     arguments = _arguments()
     started = perf_counter()
     figures = asyncio.run(_measure(arguments))
@@ -63,7 +64,11 @@ def main() -> None:
     document = {"versions": versions(), "figures": [asdict(figure) for figure in figures]}
     arguments.raw.write_text(json.dumps(document, indent=1), encoding="utf-8")
     print(f"every round: {arguments.raw}")
+    missed = [f"{figure.id} {figure.name}" for figure in figures if figure.is_missed]
+    if missed:
+        print(f"missed: {'; '.join(missed)}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from tests.bench.checks.asking import batches, unary
 from tests.bench.checks.house import BATCH_CHECK, House, Outcome, Server
 from tests.bench.checks.peers import FULL, TIGHT
-from tests.bench.table import Figure
+from tests.bench.table import Figure, Floor
 from tollbook.quota.v1 import quota_pb2
 
 DECIDE, RESERVE, CONSUME = (
@@ -60,7 +60,7 @@ class Beside:
     def _each(self, others: list[float]) -> list[tuple[Outcome, float, float]]:
         return list(zip(self.runs, others[:-1], others[1:], strict=True))
 
-    def figures(self, figure_id: str, name: str, floor: str, *, to: str = "E") -> list[Figure]:
+    def figures(self, figure_id: str, name: str, floor: Floor | None, *, to: str = "E") -> list[Figure]:
         """The ratio, and what it is made of."""
         return [
             Figure(id=figure_id, name=f"{name} / {to}", rounds=self.ratios, unit="", floor=floor),
@@ -120,7 +120,7 @@ async def one_by_one(house: House, rounds: Rounds) -> list[Figure]:
     async with house.echo(ANSWER_BYTES) as echo, house.quota(environment=ONE_BY_ONE) as quota:
         for mode, name in ((DECIDE, "DECIDE"), (RESERVE, "RESERVE")):
             pair = await beside(house, rounds, echo, quota, unary(MIXED, mode), fresh=MIXED)
-            found += pair.figures("P1", f"{name}, one EVALSHA a check", "≥ 0.50")
+            found += pair.figures("P1", f"{name}, one EVALSHA a check", Floor(at_least=0.50))
             if mode is DECIDE:
                 sizes = [float(pair.others[0].bytes_in), float(pair.runs[0].bytes_in)]
                 found += [
@@ -139,8 +139,10 @@ async def together(house: House, rounds: Rounds) -> list[Figure]:
             pair = await beside(house, rounds, echo, quota, unary(MIXED, mode), fresh=MIXED)
             commands = [run.evals / run.calls for run in pair.runs]
             found += [
-                *pair.figures("P2", f"{name}, together", "≥ 0.70"),
-                Figure(id="P6", name=f"{name}, Redis commands a check", rounds=commands, unit="", floor="≤ 0.25"),
+                *pair.figures("P2", f"{name}, together", Floor(at_least=0.70)),
+                Figure(
+                    id="P6", name=f"{name}, Redis commands a check", rounds=commands, unit="", floor=Floor(at_most=0.25)
+                ),
             ]
     return found
 
@@ -152,7 +154,7 @@ async def remembered(house: House, rounds: Rounds) -> list[Figure]:
         assert all(set(run.decisions) == {DENIED} for run in pair.runs)
         asked = [run.evals / run.calls for run in pair.runs]
     return [
-        *pair.figures("P3", "a remembered denial", "≥ 0.85"),
+        *pair.figures("P3", "a remembered denial", Floor(at_least=0.85)),
         Figure(id="P3", name="  Redis commands a check", rounds=asked, unit="", digits=4),
     ]
 
@@ -177,7 +179,7 @@ async def latency(house: House, rounds: Rounds) -> list[Figure]:
     late = [each.pacer_late_ms for each in (*checks, *echoes)]
     at = f"RESERVE at {half:,.0f}/s, half of saturation"
     return [
-        Figure(id="P4", name=f"{at}: p99 above that of E", rounds=above, unit="ms", floor="≤ 3"),
+        Figure(id="P4", name=f"{at}: p99 above that of E", rounds=above, unit="ms", floor=Floor(at_most=3)),
         *(
             Figure(
                 id="P5",
@@ -186,7 +188,7 @@ async def latency(house: House, rounds: Rounds) -> list[Figure]:
                 unit="ms",
                 floor=floor,
             )
-            for share, floor in (("p50", "≤ 3"), ("p99", "≤ 10"), ("p99.9", "≤ 25"))
+            for share, floor in (("p50", Floor(at_most=3)), ("p99", Floor(at_most=10)), ("p99.9", Floor(at_most=25)))
         ),
         Figure(id="P5", name="  p99 of E at the same rate", rounds=[e.latencies_ms["p99"] for e in echoes], unit="ms"),
         Figure(id="P5", name="  the client's own lateness, p99", rounds=late, unit="ms"),
@@ -200,7 +202,7 @@ async def hot(house: House, rounds: Rounds) -> list[Figure]:
         await house.flush()
         await house.settle(quota, [*uniform, "hot"])
         pair = await beside(house, rounds, quota, quota, unary(["hot"], DECIDE), other_requests=unary(uniform, DECIDE))
-    return pair.figures("P7", f"one hot organization / {len(uniform):,} in turn", "≥ 0.85", to="many")
+    return pair.figures("P7", f"one hot organization / {len(uniform):,} in turn", Floor(at_least=0.85), to="many")
 
 
 async def processes(house: House, rounds: Rounds) -> list[Figure]:
@@ -212,7 +214,7 @@ async def processes(house: House, rounds: Rounds) -> list[Figure]:
         pair = await beside(house, rounds, one, two, unary(MIXED, DECIDE))
     halves = [ratio / 2 for ratio in pair.ratios]
     return [
-        Figure(id="P9", name="2 processes / 2 x 1 process", rounds=halves, unit="", floor="≥ 0.75"),
+        Figure(id="P9", name="2 processes / 2 x 1 process", rounds=halves, unit="", floor=Floor(at_least=0.75)),
         Figure(id="P9", name="  CPU of a check, 1 / 2 processes", rounds=pair.cpu_ratios, unit=""),
         *costs("P9", pair.runs),
     ]
@@ -237,8 +239,8 @@ async def black_hole(house: House, rounds: Rounds) -> list[Figure]:
             ratios.append(throughput[-1] / baseline.rate)
             errors.append(sum(run.errors.values()) / run.answered)
     return [
-        Figure(id="P10", name="Redis silent: p99 at 200 checks/s", rounds=times, unit="ms", floor="≤ 25"),
-        Figure(id="P10", name="  answers and refusals / E", rounds=ratios, unit="", floor="≥ 0.6"),
+        Figure(id="P10", name="Redis silent: p99 at 200 checks/s", rounds=times, unit="ms", floor=Floor(at_most=25)),
+        Figure(id="P10", name="  answers and refusals / E", rounds=ratios, unit="", floor=Floor(at_least=0.6)),
         Figure(id="P10", name="  absolute", rounds=throughput, unit="checks/s", digits=0),
         Figure(id="P10", name="  share that was refused (UNAVAILABLE)", rounds=errors, unit=""),
     ]
@@ -264,7 +266,7 @@ async def overshoot(house: House, rounds: Rounds) -> list[Figure]:
             short.append(float(max(0, TIGHT_LIMIT + number - admitted)))
     name = f"admitted beyond {TIGHT_LIMIT:,}, {TIGHT_CALLS:,} asked by 64 clients at 8 processes"
     return [
-        Figure(id="P11", name=name, rounds=beyond, unit="", floor="0", digits=0),
+        Figure(id="P11", name=name, rounds=beyond, unit="", floor=Floor(at_most=0), digits=0),
         Figure(id="P11", name="  denied although there was room", rounds=short, unit="", digits=0),
     ]
 
@@ -273,7 +275,11 @@ async def batched(house: House, rounds: Rounds) -> list[Figure]:
     """BatchCheck: decisions per second of one process, on one processor."""
     found: list[Figure] = []
     async with house.quota() as quota:
-        for mode, name, floor in ((DECIDE, "DECIDE", "≥ 100,000"), (RESERVE, "RESERVE", ""), (CONSUME, "CONSUME", "")):
+        for mode, name, floor in (
+            (DECIDE, "DECIDE", Floor(at_least=100_000)),
+            (RESERVE, "RESERVE", None),
+            (CONSUME, "CONSUME", None),
+        ):
             runs = []
             for _ in range(rounds.count):
                 await house.flush()

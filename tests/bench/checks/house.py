@@ -310,7 +310,7 @@ async def house(folder: Path) -> AsyncIterator[House]:
             os.sched_setaffinity(redis.pid, _others())
         await peers.start()
         async with Redis.from_url(redis.url) as client, durable_postgres(folder) as postgres:
-            roles = ledger_database(postgres, "quota").add_schema("quota")
+            roles = ledger_database(postgres, "quota").role_urls("quota")
             yield House(folder=folder, redis=redis, client=client, peers_address=peers_address, postgres_urls=roles)
     finally:
         await peers.stop(signal.SIGTERM, 5.0)

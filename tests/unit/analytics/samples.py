@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kit.errors import LogRewound
+from kit.errors import LogRewound, OutOfRetention
 from kit.feed import START, Head, Page, Position
 from services.analytics.domain.calls import LedgerEntry, ProviderCall
 from services.analytics.domain.price_requests import PriceRequest
@@ -74,6 +74,7 @@ class MemoryFeed:
 
     def __init__(self) -> None:
         self._ledgers: dict[str, list[tuple[LedgerEntry, str]]] = {}
+        self._horizons: dict[str, int] = {}
 
     def record(self, key: str, *calls: ProviderCall | None) -> None:
         """Appends events as one commit; None is an event without a provider call."""
@@ -97,8 +98,19 @@ class MemoryFeed:
         """As kit.feed.Feed; ends after the first heads."""
         yield [Head(key, self.head(key)) for key in self._ledgers]
 
+    def drop(self, key: str, sequence: int) -> None:
+        """Keeps the entries up to a sequence no longer."""
+        self._horizons[key] = sequence
+
+    async def require_first_entries(self, organization_id: str) -> None:
+        """As WholeLedger."""
+        if self._horizons.get(organization_id):
+            raise OutOfRetention(problem="the first entries are gone")
+
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[LedgerEntry]]:
         """As kit.feed.Feed."""
+        if after.sequence < self._horizons.get(key, 0):
+            raise OutOfRetention(problem="the next entries are gone")
         ledger = self._ledgers.get(key, [])
         if after.sequence > len(ledger) or self._position(key, after.sequence) != after:
             raise LogRewound(sequence=after.sequence)

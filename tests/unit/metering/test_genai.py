@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.metering.domain import genai
-from services.metering.domain.events import ProviderCall, Subject, UsageEvent
-from services.metering.domain.genai import ATTRIBUTES, AttributeValue, CallOutcome, CallRecord, usage_event
+from services.metering.domain.events import CallOutcome, Measurement, ProviderCall, Subject, UsageEvent
+from services.metering.domain.genai import ATTRIBUTES, AttributeValue, CallRecord, usage_event
 from services.metering.domain.refusals import Refusal
 from services.metering.domain.validation import validate
 
@@ -64,7 +64,7 @@ CHAT: dict[str, AttributeValue] = {
 }
 
 
-def test_a_span_becomes_one_event_with_a_provider_call_and_no_measurements() -> None:
+def test_a_span_becomes_one_event_with_a_provider_call_that_is_also_measured() -> None:
     event = mapped(
         CHAT
         | {
@@ -91,7 +91,11 @@ def test_a_span_becomes_one_event_with_a_provider_call_and_no_measurements() -> 
             session_id="conv_5j66",
         ),
         event_time_ns=1_000,
-        measurements=(),
+        measurements=(
+            Measurement("api_calls", 1),
+            Measurement("tokens_input", 100),
+            Measurement("tokens_output", 180),
+        ),
         provider_call=ProviderCall(
             provider="openai",
             model="gpt-4o-2024-08-06",
@@ -107,7 +111,26 @@ def test_a_span_becomes_one_event_with_a_provider_call_and_no_measurements() -> 
         ),
         reservation_id="r1",
     )
-    assert validate(event, ()) is None
+    assert validate(event, {"api_calls", "tokens_input", "tokens_output"}) is None
+
+
+def test_each_token_class_is_measured_on_the_meter_of_its_name_and_zeros_are_left_out() -> None:
+    event = mapped(
+        CHAT
+        | {
+            "gen_ai.usage.cache_read.input_tokens": 60,
+            "gen_ai.usage.cache_creation.input_tokens": 40,
+            "gen_ai.usage.reasoning.output_tokens": 30,
+        }
+    )
+    assert isinstance(event, UsageEvent)
+    assert event.measurements == (
+        Measurement("api_calls", 1),
+        Measurement("tokens_cache_read", 60),
+        Measurement("tokens_cache_write", 40),
+        Measurement("tokens_output", 150),
+        Measurement("tokens_reasoning", 30),
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,6 +357,15 @@ def test_whatever_the_attributes_no_class_is_negative_and_nothing_is_counted_twi
         return
     made = event.provider_call
     assert made is not None
+    measured = {each.meter: each.quantity for each in event.measurements}
+    assert list(measured) == sorted(measured)
+    assert measured.pop("api_calls") == 1
+    assert 0 not in measured.values()
+    assert measured.get("tokens_input", 0) == made.tokens_input_uncached
+    assert measured.get("tokens_cache_read", 0) == made.tokens_cache_read
+    assert measured.get("tokens_cache_write", 0) == made.tokens_cache_write
+    assert measured.get("tokens_output", 0) == made.tokens_output
+    assert measured.get("tokens_reasoning", 0) == made.tokens_reasoning
     classes = (
         made.tokens_input_uncached,
         made.tokens_cache_read,

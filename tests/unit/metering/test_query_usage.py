@@ -110,16 +110,16 @@ async def test_too_many_windows_are_refused_with_the_maximum(query_usage: QueryU
         await query_usage("acme", Interval(NOON - 420 * DAY, NOON), window=WindowSize.HOUR)
 
 
-async def test_a_total_that_no_answer_can_hold_is_refused_and_not_cut_off(
+async def test_a_time_weighted_total_that_no_answer_can_hold_is_refused_and_not_cut_off(
     ledger: MemoryLedger, query_usage: QueryUsage
 ) -> None:
-    """B11."""
-    events = [usage(f"e{number}", NOON, {"api_calls": limits.QUANTITY_MAX}) for number in range(1_025)]
-    await ledger.append(events[:1_024], now=NOON)
-    assert totals(await query_usage("acme", ALWAYS)) == {"api_calls": 1_024 * limits.QUANTITY_MAX}
-    await ledger.append(events[1_024:], now=NOON)
-    with pytest.raises(TotalTooLarge, match="api_calls"):
-        await query_usage("acme", ALWAYS)
+    """B11. Values times milliseconds are bounded by no volume; every other total is."""
+    await ledger.append([usage("e", NOON, {"storage": limits.QUANTITY_MAX})], now=NOON)
+    second = timedelta(seconds=1)
+    held = await query_usage("acme", Interval(NOON, NOON + second), meters=["storage"])
+    assert totals(held) == {"storage": 1_000 * limits.QUANTITY_MAX}
+    with pytest.raises(TotalTooLarge, match="storage"):
+        await query_usage("acme", Interval(NOON, NOON + 2 * second), meters=["storage"])
 
 
 @pytest.mark.parametrize("text", [*(part.value for part in SubjectPart), "label:env", "label:a:b"])

@@ -84,6 +84,8 @@ def test_the_list_of_label_keys_is_the_platforms() -> None:
         ("INVALID_FIELD", replace(EVENT, subject=Subject(organization_id="acme", user_id="jane@example.com"))),
         ("INVALID_FIELD", replace(EVENT, task_outcome=4)),
         ("INVALID_FIELD", replace(EVENT, task_outcome=-1)),
+        ("INVALID_FIELD", replace(EVENT, provider_call=replace(CALL, outcome=4))),
+        ("INVALID_FIELD", replace(EVENT, provider_call=replace(CALL, outcome=-1))),
         ("LABEL_NOT_ALLOWED", replace(EVENT, labels=(("prompt", "x"),))),
         ("INVALID_FIELD", replace(EVENT, labels=(("environment", ""),))),
         ("INVALID_FIELD", replace(EVENT, labels=(("environment", "line\nbreak"),))),
@@ -162,6 +164,16 @@ def test_what_the_first_version_had_no_word_for_has_no_digest_of_it() -> None:
 
 def test_how_an_event_was_admitted_is_no_part_of_what_it_says() -> None:
     assert content_digest(replace(EVENT, is_backfill=True)) == content_digest(EVENT)
+
+
+def test_what_our_own_door_measured_of_a_call_is_no_part_of_what_was_sent() -> None:
+    bare = replace(EVENT, source="otlp", measurements=(), provider_call=CALL)
+    measured = replace(bare, measurements=(Measurement("api_calls", 1), Measurement("tokens_output", 5)))
+    assert content_digest(measured) == content_digest(bare)
+    assert content_digest(measured, version=1) == content_digest(bare, version=1)
+    # Pinned: so were calls recorded before the door measured them.
+    assert content_digest(measured, version=2).hex() == "f1b5cea50ca25457ac27e0118cbb93fb"
+    assert content_digest(replace(measured, source="tests")) != content_digest(replace(bare, source="tests"))
 
 
 def test_the_content_digest_never_changes_for_an_event_of_its_version() -> None:

@@ -575,6 +575,162 @@ func (x *SnapshotUsageResponse) GetScopedIncomplete() []*ScopedMeters {
 	return nil
 }
 
+// Confirmations of the calling service.
+type ConfirmPositionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1 000, of different organizations.
+	Positions     []*ConfirmedPosition `protobuf:"bytes,1,rep,name=positions,proto3" json:"positions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmPositionsRequest) Reset() {
+	*x = ConfirmPositionsRequest{}
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmPositionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmPositionsRequest) ProtoMessage() {}
+
+func (x *ConfirmPositionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmPositionsRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmPositionsRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ConfirmPositionsRequest) GetPositions() []*ConfirmedPosition {
+	if x != nil {
+		return x.Positions
+	}
+	return nil
+}
+
+// How far one organization's raw events are needed no longer.
+type ConfirmedPosition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; required.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Events after this one are needed still. Its commit_id may be empty when only the sequence is known.
+	Position *v1.Position `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	// Events of this time and later are needed still, whatever their sequence. Unset: none of them.
+	NeededFromTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=needed_from_time,json=neededFromTime,proto3" json:"needed_from_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ConfirmedPosition) Reset() {
+	*x = ConfirmedPosition{}
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmedPosition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmedPosition) ProtoMessage() {}
+
+func (x *ConfirmedPosition) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmedPosition.ProtoReflect.Descriptor instead.
+func (*ConfirmedPosition) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ConfirmedPosition) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ConfirmedPosition) GetPosition() *v1.Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+func (x *ConfirmedPosition) GetNeededFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NeededFromTime
+	}
+	return nil
+}
+
+// What was kept.
+type ConfirmPositionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many positions were kept. Others are not of these ledgers, or ahead of them: who reads on is told LOG_REWOUND.
+	KeptCount     int32 `protobuf:"varint,1,opt,name=kept_count,json=keptCount,proto3" json:"kept_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmPositionsResponse) Reset() {
+	*x = ConfirmPositionsResponse{}
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmPositionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmPositionsResponse) ProtoMessage() {}
+
+func (x *ConfirmPositionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_metering_v1_ledger_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmPositionsResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmPositionsResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_metering_v1_ledger_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ConfirmPositionsResponse) GetKeptCount() int32 {
+	if x != nil {
+		return x.KeptCount
+	}
+	return 0
+}
+
 var File_tollbook_metering_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
@@ -614,13 +770,23 @@ const file_tollbook_metering_v1_ledger_proto_rawDesc = "" +
 	"\x04rows\x18\x02 \x03(\v2\x1e.tollbook.metering.v1.UsageRowR\x04rows\x12E\n" +
 	"\vscoped_rows\x18\x03 \x03(\v2$.tollbook.metering.v1.ScopedUsageRowR\n" +
 	"scopedRows\x12O\n" +
-	"\x11scoped_incomplete\x18\x04 \x03(\v2\".tollbook.metering.v1.ScopedMetersR\x10scopedIncomplete2\xab\x03\n" +
+	"\x11scoped_incomplete\x18\x04 \x03(\v2\".tollbook.metering.v1.ScopedMetersR\x10scopedIncomplete\"`\n" +
+	"\x17ConfirmPositionsRequest\x12E\n" +
+	"\tpositions\x18\x01 \x03(\v2'.tollbook.metering.v1.ConfirmedPositionR\tpositions\"\xba\x01\n" +
+	"\x11ConfirmedPosition\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x126\n" +
+	"\bposition\x18\x02 \x01(\v2\x1a.tollbook.feed.v1.PositionR\bposition\x12D\n" +
+	"\x10needed_from_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0eneededFromTime\"9\n" +
+	"\x18ConfirmPositionsResponse\x12\x1d\n" +
+	"\n" +
+	"kept_count\x18\x01 \x01(\x05R\tkeptCount2\xbb\x04\n" +
 	"\rLedgerService\x12\x84\x01\n" +
 	"\n" +
 	"WatchHeads\x12'.tollbook.metering.v1.WatchHeadsRequest\x1a(.tollbook.metering.v1.WatchHeadsResponse\"!\xb2\xe1\x18\x1d\b\x03\x12\x05quota\x12\abilling\x12\tanalytics0\x01\x12\x84\x01\n" +
 	"\n" +
 	"ReadLedger\x12'.tollbook.metering.v1.ReadLedgerRequest\x1a(.tollbook.metering.v1.ReadLedgerResponse\"!\xb2\xe1\x18\x1d\b\x03\x12\x05quota\x12\abilling\x12\tanalytics0\x01\x12\x8b\x01\n" +
-	"\rSnapshotUsage\x12*.tollbook.metering.v1.SnapshotUsageRequest\x1a+.tollbook.metering.v1.SnapshotUsageResponse\"!\xb2\xe1\x18\x1d\b\x03\x12\x05quota\x12\abilling\x12\tanalyticsB\xd7\x01\n" +
+	"\rSnapshotUsage\x12*.tollbook.metering.v1.SnapshotUsageRequest\x1a+.tollbook.metering.v1.SnapshotUsageResponse\"!\xb2\xe1\x18\x1d\b\x03\x12\x05quota\x12\abilling\x12\tanalytics\x12\x8d\x01\n" +
+	"\x10ConfirmPositions\x12-.tollbook.metering.v1.ConfirmPositionsRequest\x1a..tollbook.metering.v1.ConfirmPositionsResponse\"\x1a\xb2\xe1\x18\x16\b\x03\x12\abilling\x12\tanalyticsB\xd7\x01\n" +
 	"\x18com.tollbook.metering.v1B\vLedgerProtoP\x01Z<tollbook.dev/tollbook/gen/go/tollbook/metering/v1;meteringv1\xa2\x02\x03TMX\xaa\x02\x14Tollbook.Metering.V1\xca\x02\x14Tollbook\\Metering\\V1\xe2\x02 Tollbook\\Metering\\V1\\GPBMetadata\xea\x02\x16Tollbook::Metering::V1b\x06proto3"
 
 var (
@@ -635,49 +801,57 @@ func file_tollbook_metering_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_tollbook_metering_v1_ledger_proto_rawDescData
 }
 
-var file_tollbook_metering_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tollbook_metering_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tollbook_metering_v1_ledger_proto_goTypes = []any{
-	(*WatchHeadsRequest)(nil),     // 0: tollbook.metering.v1.WatchHeadsRequest
-	(*WatchHeadsResponse)(nil),    // 1: tollbook.metering.v1.WatchHeadsResponse
-	(*ReadLedgerRequest)(nil),     // 2: tollbook.metering.v1.ReadLedgerRequest
-	(*ReadLedgerResponse)(nil),    // 3: tollbook.metering.v1.ReadLedgerResponse
-	(*LedgerEvent)(nil),           // 4: tollbook.metering.v1.LedgerEvent
-	(*SnapshotUsageRequest)(nil),  // 5: tollbook.metering.v1.SnapshotUsageRequest
-	(*ScopedMeters)(nil),          // 6: tollbook.metering.v1.ScopedMeters
-	(*ScopedUsageRow)(nil),        // 7: tollbook.metering.v1.ScopedUsageRow
-	(*SnapshotUsageResponse)(nil), // 8: tollbook.metering.v1.SnapshotUsageResponse
-	(*v1.Head)(nil),               // 9: tollbook.feed.v1.Head
-	(*v1.Position)(nil),           // 10: tollbook.feed.v1.Position
-	(*UsageEvent)(nil),            // 11: tollbook.metering.v1.UsageEvent
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*UsageRow)(nil),              // 13: tollbook.metering.v1.UsageRow
+	(*WatchHeadsRequest)(nil),        // 0: tollbook.metering.v1.WatchHeadsRequest
+	(*WatchHeadsResponse)(nil),       // 1: tollbook.metering.v1.WatchHeadsResponse
+	(*ReadLedgerRequest)(nil),        // 2: tollbook.metering.v1.ReadLedgerRequest
+	(*ReadLedgerResponse)(nil),       // 3: tollbook.metering.v1.ReadLedgerResponse
+	(*LedgerEvent)(nil),              // 4: tollbook.metering.v1.LedgerEvent
+	(*SnapshotUsageRequest)(nil),     // 5: tollbook.metering.v1.SnapshotUsageRequest
+	(*ScopedMeters)(nil),             // 6: tollbook.metering.v1.ScopedMeters
+	(*ScopedUsageRow)(nil),           // 7: tollbook.metering.v1.ScopedUsageRow
+	(*SnapshotUsageResponse)(nil),    // 8: tollbook.metering.v1.SnapshotUsageResponse
+	(*ConfirmPositionsRequest)(nil),  // 9: tollbook.metering.v1.ConfirmPositionsRequest
+	(*ConfirmedPosition)(nil),        // 10: tollbook.metering.v1.ConfirmedPosition
+	(*ConfirmPositionsResponse)(nil), // 11: tollbook.metering.v1.ConfirmPositionsResponse
+	(*v1.Head)(nil),                  // 12: tollbook.feed.v1.Head
+	(*v1.Position)(nil),              // 13: tollbook.feed.v1.Position
+	(*UsageEvent)(nil),               // 14: tollbook.metering.v1.UsageEvent
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*UsageRow)(nil),                 // 16: tollbook.metering.v1.UsageRow
 }
 var file_tollbook_metering_v1_ledger_proto_depIdxs = []int32{
-	9,  // 0: tollbook.metering.v1.WatchHeadsResponse.heads:type_name -> tollbook.feed.v1.Head
-	10, // 1: tollbook.metering.v1.ReadLedgerRequest.after:type_name -> tollbook.feed.v1.Position
+	12, // 0: tollbook.metering.v1.WatchHeadsResponse.heads:type_name -> tollbook.feed.v1.Head
+	13, // 1: tollbook.metering.v1.ReadLedgerRequest.after:type_name -> tollbook.feed.v1.Position
 	4,  // 2: tollbook.metering.v1.ReadLedgerResponse.events:type_name -> tollbook.metering.v1.LedgerEvent
-	10, // 3: tollbook.metering.v1.ReadLedgerResponse.position:type_name -> tollbook.feed.v1.Position
-	11, // 4: tollbook.metering.v1.LedgerEvent.event:type_name -> tollbook.metering.v1.UsageEvent
-	12, // 5: tollbook.metering.v1.LedgerEvent.receive_time:type_name -> google.protobuf.Timestamp
-	11, // 6: tollbook.metering.v1.LedgerEvent.reversed:type_name -> tollbook.metering.v1.UsageEvent
-	12, // 7: tollbook.metering.v1.SnapshotUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	12, // 8: tollbook.metering.v1.SnapshotUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	13, // 3: tollbook.metering.v1.ReadLedgerResponse.position:type_name -> tollbook.feed.v1.Position
+	14, // 4: tollbook.metering.v1.LedgerEvent.event:type_name -> tollbook.metering.v1.UsageEvent
+	15, // 5: tollbook.metering.v1.LedgerEvent.receive_time:type_name -> google.protobuf.Timestamp
+	14, // 6: tollbook.metering.v1.LedgerEvent.reversed:type_name -> tollbook.metering.v1.UsageEvent
+	15, // 7: tollbook.metering.v1.SnapshotUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	15, // 8: tollbook.metering.v1.SnapshotUsageRequest.end_time:type_name -> google.protobuf.Timestamp
 	6,  // 9: tollbook.metering.v1.SnapshotUsageRequest.scoped:type_name -> tollbook.metering.v1.ScopedMeters
-	10, // 10: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
-	13, // 11: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
+	13, // 10: tollbook.metering.v1.SnapshotUsageResponse.position:type_name -> tollbook.feed.v1.Position
+	16, // 11: tollbook.metering.v1.SnapshotUsageResponse.rows:type_name -> tollbook.metering.v1.UsageRow
 	7,  // 12: tollbook.metering.v1.SnapshotUsageResponse.scoped_rows:type_name -> tollbook.metering.v1.ScopedUsageRow
 	6,  // 13: tollbook.metering.v1.SnapshotUsageResponse.scoped_incomplete:type_name -> tollbook.metering.v1.ScopedMeters
-	0,  // 14: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
-	2,  // 15: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
-	5,  // 16: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
-	1,  // 17: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
-	3,  // 18: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
-	8,  // 19: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	10, // 14: tollbook.metering.v1.ConfirmPositionsRequest.positions:type_name -> tollbook.metering.v1.ConfirmedPosition
+	13, // 15: tollbook.metering.v1.ConfirmedPosition.position:type_name -> tollbook.feed.v1.Position
+	15, // 16: tollbook.metering.v1.ConfirmedPosition.needed_from_time:type_name -> google.protobuf.Timestamp
+	0,  // 17: tollbook.metering.v1.LedgerService.WatchHeads:input_type -> tollbook.metering.v1.WatchHeadsRequest
+	2,  // 18: tollbook.metering.v1.LedgerService.ReadLedger:input_type -> tollbook.metering.v1.ReadLedgerRequest
+	5,  // 19: tollbook.metering.v1.LedgerService.SnapshotUsage:input_type -> tollbook.metering.v1.SnapshotUsageRequest
+	9,  // 20: tollbook.metering.v1.LedgerService.ConfirmPositions:input_type -> tollbook.metering.v1.ConfirmPositionsRequest
+	1,  // 21: tollbook.metering.v1.LedgerService.WatchHeads:output_type -> tollbook.metering.v1.WatchHeadsResponse
+	3,  // 22: tollbook.metering.v1.LedgerService.ReadLedger:output_type -> tollbook.metering.v1.ReadLedgerResponse
+	8,  // 23: tollbook.metering.v1.LedgerService.SnapshotUsage:output_type -> tollbook.metering.v1.SnapshotUsageResponse
+	11, // 24: tollbook.metering.v1.LedgerService.ConfirmPositions:output_type -> tollbook.metering.v1.ConfirmPositionsResponse
+	21, // [21:25] is the sub-list for method output_type
+	17, // [17:21] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_metering_v1_ledger_proto_init() }
@@ -692,7 +866,7 @@ func file_tollbook_metering_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_metering_v1_ledger_proto_rawDesc), len(file_tollbook_metering_v1_ledger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	LedgerService_WatchHeads_FullMethodName    = "/tollbook.metering.v1.LedgerService/WatchHeads"
-	LedgerService_ReadLedger_FullMethodName    = "/tollbook.metering.v1.LedgerService/ReadLedger"
-	LedgerService_SnapshotUsage_FullMethodName = "/tollbook.metering.v1.LedgerService/SnapshotUsage"
+	LedgerService_WatchHeads_FullMethodName       = "/tollbook.metering.v1.LedgerService/WatchHeads"
+	LedgerService_ReadLedger_FullMethodName       = "/tollbook.metering.v1.LedgerService/ReadLedger"
+	LedgerService_SnapshotUsage_FullMethodName    = "/tollbook.metering.v1.LedgerService/SnapshotUsage"
+	LedgerService_ConfirmPositions_FullMethodName = "/tollbook.metering.v1.LedgerService/ConfirmPositions"
 )
 
 // LedgerServiceClient is the client API for LedgerService service.
@@ -34,10 +35,17 @@ type LedgerServiceClient interface {
 	// Heads may repeat and may skip; only the last one of an organization matters.
 	WatchHeads(ctx context.Context, in *WatchHeadsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchHeadsResponse], error)
 	// Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
-	// FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
+	// FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's; OUT_OF_RANGE with
+	// OUT_OF_RETENTION when the next events are no longer kept: begin anew from SnapshotUsage.
 	ReadLedger(ctx context.Context, in *ReadLedgerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadLedgerResponse], error)
 	// Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
+	// OUT_OF_RANGE with OUT_OF_RETENTION when the interval begins or ends within a quarter of an hour of which events are
+	// no longer kept, or when tasks are asked for of which events are no longer kept.
 	SnapshotUsage(ctx context.Context, in *SnapshotUsageRequest, opts ...grpc.CallOption) (*SnapshotUsageResponse, error)
+	// Says how far the calling service needs raw events no longer, ledger by ledger. Metering drops raw events only when
+	// every service that it is configured to wait for has confirmed them. What is confirmed last counts, also when it is
+	// further back: a service that begins anew confirms that, too.
+	ConfirmPositions(ctx context.Context, in *ConfirmPositionsRequest, opts ...grpc.CallOption) (*ConfirmPositionsResponse, error)
 }
 
 type ledgerServiceClient struct {
@@ -96,6 +104,16 @@ func (c *ledgerServiceClient) SnapshotUsage(ctx context.Context, in *SnapshotUsa
 	return out, nil
 }
 
+func (c *ledgerServiceClient) ConfirmPositions(ctx context.Context, in *ConfirmPositionsRequest, opts ...grpc.CallOption) (*ConfirmPositionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmPositionsResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ConfirmPositions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LedgerServiceServer is the server API for LedgerService service.
 // All implementations must embed UnimplementedLedgerServiceServer
 // for forward compatibility.
@@ -106,10 +124,17 @@ type LedgerServiceServer interface {
 	// Heads may repeat and may skip; only the last one of an organization matters.
 	WatchHeads(*WatchHeadsRequest, grpc.ServerStreamingServer[WatchHeadsResponse]) error
 	// Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
-	// FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
+	// FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's; OUT_OF_RANGE with
+	// OUT_OF_RETENTION when the next events are no longer kept: begin anew from SnapshotUsage.
 	ReadLedger(*ReadLedgerRequest, grpc.ServerStreamingServer[ReadLedgerResponse]) error
 	// Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
+	// OUT_OF_RANGE with OUT_OF_RETENTION when the interval begins or ends within a quarter of an hour of which events are
+	// no longer kept, or when tasks are asked for of which events are no longer kept.
 	SnapshotUsage(context.Context, *SnapshotUsageRequest) (*SnapshotUsageResponse, error)
+	// Says how far the calling service needs raw events no longer, ledger by ledger. Metering drops raw events only when
+	// every service that it is configured to wait for has confirmed them. What is confirmed last counts, also when it is
+	// further back: a service that begins anew confirms that, too.
+	ConfirmPositions(context.Context, *ConfirmPositionsRequest) (*ConfirmPositionsResponse, error)
 	mustEmbedUnimplementedLedgerServiceServer()
 }
 
@@ -128,6 +153,9 @@ func (UnimplementedLedgerServiceServer) ReadLedger(*ReadLedgerRequest, grpc.Serv
 }
 func (UnimplementedLedgerServiceServer) SnapshotUsage(context.Context, *SnapshotUsageRequest) (*SnapshotUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SnapshotUsage not implemented")
+}
+func (UnimplementedLedgerServiceServer) ConfirmPositions(context.Context, *ConfirmPositionsRequest) (*ConfirmPositionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmPositions not implemented")
 }
 func (UnimplementedLedgerServiceServer) mustEmbedUnimplementedLedgerServiceServer() {}
 func (UnimplementedLedgerServiceServer) testEmbeddedByValue()                       {}
@@ -190,6 +218,24 @@ func _LedgerService_SnapshotUsage_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LedgerService_ConfirmPositions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmPositionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ConfirmPositions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ConfirmPositions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ConfirmPositions(ctx, req.(*ConfirmPositionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LedgerService_ServiceDesc is the grpc.ServiceDesc for LedgerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +246,10 @@ var LedgerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SnapshotUsage",
 			Handler:    _LedgerService_SnapshotUsage_Handler,
+		},
+		{
+			MethodName: "ConfirmPositions",
+			Handler:    _LedgerService_ConfirmPositions_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1325,8 +1325,10 @@ type ListUsageEventsResponse struct {
 	Events []*RecordedEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// Opaque; empty: the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Events from this sequence on are kept; what was recorded before it is no longer listed. 1: all are kept.
+	FirstKeptSequence int64 `protobuf:"varint,3,opt,name=first_kept_sequence,json=firstKeptSequence,proto3" json:"first_kept_sequence,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ListUsageEventsResponse) Reset() {
@@ -1371,6 +1373,13 @@ func (x *ListUsageEventsResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListUsageEventsResponse) GetFirstKeptSequence() int64 {
+	if x != nil {
+		return x.FirstKeptSequence
+	}
+	return 0
 }
 
 // An event as recorded.
@@ -2210,10 +2219,11 @@ const file_tollbook_metering_v1_metering_proto_rawDesc = "" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x1b\n" +
 	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tR\tpageToken\"~\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"\xae\x01\n" +
 	"\x17ListUsageEventsResponse\x12;\n" +
 	"\x06events\x18\x01 \x03(\v2#.tollbook.metering.v1.RecordedEventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12.\n" +
+	"\x13first_kept_sequence\x18\x03 \x01(\x03R\x11firstKeptSequence\"\xa2\x01\n" +
 	"\rRecordedEvent\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x126\n" +
 	"\x05event\x18\x02 \x01(\v2 .tollbook.metering.v1.UsageEventR\x05event\x12=\n" +

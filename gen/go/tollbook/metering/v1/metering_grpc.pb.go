@@ -45,10 +45,14 @@ type MeteringServiceClient interface {
 	// commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
 	// batches only; send again what was not answered.
 	StreamUsage(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamUsageRequest, StreamUsageResponse], error)
-	// The recorded events of one organization, in sequence.
+	// The recorded events of one organization, in sequence, as far as they are kept (90 days by default).
 	ListUsageEvents(ctx context.Context, in *ListUsageEventsRequest, opts ...grpc.CallOption) (*ListUsageEventsResponse, error)
 	// Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
 	// be sent with POST only.
+	//
+	// Of usage whose raw events are no longer kept, sums and counts remain by quarter of an hour in UTC and by project,
+	// team, user and agent. What needs more than that is refused with OUT_OF_RETENTION (OUT_OF_RANGE): edges or windows
+	// within such a quarter, other dimensions, other aggregations, an as_of_sequence before the first event that is kept.
 	QueryUsage(ctx context.Context, in *QueryUsageRequest, opts ...grpc.CallOption) (*QueryUsageResponse, error)
 	// Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
 	// never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is
@@ -156,10 +160,14 @@ type MeteringServiceServer interface {
 	// commits, so a sender that waits to write is slowed down and nothing piles up. A stream that breaks leaves whole
 	// batches only; send again what was not answered.
 	StreamUsage(grpc.BidiStreamingServer[StreamUsageRequest, StreamUsageResponse]) error
-	// The recorded events of one organization, in sequence.
+	// The recorded events of one organization, in sequence, as far as they are kept (90 days by default).
 	ListUsageEvents(context.Context, *ListUsageEventsRequest) (*ListUsageEventsResponse, error)
 	// Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
 	// be sent with POST only.
+	//
+	// Of usage whose raw events are no longer kept, sums and counts remain by quarter of an hour in UTC and by project,
+	// team, user and agent. What needs more than that is refused with OUT_OF_RETENTION (OUT_OF_RANGE): edges or windows
+	// within such a quarter, other dimensions, other aggregations, an as_of_sequence before the first event that is kept.
 	QueryUsage(context.Context, *QueryUsageRequest) (*QueryUsageResponse, error)
 	// Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
 	// never changed or deleted. Creating the same meter again changes nothing; another definition under the same name is

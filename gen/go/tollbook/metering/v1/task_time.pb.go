@@ -7,6 +7,7 @@
 package meteringv1
 
 import (
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -303,7 +304,7 @@ var File_tollbook_metering_v1_task_time_proto protoreflect.FileDescriptor
 
 const file_tollbook_metering_v1_task_time_proto_rawDesc = "" +
 	"\n" +
-	"$tollbook/metering/v1/task_time.proto\x12\x14tollbook.metering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xb1\x02\n" +
+	"$tollbook/metering/v1/task_time.proto\x12\x14tollbook.metering.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xb1\x02\n" +
 	"\x15ReportTaskTimeRequest\x127\n" +
 	"\asubject\x18\x01 \x01(\v2\x1d.tollbook.metering.v1.SubjectR\asubject\x125\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x1f.tollbook.metering.v1.TaskPhaseR\x05phase\x12;\n" +
@@ -326,9 +327,9 @@ const file_tollbook_metering_v1_task_time_proto_rawDesc = "" +
 	"\x1bTASK_REPORT_STATUS_RECORDED\x10\x01\x12\x1e\n" +
 	"\x1aTASK_REPORT_STATUS_COVERED\x10\x02\x12 \n" +
 	"\x1cTASK_REPORT_STATUS_AFTER_END\x10\x03\x12\x1f\n" +
-	"\x1bTASK_REPORT_STATUS_TOO_LATE\x10\x042\x86\x01\n" +
-	"\x0fTaskTimeService\x12s\n" +
-	"\x0eReportTaskTime\x12+.tollbook.metering.v1.ReportTaskTimeRequest\x1a,.tollbook.metering.v1.ReportTaskTimeResponse\"\x06\xb2\xe1\x18\x02\b\x04B\xd9\x01\n" +
+	"\x1bTASK_REPORT_STATUS_TOO_LATE\x10\x042\xa3\x01\n" +
+	"\x0fTaskTimeService\x12\x8f\x01\n" +
+	"\x0eReportTaskTime\x12+.tollbook.metering.v1.ReportTaskTimeRequest\x1a,.tollbook.metering.v1.ReportTaskTimeResponse\"\"\xb2\xe1\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/api/v1/task-timeB\xd9\x01\n" +
 	"\x18com.tollbook.metering.v1B\rTaskTimeProtoP\x01Z<tollbook.dev/tollbook/gen/go/tollbook/metering/v1;meteringv1\xa2\x02\x03TMX\xaa\x02\x14Tollbook.Metering.V1\xca\x02\x14Tollbook\\Metering\\V1\xe2\x02 Tollbook\\Metering\\V1\\GPBMetadata\xea\x02\x16Tollbook::Metering::V1b\x06proto3"
 
 var (

@@ -32,8 +32,8 @@ type TaskTimeServiceClient interface {
 	// Records that a task was alive at a time. The time between two reports counts in whole when they are at most 20
 	// seconds apart; of a longer silence only the first 10 seconds count. So a task whose reports stop is billed up to its
 	// last report, and up to 10 seconds more if it is heard of again. The sum does not depend on the order in which
-	// reports arrive or on how often. One transaction: when the answer arrives, the time is in the ledger (source
-	// `task-time`, meter `agent_minutes`, dated at the report), committed and synced.
+	// reports arrive or on how often. When the answer arrives, the time is in the ledger (source `task-time`, meter
+	// `agent_minutes`, dated at the report), committed and synced; reports that arrive together are committed together.
 	//
 	// Safe to repeat: a report is the same one when organization, task and time are, and adds nothing the second time.
 	// INVALID_ARGUMENT with EVENT_TOO_OLD or EVENT_IN_FUTURE for a time outside of what the ledger accepts.
@@ -68,8 +68,8 @@ type TaskTimeServiceServer interface {
 	// Records that a task was alive at a time. The time between two reports counts in whole when they are at most 20
 	// seconds apart; of a longer silence only the first 10 seconds count. So a task whose reports stop is billed up to its
 	// last report, and up to 10 seconds more if it is heard of again. The sum does not depend on the order in which
-	// reports arrive or on how often. One transaction: when the answer arrives, the time is in the ledger (source
-	// `task-time`, meter `agent_minutes`, dated at the report), committed and synced.
+	// reports arrive or on how often. When the answer arrives, the time is in the ledger (source `task-time`, meter
+	// `agent_minutes`, dated at the report), committed and synced; reports that arrive together are committed together.
 	//
 	// Safe to repeat: a report is the same one when organization, task and time are, and adds nothing the second time.
 	// INVALID_ARGUMENT with EVENT_TOO_OLD or EVENT_IN_FUTURE for a time outside of what the ledger accepts.

@@ -311,3 +311,83 @@ class SnapshotUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotUsageResponse: _TypeAlias = SnapshotUsageResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmPositionsRequest(_message.Message):
+    """Confirmations of the calling service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfirmedPosition]:
+        """1 to 1 000, of different organizations."""
+
+    def __init__(
+        self,
+        *,
+        positions: _abc.Iterable[Global___ConfirmedPosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["positions", b"positions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmPositionsRequest: _TypeAlias = ConfirmPositionsRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmedPosition(_message.Message):
+    """How far one organization's raw events are needed no longer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    NEEDED_FROM_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization; required."""
+    @_builtins.property
+    def position(self) -> _feed_pb2.Position:
+        """Events after this one are needed still. Its commit_id may be empty when only the sequence is known."""
+
+    @_builtins.property
+    def needed_from_time(self) -> _timestamp_pb2.Timestamp:
+        """Events of this time and later are needed still, whatever their sequence. Unset: none of them."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        position: _feed_pb2.Position | None = ...,
+        needed_from_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["needed_from_time", b"needed_from_time", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["needed_from_time", b"needed_from_time", "organization_id", b"organization_id", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmedPosition: _TypeAlias = ConfirmedPosition  # noqa: Y015
+
+@_typing.final
+class ConfirmPositionsResponse(_message.Message):
+    """What was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_COUNT_FIELD_NUMBER: _builtins.int
+    kept_count: _builtins.int
+    """How many positions were kept. Others are not of these ledgers, or ahead of them: who reads on is told LOG_REWOUND."""
+    def __init__(
+        self,
+        *,
+        kept_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_count", b"kept_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmPositionsResponse: _TypeAlias = ConfirmPositionsResponse  # noqa: Y015

@@ -50,6 +50,11 @@ class LedgerServiceStub:
                 request_serializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.SnapshotUsageRequest.SerializeToString,
                 response_deserializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.SnapshotUsageResponse.FromString,
                 _registered_method=True)
+        self.ConfirmPositions = channel.unary_unary(
+                '/tollbook.metering.v1.LedgerService/ConfirmPositions',
+                request_serializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.ConfirmPositionsRequest.SerializeToString,
+                response_deserializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.ConfirmPositionsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -66,7 +71,8 @@ class LedgerServiceServicer:
 
     def ReadLedger(self, request, context):
         """Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
-        FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
+        FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's; OUT_OF_RANGE with
+        OUT_OF_RETENTION when the next events are no longer kept: begin anew from SnapshotUsage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +80,17 @@ class LedgerServiceServicer:
 
     def SnapshotUsage(self, request, context):
         """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
+        OUT_OF_RANGE with OUT_OF_RETENTION when the interval begins or ends within a quarter of an hour of which events are
+        no longer kept, or when tasks are asked for of which events are no longer kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmPositions(self, request, context):
+        """Says how far the calling service needs raw events no longer, ledger by ledger. Metering drops raw events only when
+        every service that it is configured to wait for has confirmed them. What is confirmed last counts, also when it is
+        further back: a service that begins anew confirms that, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +113,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.SnapshotUsage,
                     request_deserializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.SnapshotUsageRequest.FromString,
                     response_serializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.SnapshotUsageResponse.SerializeToString,
+            ),
+            'ConfirmPositions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmPositions,
+                    request_deserializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.ConfirmPositionsRequest.FromString,
+                    response_serializer=tollbook_dot_metering_dot_v1_dot_ledger__pb2.ConfirmPositionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +202,33 @@ class LedgerService:
             '/tollbook.metering.v1.LedgerService/SnapshotUsage',
             tollbook_dot_metering_dot_v1_dot_ledger__pb2.SnapshotUsageRequest.SerializeToString,
             tollbook_dot_metering_dot_v1_dot_ledger__pb2.SnapshotUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmPositions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.metering.v1.LedgerService/ConfirmPositions',
+            tollbook_dot_metering_dot_v1_dot_ledger__pb2.ConfirmPositionsRequest.SerializeToString,
+            tollbook_dot_metering_dot_v1_dot_ledger__pb2.ConfirmPositionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,10 +39,19 @@ class LedgerServiceStub:
     """
     ReadLedger: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ReadLedgerRequest, _ledger_pb2.ReadLedgerResponse]
     """Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
-    FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
+    FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's; OUT_OF_RANGE with
+    OUT_OF_RETENTION when the next events are no longer kept: begin anew from SnapshotUsage.
     """
     SnapshotUsage: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SnapshotUsageRequest, _ledger_pb2.SnapshotUsageResponse]
-    """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot."""
+    """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
+    OUT_OF_RANGE with OUT_OF_RETENTION when the interval begins or ends within a quarter of an hour of which events are
+    no longer kept, or when tasks are asked for of which events are no longer kept.
+    """
+    ConfirmPositions: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ConfirmPositionsRequest, _ledger_pb2.ConfirmPositionsResponse]
+    """Says how far the calling service needs raw events no longer, ledger by ledger. Metering drops raw events only when
+    every service that it is configured to wait for has confirmed them. What is confirmed last counts, also when it is
+    further back: a service that begins anew confirms that, too.
+    """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -55,10 +64,19 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ReadLedger: _aio.UnaryStreamMultiCallable[_ledger_pb2.ReadLedgerRequest, _ledger_pb2.ReadLedgerResponse]  # type: ignore[assignment]
     """Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
-    FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
+    FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's; OUT_OF_RANGE with
+    OUT_OF_RETENTION when the next events are no longer kept: begin anew from SnapshotUsage.
     """
     SnapshotUsage: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SnapshotUsageRequest, _ledger_pb2.SnapshotUsageResponse]  # type: ignore[assignment]
-    """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot."""
+    """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
+    OUT_OF_RANGE with OUT_OF_RETENTION when the interval begins or ends within a quarter of an hour of which events are
+    no longer kept, or when tasks are asked for of which events are no longer kept.
+    """
+    ConfirmPositions: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ConfirmPositionsRequest, _ledger_pb2.ConfirmPositionsResponse]  # type: ignore[assignment]
+    """Says how far the calling service needs raw events no longer, ledger by ledger. Metering drops raw events only when
+    every service that it is configured to wait for has confirmed them. What is confirmed last counts, also when it is
+    further back: a service that begins anew confirms that, too.
+    """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The ledger as other services follow it: exactly once, in order, per organization. Internal."""
@@ -80,7 +98,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.ReadLedgerResponse], _abc.AsyncIterator[_ledger_pb2.ReadLedgerResponse]]:
         """Reads one organization's events after a position, in sequence, up to the head at the time of the call, then ends.
-        FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's.
+        FAILED_PRECONDITION with LOG_REWOUND when the position is not one of this ledger's; OUT_OF_RANGE with
+        OUT_OF_RETENTION when the next events are no longer kept: begin anew from SnapshotUsage.
         """
 
     @_abc_1.abstractmethod
@@ -89,6 +108,20 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.SnapshotUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.SnapshotUsageResponse, _abc.Awaitable[_ledger_pb2.SnapshotUsageResponse]]:
-        """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot."""
+        """Totals of one organization as of its head or an earlier event, and that position, read in one snapshot.
+        OUT_OF_RANGE with OUT_OF_RETENTION when the interval begins or ends within a quarter of an hour of which events are
+        no longer kept, or when tasks are asked for of which events are no longer kept.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmPositions(
+        self,
+        request: _ledger_pb2.ConfirmPositionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ConfirmPositionsResponse, _abc.Awaitable[_ledger_pb2.ConfirmPositionsResponse]]:
+        """Says how far the calling service needs raw events no longer, ledger by ledger. Metering drops raw events only when
+        every service that it is configured to wait for has confirmed them. What is confirmed last counts, also when it is
+        further back: a service that begins anew confirms that, too.
+        """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

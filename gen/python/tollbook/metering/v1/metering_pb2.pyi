@@ -724,8 +724,11 @@ class ListUsageEventsResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FIRST_KEPT_SEQUENCE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Opaque; empty: the last page."""
+    first_kept_sequence: _builtins.int
+    """Events from this sequence on are kept; what was recorded before it is no longer listed. 1: all are kept."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedEvent]:
         """In sequence."""
@@ -735,10 +738,11 @@ class ListUsageEventsResponse(_message.Message):
         *,
         events: _abc.Iterable[Global___RecordedEvent] | None = ...,
         next_page_token: _builtins.str = ...,
+        first_kept_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "first_kept_sequence", b"first_kept_sequence", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

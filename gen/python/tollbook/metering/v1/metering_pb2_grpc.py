@@ -96,7 +96,7 @@ class MeteringServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUsageEvents(self, request, context):
-        """The recorded events of one organization, in sequence.
+        """The recorded events of one organization, in sequence, as far as they are kept (90 days by default).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +105,10 @@ class MeteringServiceServicer:
     def QueryUsage(self, request, context):
         """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
         be sent with POST only.
+
+        Of usage whose raw events are no longer kept, sums and counts remain by quarter of an hour in UTC and by project,
+        team, user and agent. What needs more than that is refused with OUT_OF_RETENTION (OUT_OF_RANGE): edges or windows
+        within such a quarter, other dimensions, other aggregations, an as_of_sequence before the first event that is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,10 +45,14 @@ class MeteringServiceStub:
     batches only; send again what was not answered.
     """
     ListUsageEvents: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListUsageEventsRequest, _metering_pb2.ListUsageEventsResponse]
-    """The recorded events of one organization, in sequence."""
+    """The recorded events of one organization, in sequence, as far as they are kept (90 days by default)."""
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_metering_pb2.QueryUsageRequest, _metering_pb2.QueryUsageResponse]
     """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
     be sent with POST only.
+
+    Of usage whose raw events are no longer kept, sums and counts remain by quarter of an hour in UTC and by project,
+    team, user and agent. What needs more than that is refused with OUT_OF_RETENTION (OUT_OF_RANGE): edges or windows
+    within such a quarter, other dimensions, other aggregations, an as_of_sequence before the first event that is kept.
     """
     CreateMeter: _grpc.UnaryUnaryMultiCallable[_metering_pb2.CreateMeterRequest, _metering_pb2.CreateMeterResponse]
     """Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
@@ -77,10 +81,14 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     batches only; send again what was not answered.
     """
     ListUsageEvents: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListUsageEventsRequest, _metering_pb2.ListUsageEventsResponse]  # type: ignore[assignment]
-    """The recorded events of one organization, in sequence."""
+    """The recorded events of one organization, in sequence, as far as they are kept (90 days by default)."""
     QueryUsage: _aio.UnaryUnaryMultiCallable[_metering_pb2.QueryUsageRequest, _metering_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
     be sent with POST only.
+
+    Of usage whose raw events are no longer kept, sums and counts remain by quarter of an hour in UTC and by project,
+    team, user and agent. What needs more than that is refused with OUT_OF_RETENTION (OUT_OF_RANGE): edges or windows
+    within such a quarter, other dimensions, other aggregations, an as_of_sequence before the first event that is kept.
     """
     CreateMeter: _aio.UnaryUnaryMultiCallable[_metering_pb2.CreateMeterRequest, _metering_pb2.CreateMeterResponse]  # type: ignore[assignment]
     """Adds a meter to the catalog, for every organization. Its totals cover what was recorded before, too. A meter is
@@ -124,7 +132,7 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metering_pb2.ListUsageEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.ListUsageEventsResponse, _abc.Awaitable[_metering_pb2.ListUsageEventsResponse]]:
-        """The recorded events of one organization, in sequence."""
+        """The recorded events of one organization, in sequence, as far as they are kept (90 days by default)."""
 
     @_abc_1.abstractmethod
     def QueryUsage(
@@ -134,6 +142,10 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_metering_pb2.QueryUsageResponse, _abc.Awaitable[_metering_pb2.QueryUsageResponse]]:
         """Exact totals of one organization over a half-open interval of event time, by group and by window. Filters can
         be sent with POST only.
+
+        Of usage whose raw events are no longer kept, sums and counts remain by quarter of an hour in UTC and by project,
+        team, user and agent. What needs more than that is refused with OUT_OF_RETENTION (OUT_OF_RANGE): edges or windows
+        within such a quarter, other dimensions, other aggregations, an as_of_sequence before the first event that is kept.
         """
 
     @_abc_1.abstractmethod

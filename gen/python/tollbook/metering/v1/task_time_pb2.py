@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollbook.access.v1 import access_pb2 as tollbook_dot_access_dot_v1_dot_access__pb2
 from tollbook.metering.v1 import metering_pb2 as tollbook_dot_metering_dot_v1_dot_metering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollbook/metering/v1/task_time.proto\x12\x14tollbook.metering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xf9\x01\n\x15ReportTaskTimeRequest\x12.\n\x07subject\x18\x01 \x01(\x0b\x32\x1d.tollbook.metering.v1.Subject\x12.\n\x05phase\x18\x02 \x01(\x0e\x32\x1f.tollbook.metering.v1.TaskPhase\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x0ctask_outcome\x18\x04 \x01(\x0e\x32!.tollbook.metering.v1.TaskOutcome\x12\x16\n\x0ereservation_id\x18\x05 \x01(\t\"\x9a\x01\n\x16ReportTaskTimeResponse\x12\x36\n\x06status\x18\x01 \x01(\x0e\x32&.tollbook.metering.v1.TaskReportStatus\x12\x1a\n\x12\x61\x64\x64\x65\x64_milliseconds\x18\x02 \x01(\x03\x12\x1a\n\x12total_milliseconds\x18\x03 \x01(\x03\x12\x10\n\x08sequence\x18\x04 \x01(\x03*k\n\tTaskPhase\x12\x1a\n\x16TASK_PHASE_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_PHASE_START\x10\x01\x12\x18\n\x14TASK_PHASE_HEARTBEAT\x10\x02\x12\x12\n\x0eTASK_PHASE_END\x10\x03*\xba\x01\n\x10TaskReportStatus\x12\"\n\x1eTASK_REPORT_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTASK_REPORT_STATUS_RECORDED\x10\x01\x12\x1e\n\x1aTASK_REPORT_STATUS_COVERED\x10\x02\x12 \n\x1cTASK_REPORT_STATUS_AFTER_END\x10\x03\x12\x1f\n\x1bTASK_REPORT_STATUS_TOO_LATE\x10\x04\x32\x86\x01\n\x0fTaskTimeService\x12s\n\x0eReportTaskTime\x12+.tollbook.metering.v1.ReportTaskTimeRequest\x1a,.tollbook.metering.v1.ReportTaskTimeResponse\"\x06\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollbook/metering/v1/task_time.proto\x12\x14tollbook.metering.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a#tollbook/metering/v1/metering.proto\"\xf9\x01\n\x15ReportTaskTimeRequest\x12.\n\x07subject\x18\x01 \x01(\x0b\x32\x1d.tollbook.metering.v1.Subject\x12.\n\x05phase\x18\x02 \x01(\x0e\x32\x1f.tollbook.metering.v1.TaskPhase\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x0ctask_outcome\x18\x04 \x01(\x0e\x32!.tollbook.metering.v1.TaskOutcome\x12\x16\n\x0ereservation_id\x18\x05 \x01(\t\"\x9a\x01\n\x16ReportTaskTimeResponse\x12\x36\n\x06status\x18\x01 \x01(\x0e\x32&.tollbook.metering.v1.TaskReportStatus\x12\x1a\n\x12\x61\x64\x64\x65\x64_milliseconds\x18\x02 \x01(\x03\x12\x1a\n\x12total_milliseconds\x18\x03 \x01(\x03\x12\x10\n\x08sequence\x18\x04 \x01(\x03*k\n\tTaskPhase\x12\x1a\n\x16TASK_PHASE_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_PHASE_START\x10\x01\x12\x18\n\x14TASK_PHASE_HEARTBEAT\x10\x02\x12\x12\n\x0eTASK_PHASE_END\x10\x03*\xba\x01\n\x10TaskReportStatus\x12\"\n\x1eTASK_REPORT_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTASK_REPORT_STATUS_RECORDED\x10\x01\x12\x1e\n\x1aTASK_REPORT_STATUS_COVERED\x10\x02\x12 \n\x1cTASK_REPORT_STATUS_AFTER_END\x10\x03\x12\x1f\n\x1bTASK_REPORT_STATUS_TOO_LATE\x10\x04\x32\xa3\x01\n\x0fTaskTimeService\x12\x8f\x01\n\x0eReportTaskTime\x12+.tollbook.metering.v1.ReportTaskTimeRequest\x1a,.tollbook.metering.v1.ReportTaskTimeResponse\"\"\xb2\xe1\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x16\"\x11/api/v1/task-time:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +36,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollbook.metering.v1.task_t
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASKTIMESERVICE'].methods_by_name['ReportTaskTime']._loaded_options = None
-  _globals['_TASKTIMESERVICE'].methods_by_name['ReportTaskTime']._serialized_options = b'\262\341\030\002\010\004'
-  _globals['_TASKPHASE']._serialized_start=574
-  _globals['_TASKPHASE']._serialized_end=681
-  _globals['_TASKREPORTSTATUS']._serialized_start=684
-  _globals['_TASKREPORTSTATUS']._serialized_end=870
-  _globals['_REPORTTASKTIMEREQUEST']._serialized_start=166
-  _globals['_REPORTTASKTIMEREQUEST']._serialized_end=415
-  _globals['_REPORTTASKTIMERESPONSE']._serialized_start=418
-  _globals['_REPORTTASKTIMERESPONSE']._serialized_end=572
-  _globals['_TASKTIMESERVICE']._serialized_start=873
-  _globals['_TASKTIMESERVICE']._serialized_end=1007
+  _globals['_TASKTIMESERVICE'].methods_by_name['ReportTaskTime']._serialized_options = b'\262\341\030\002\010\004\202\323\344\223\002\026\"\021/api/v1/task-time:\001*'
+  _globals['_TASKPHASE']._serialized_start=604
+  _globals['_TASKPHASE']._serialized_end=711
+  _globals['_TASKREPORTSTATUS']._serialized_start=714
+  _globals['_TASKREPORTSTATUS']._serialized_end=900
+  _globals['_REPORTTASKTIMEREQUEST']._serialized_start=196
+  _globals['_REPORTTASKTIMEREQUEST']._serialized_end=445
+  _globals['_REPORTTASKTIMERESPONSE']._serialized_start=448
+  _globals['_REPORTTASKTIMERESPONSE']._serialized_end=602
+  _globals['_TASKTIMESERVICE']._serialized_start=903
+  _globals['_TASKTIMESERVICE']._serialized_end=1066
 # @@protoc_insertion_point(module_scope)
