@@ -118,7 +118,7 @@ async def refusal_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
 
 async def metadata_of(call: Any) -> dict[str, str]:
     await call
-    return {key: value for key, value in await call.initial_metadata() if key in ("x-http-code", "retry-after")}
+    return {key: value for key, value in await call.trailing_metadata() if key in ("x-http-code", "retry-after")}
 
 
 async def test_an_allowed_reservation_says_what_is_held_and_until_when(quota: Quota) -> None:

@@ -51,12 +51,13 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
 
     async def Check(self, request: quota_pb2.CheckRequest, context: ServicerContext) -> quota_pb2.CheckResponse:
-        """See the proto. A denial for too much also says so in the initial metadata, for the REST edge."""
+        """See the proto. A denial for too much also says so in the trailing metadata, for the REST edge."""
         organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
         answer = await self._check_quota(check_from_pb(request, organization_id))
         metadata = denial_metadata(answer)
         if metadata:
-            await context.send_initial_metadata(metadata)
+            # Trailing, because metadata ahead of the answer would be a message of its own.
+            context.set_trailing_metadata((*(context.trailing_metadata() or ()), *metadata))
         return answer_to_pb(answer)
 
     async def ListQuotas(
