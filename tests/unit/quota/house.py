@@ -84,8 +84,12 @@ class House:
     async def follow(self) -> None:
         await self.usage.catch_up(self.organization_id)
 
-    async def reserve(self, request_id: str = "r1", *, reserve_us: int = 3_600_000_000, **quantities: int) -> Answer:
-        check = reserve_check(self.organization_id, quantities, request_id=request_id, reserve_us=reserve_us)
+    async def reserve(
+        self, request_id: str = "r1", *, reserve_us: int = 3_600_000_000, user_id: str = "", **quantities: int
+    ) -> Answer:
+        check = reserve_check(
+            self.organization_id, quantities, request_id=request_id, reserve_us=reserve_us, user_id=user_id
+        )
         return await self.check(check)
 
     async def quota(self, meter: str = MINUTES) -> LimitState:
