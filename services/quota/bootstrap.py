@@ -16,6 +16,7 @@ from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
 from services.quota.adapters.redis_counters.store import RedisCounters
+from services.quota.application.audit_counters import AuditCounters
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
@@ -32,6 +33,7 @@ from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
 from services.quota.rpc.quota_servicer import QuotaServicer
+from services.quota.workers.auditing import keep_auditing
 from services.quota.workers.expiry import keep_freeing
 
 
@@ -67,6 +69,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     settle = SettleCounters(terms, rebuild)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)
+    audit = AuditCounters(upkeep, ledger, rebuild)
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     servicer = QuotaServicer(
@@ -91,6 +94,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,
             "limits": limits_follower.run,
+            "audit": partial(keep_auditing, terms.remembered, audit),
             "expiry": partial(keep_freeing, agenda, free_expired),
         },
         prepare=prepare,

@@ -15,12 +15,14 @@ from services.quota.application.ports import (
     CountersMissing,
     CounterState,
     Freed,
+    Holds,
     InForce,
     Instant,
     Kept,
     Overrun,
     Rate,
     Readings,
+    Recount,
     Reservation,
     Snapshot,
     TermsOutdated,
@@ -217,6 +219,21 @@ class MemoryCounters:
         organization.state = replace(expected, position=position)
         return Overrun(beyond_count, after_count)
 
+    async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
+        """As CounterAudit."""
+        organization = self._organizations[organization_id]
+        if organization.state is None:
+            return None
+        sums: dict[Counter, int] = defaultdict(int)
+        for reservation in organization.reservations.values():
+            for meter, remaining in reservation.held.items():
+                for scope in reservation.scopes:
+                    sums[Counter(scope, meter)] += remaining
+        held = Holds(_above_zero(organization.held), _above_zero(sums))
+        if repair_held:
+            organization.held = sums
+        return Recount(organization.state, _above_zero(organization.used), used_is_sample=False, held=held)
+
     async def due(self, organization_id: str) -> Sequence[str]:
         """As Expiries."""
         now_us = unix_microseconds(self._clock.now())
@@ -359,6 +376,10 @@ class MemoryCounters:
     def _instant(self, organization: _Organization, now_us: int) -> Instant:
         by_expiry = organization.open_by_expiry()
         return Instant(now_us, by_expiry[0][0] if by_expiry else None)
+
+
+def _above_zero(quantities: Mapping[Counter, int]) -> dict[Counter, int]:
+    return {counter: quantity for counter, quantity in quantities.items() if quantity}
 
 
 class MemoryLedger:

@@ -9,4 +9,6 @@ REBUILDS = Counter("tollbook_quota_rebuilds_total", "Counters set anew from the 
 OVERRUNS = Counter(
     "tollbook_quota_overruns_total", "Reservations that usage went beyond, or came after the end of.", ["kind"]
 )
+AUDITS = Counter("tollbook_quota_audits_total", "Organizations whose counters were audited.", ["outcome"])
+DRIFTS = Counter("tollbook_quota_drifts_total", "Counters that an audit found to be wrong, or gone.", ["part"])
 EXPIRED = Counter("tollbook_quota_expired_reservations_total", "Reservations that ended by time.")

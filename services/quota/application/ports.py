@@ -193,6 +193,36 @@ class CounterUpkeep(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What counters hold, and what the open reservations hold together; those at 0 may be left out."""
+
+    kept: Mapping[Counter, int]
+    by_reservations: Mapping[Counter, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """Counters as they are, in one look."""
+
+    state: CounterState
+    used: Mapping[Counter, int]
+    used_is_sample: bool
+    """Whether there are more than AUDITED_COUNTERS_MAX, and these are some of them, drawn at random."""
+    held: Holds | None
+    """None when more than AUDITED_COUNTERS_MAX reservations are open, or they came and went too fast."""
+
+
+class CounterAudit(Protocol):
+    """Shows counters to be checked."""
+
+    async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
+        """What is kept; None when nothing is. Raises CountersMissing when a part of it was lost. repair_held: makes
+        what is held what the open reservations hold, in the same atomic step, if that could be added up.
+        """
+        ...
+
+
 class Expiries(Protocol):
     """Ends reservations whose time has passed."""
 

@@ -29,6 +29,8 @@ TRACKED_IN_PERIOD_MAX = 64
 """With the pairs of limits removed since the period began; above it those are forgotten. As many as metering takes."""
 DENIAL_REMEMBERED_SECONDS = 0.2
 """For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
+AUDITED_COUNTERS_MAX = 2_000
+"""Counters used, and open reservations, that one look of an audit reads: some milliseconds of Redis' time."""
 LIMIT_ID_BYTES_MAX = 128
 REQUEST_ID_BYTES_MAX = 128
 GRACE_PERCENT_MAX = 1_000
