@@ -18,8 +18,10 @@ from services.quota.adapters.postgres_limits import PostgresLimitChanges, Postgr
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.audit_counters import AuditCounters
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.extend_reservation import ExtendReservation
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
@@ -29,6 +31,7 @@ from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
@@ -74,6 +77,9 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     servicer = QuotaServicer(
         check_quota=CheckQuota(counters, meters, settle, free_expired, agenda),
+        extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda),
+        commit_reservation=CommitReservation(counters, agenda),
+        release_reservation=ReleaseReservation(counters, free_expired, agenda),
         list_quotas=ListQuotas(counters, settle, free_expired, agenda),
         set_limit=SetLimit(record, meters, put_in_force),
         list_limits=ListLimits(record, terms),

@@ -38,3 +38,5 @@ LISTED_LIMITS = 100
 LISTED_LIMITS_MAX = 1_000
 SWEPT_AT_ONCE_MAX = 100
 """Reservations that one script frees: a script keeps everybody else waiting."""
+SETTLE_US = 24 * 3_600_000_000
+"""How long what was committed is held for its usage events."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from kit.errors import DependencyUnavailable, RequestIdReused
+from kit.errors import DependencyUnavailable, NotFound, RequestIdReused
 from kit.feed import Position
 from kit.redis.client import Commands, Script
 from services.quota.adapters.redis_counters.answers import Reply
@@ -34,8 +34,10 @@ from services.quota.adapters.redis_counters.keys import (
 from services.quota.adapters.redis_counters.shapes import pack, shape_of_reading
 from services.quota.application.ports import (
     Answer,
+    Committed,
     CountersMissing,
     CounterState,
+    Extended,
     Freed,
     Holds,
     InForce,
@@ -54,8 +56,10 @@ from services.quota.domain.maxima import (
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
     REMEMBERED_CONSUMPTION_US,
+    SETTLE_US,
     SWEPT_AT_ONCE_MAX,
 )
+from services.quota.domain.reservations import Settlement
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally
 from services.quota.domain.windows import WindowCounter
@@ -82,7 +86,7 @@ Argument = str | int | bytes
 
 
 class RedisCounters:
-    """Counters, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
+    """Counters, Reservations, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
 
     def __init__(self, client: Commands, *, command_seconds: float) -> None:
         """command_seconds: how long to wait for the answer to one command."""
@@ -92,6 +96,8 @@ class RedisCounters:
         self._check = Script(client, _SCRIPTS / "check.lua")
         self._apply = Script(client, _SCRIPTS / "apply.lua")
         self._reset = Script(client, _SCRIPTS / "reset.lua")
+        self._commit = Script(client, _SCRIPTS / "commit.lua")
+        self._release = Script(client, _SCRIPTS / "release.lua")
         self._due = Script(client, _SCRIPTS / "due.lua")
         self._free = Script(client, _SCRIPTS / "free.lua")
         self._put_entitlement = Script(client, _SCRIPTS / "put_entitlement.lua")
@@ -110,6 +116,41 @@ class RedisCounters:
         asked = Inquiry(terms, checks)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.answers(checks, asked.shapes_of_checks, terms)
+
+    async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
+        asked = Inquiry(terms, [target], extends=True)
+        reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
+        return reply.extension(target, asked.shapes_of_checks[0], terms)
+
+    async def commit(self, organization_id: str, reservation_id: str, actuals: Mapping[str, int]) -> Committed:
+        keys = keys_of(organization_id)
+        args: list[Argument] = [reservation_id, SETTLE_US, REMEMBERED_AFTER_END_MS]
+        for meter, quantity in actuals.items():
+            args += (meter, quantity)
+        async with self._answering():
+            answered = await self._commit(
+                keys=[keys.state, keys.held, keys.expiries, keys.reservation(reservation_id)], args=args
+            )
+        if answered[0] == b"UNKNOWN":
+            raise NotFound(what="reservation", name=reservation_id)
+        _, expire_us, now_us, next_expiry_us, *meters = answered
+        settlement = Settlement(
+            held=_positive(meters[0::3], meters[1::3]),
+            overrun=_positive(meters[0::3], meters[2::3]),
+            expire_us=int(expire_us) if expire_us else None,
+        )
+        return Committed(settlement, _instant(now_us, next_expiry_us))
+
+    async def release(self, organization_id: str, reservation_id: str) -> bool:
+        keys = keys_of(organization_id)
+        async with self._answering():
+            answered = await self._release(
+                keys=[keys.state, keys.expiries, keys.reservation(reservation_id)],
+                args=[reservation_id, REMEMBERED_AFTER_END_MS],
+            )
+        if answered == b"UNKNOWN":
+            raise NotFound(what="reservation", name=reservation_id)
+        return bool(answered == b"ENDED")
 
     async def read(
         self,
@@ -367,6 +408,11 @@ def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, documen
 
 def _instant(now: bytes, next_expiry: bytes) -> Instant:
     return Instant(int(now), int(next_expiry) if next_expiry else None)
+
+
+def _positive(meters: Sequence[bytes], quantities: Sequence[bytes]) -> dict[str, int]:
+    pairs = zip(meters, map(int, quantities), strict=True)
+    return {meter.decode(): quantity for meter, quantity in pairs if quantity}
 
 
 def _state_arguments(state: CounterState) -> tuple[Argument, ...]:
