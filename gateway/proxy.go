@@ -20,7 +20,7 @@ import (
 	meteringv1 "tollbook.dev/tollbook/gen/go/tollbook/metering/v1"
 )
 
-// What a service may say beside an OK answer, as initial metadata: the HTTP status of an answer that REST callers are to
+// What a service may say beside an OK answer, as trailing metadata: the HTTP status of an answer that REST callers are to
 // notice (a denied check: 429), and when to come back.
 const (
 	httpStatusKey = "x-http-code"
@@ -114,10 +114,10 @@ func noteRoute(next runtime.HandlerFunc) runtime.HandlerFunc {
 // heedService gives an answer the status and the Retry-After that its service asked for.
 func heedService(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
 	said, _ := runtime.ServerMetadataFromContext(ctx)
-	if seconds, ok := number(said.HeaderMD, retryAfterKey); ok {
+	if seconds, ok := number(said.TrailerMD, retryAfterKey); ok {
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	}
-	if status, ok := number(said.HeaderMD, httpStatusKey); ok && status >= 200 && status <= 599 {
+	if status, ok := number(said.TrailerMD, httpStatusKey); ok && status >= 200 && status <= 599 {
 		w.WriteHeader(status)
 	}
 	return nil

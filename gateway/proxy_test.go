@@ -22,7 +22,7 @@ import (
 func TestDeniedCheckIs429WithRetryAfterAndTheDecision(t *testing.T) {
 	s := startSuite(t)
 	s.check = func(ctx context.Context, _ *quotav1.CheckRequest) (*quotav1.CheckResponse, error) {
-		if err := grpc.SetHeader(ctx, metadata.Pairs("x-http-code", "429", "retry-after", "42")); err != nil {
+		if err := grpc.SetTrailer(ctx, metadata.Pairs("x-http-code", "429", "retry-after", "42")); err != nil {
 			return nil, err
 		}
 		return &quotav1.CheckResponse{
@@ -57,7 +57,7 @@ func TestServiceCannotSetANonsensicalStatus(t *testing.T) {
 	s := startSuite(t)
 	for _, said := range []string{"teapot", "99", "-1", "600", ""} {
 		s.check = func(ctx context.Context, _ *quotav1.CheckRequest) (*quotav1.CheckResponse, error) {
-			return &quotav1.CheckResponse{}, grpc.SetHeader(ctx, metadata.Pairs("x-http-code", said))
+			return &quotav1.CheckResponse{}, grpc.SetTrailer(ctx, metadata.Pairs("x-http-code", said))
 		}
 		expect(t, said, s.call(t, "POST", "/api/v1/quota:check", `{}`).status, http.StatusOK)
 	}

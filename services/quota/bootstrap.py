@@ -16,9 +16,12 @@ from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
 from services.quota.adapters.redis_counters.store import RedisCounters
+from services.quota.application.audit_counters import AuditCounters
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.extend_reservation import ExtendReservation
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
@@ -28,10 +31,12 @@ from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
 from services.quota.rpc.quota_servicer import QuotaServicer
+from services.quota.workers.auditing import keep_auditing
 from services.quota.workers.expiry import keep_freeing
 
 
@@ -67,10 +72,14 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     settle = SettleCounters(terms, rebuild)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)
+    audit = AuditCounters(upkeep, ledger, rebuild)
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     servicer = QuotaServicer(
         check_quota=CheckQuota(counters, meters, settle, free_expired, agenda),
+        extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda),
+        commit_reservation=CommitReservation(counters, agenda),
+        release_reservation=ReleaseReservation(counters, free_expired, agenda),
         list_quotas=ListQuotas(counters, settle, free_expired, agenda),
         set_limit=SetLimit(record, meters, put_in_force),
         list_limits=ListLimits(record, terms),
@@ -91,6 +100,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,
             "limits": limits_follower.run,
+            "audit": partial(keep_auditing, terms.remembered, audit),
             "expiry": partial(keep_freeing, agenda, free_expired),
         },
         prepare=prepare,

@@ -20,7 +20,7 @@ from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.domain.entitlements import Standing
-from services.quota.rpc.quota_servicer import QuotaServicer
+from tests.rpc.quota_server import servicer_of
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
     AGENTS,
@@ -74,6 +74,33 @@ class Quota:
         )
         return self.stub.Check(request, metadata=(("authorization", f"Bearer {key}"),))
 
+    def extend(
+        self, quantities: dict[str, int], name: str = "r1", *, key: str = "tb_live_acme", **subject: str
+    ) -> grpc.aio.UnaryUnaryCall[quota_pb2.ExtendReservationRequest, quota_pb2.ExtendReservationResponse]:
+        request = quota_pb2.ExtendReservationRequest(
+            reservation_id=name,
+            subject=metering_pb2.Subject(**subject),
+            consumptions=[quota_pb2.Consumption(meter=meter, quantity=amount) for meter, amount in quantities.items()],
+            reserve_duration=Duration(seconds=60),
+        )
+        return self.stub.ExtendReservation(request, metadata=(("authorization", f"Bearer {key}"),))
+
+    def commit(
+        self, actuals: dict[str, int], name: str = "r1", *, key: str = "tb_live_acme", organization_id: str = ""
+    ) -> grpc.aio.UnaryUnaryCall[quota_pb2.CommitReservationRequest, quota_pb2.CommitReservationResponse]:
+        request = quota_pb2.CommitReservationRequest(
+            organization_id=organization_id,
+            reservation_id=name,
+            actuals=[metering_pb2.Measurement(meter=meter, quantity=amount) for meter, amount in actuals.items()],
+        )
+        return self.stub.CommitReservation(request, metadata=(("authorization", f"Bearer {key}"),))
+
+    def release(
+        self, name: str = "r1", *, key: str = "tb_live_acme", organization_id: str = ""
+    ) -> grpc.aio.UnaryUnaryCall[quota_pb2.ReleaseReservationRequest, quota_pb2.ReleaseReservationResponse]:
+        request = quota_pb2.ReleaseReservationRequest(organization_id=organization_id, reservation_id=name)
+        return self.stub.ReleaseReservation(request, metadata=(("authorization", f"Bearer {key}"),))
+
     async def list(self, **fields: Any) -> quota_pb2.ListQuotasResponse:
         metadata = (("authorization", "Bearer tb_live_acme"),)
         return await self.stub.ListQuotas(quota_pb2.ListQuotasRequest(**fields), metadata=metadata)
@@ -84,24 +111,12 @@ async def quota() -> AsyncIterator[Quota]:
     clock = FakeClock()
     house = House(MemoryCounters(clock), "acme")
 
-    async def exists(organization_id: str) -> bool:
-        return organization_id == "acme"
-
     async def prepare() -> None:
         return None
 
     application = Application(
         authenticator=Authenticator(KnownKeys(KEYS), {}),
-        servicers=[
-            QuotaServicer(
-                check_quota=house.check,
-                list_quotas=house.list,
-                set_limit=house.set_limit,
-                list_limits=house.list_limits,
-                delete_limit=house.delete_limit,
-                exists=exists,
-            )
-        ],
+        servicers=[servicer_of(house)],
         prepare=prepare,
     )
     async with serving(application) as channel:
@@ -118,7 +133,7 @@ async def refusal_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
 
 async def metadata_of(call: Any) -> dict[str, str]:
     await call
-    return {key: value for key, value in await call.initial_metadata() if key in ("x-http-code", "retry-after")}
+    return {key: value for key, value in await call.trailing_metadata() if key in ("x-http-code", "retry-after")}
 
 
 async def test_an_allowed_reservation_says_what_is_held_and_until_when(quota: Quota) -> None:
@@ -281,3 +296,78 @@ async def test_a_listing_asks_nothing_of_the_limits(quota: Quota) -> None:
     minutes, agents = answer.limits
     assert (minutes.used, minutes.held, minutes.applied_sequence, minutes.decision) == (30, 0, 1, 0)
     assert (agents.used, agents.held, agents.remaining) == (0, 1, 0)
+
+
+# --- reservations once they are made
+
+
+async def test_an_extension_says_until_when_it_holds_and_how_much(quota: Quota) -> None:
+    await quota.check({MINUTES: 60}, request_id="r1", mode=RESERVE)
+    answer = await quota.extend({MINUTES: 80})
+    assert (answer.check.decision, answer.check.reservation_id, answer.restored) == (1, "r1", False)
+    assert answer.check.expire_time.ToMicroseconds() == unix_microseconds(quota.clock.now() + timedelta(minutes=1))
+    assert answer.check.limits[0].held == 80
+    assert (await quota.extend({MINUTES: 5}, "lost")).restored
+
+
+async def test_a_denied_extension_is_an_answer_that_the_edge_turns_into_429(quota: Quota) -> None:
+    await quota.check({MINUTES: 60}, request_id="r1", mode=RESERVE)
+    call = quota.extend({MINUTES: 111})
+    assert (await metadata_of(call))["x-http-code"] == "429"
+    answer = await call
+    assert (answer.check.decision, answer.check.reservation_id) == (quota_pb2.DECISION_DENIED, "")
+    assert answer.check.deny_reason == quota_pb2.DENY_REASON_LIMIT_REACHED
+    assert (await quota.list()).limits[0].held == 60
+    assert await metadata_of(quota.extend({MINUTES: 60})) == {}
+
+
+async def test_a_commit_says_what_is_left_to_settle_and_until_when(quota: Quota) -> None:
+    await quota.check({MINUTES: 60}, request_id="r1", mode=RESERVE)
+    answer = await quota.commit({MINUTES: 70, AGENTS: 0})
+    assert [(each.meter, each.quantity) for each in answer.held] == [(MINUTES, 60)]
+    assert [(each.meter, each.quantity) for each in answer.overrun] == [(MINUTES, 10)]
+    assert answer.expire_time.ToMicroseconds() == unix_microseconds(quota.clock.now() + timedelta(days=1))
+    nothing = await quota.commit({})
+    assert (list(nothing.held), list(nothing.overrun), nothing.HasField("expire_time")) == ([], [], False)
+
+
+async def test_a_release_frees_when_the_counters_include_all_that_was_recorded(quota: Quota) -> None:
+    await quota.check({MINUTES: 60}, request_id="r1", mode=RESERVE)
+    event_time_us = unix_microseconds(quota.clock.now())
+    quota.house.record(usage_entry({MINUTES: 10}, reservation_id="r1", event_time_us=event_time_us))
+    assert (await quota.release()).freed
+    assert (await quota.release()).freed
+    (minutes, _) = (await quota.list()).limits
+    assert (minutes.used, minutes.held) == (10, 0)
+
+
+async def test_what_is_asked_of_a_reservation_is_refused_with_its_reason(quota: Quota) -> None:
+    not_found = (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    invalid = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert await refusal_of(quota.commit({})) == not_found
+    assert await refusal_of(quota.release()) == not_found
+    assert await refusal_of(quota.extend({})) == not_found
+    for name in ("", "a b", "a" * 129):
+        for call in (quota.commit({}, name), quota.release(name), quota.extend({MINUTES: 1}, name)):
+            assert await refusal_of(call) == invalid
+    assert await refusal_of(quota.commit({MINUTES: -1})) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_QUANTITY")
+    assert await refusal_of(quota.extend({MINUTES: -1})) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_QUANTITY")
+    assert await refusal_of(quota.extend({"nothing": 1})) == (grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_METER")
+    await quota.check({MINUTES: 60}, request_id="r1", mode=RESERVE)
+    assert await refusal_of(quota.extend({}, task_id="t")) == (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
+    await quota.commit({})
+    ended = (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_STATE")
+    assert await refusal_of(quota.extend({MINUTES: 60})) == ended
+
+
+async def test_reservations_are_asked_of_with_the_scope_of_checks_and_within_ones_organization(quota: Quota) -> None:
+    await quota.check({MINUTES: 60}, request_id="r1", mode=RESERVE)
+    scope_missing = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    for call in (quota.extend({}, key="tb_live_read"), quota.commit({}, key="tb_live_read")):
+        assert await refusal_of(call) == scope_missing
+    assert await refusal_of(quota.release(key="tb_live_read")) == scope_missing
+    mismatch = (grpc.StatusCode.PERMISSION_DENIED, "ORGANIZATION_MISMATCH")
+    assert await refusal_of(quota.extend({}, organization_id="other")) == mismatch
+    assert await refusal_of(quota.commit({}, organization_id="other")) == mismatch
+    assert await refusal_of(quota.release(organization_id="other")) == mismatch
+    assert (await quota.release(key="tb_admin_1", organization_id="acme")).freed

@@ -8,33 +8,40 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kit.clock import Clock, unix_microseconds
-from kit.errors import DependencyUnavailable, LogRewound, RequestIdReused
+from kit.errors import DependencyUnavailable, LogRewound, NotFound, RequestIdReused
 from kit.feed import START, Head, Page, Position
 from services.quota.application.ports import (
     Answer,
+    Committed,
     CountersMissing,
     CounterState,
+    Extended,
     Freed,
+    Holds,
     InForce,
     Instant,
     Kept,
     Overrun,
     Rate,
     Readings,
+    Recount,
     Reservation,
     Snapshot,
     TermsOutdated,
 )
 from services.quota.domain.checks import Check, Mode, content_digest, matching
-from services.quota.domain.decisions import Counted, decide, holdable
+from services.quota.domain.decisions import NOTHING_DRAWN, Counted, Decision, conclude, decide, holdable
 from services.quota.domain.entitlements import Entitlement, Period
+from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import Counter, LevelMeter, Scope, Usage
 from services.quota.domain.maxima import (
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
     REMEMBERED_CONSUMPTION_US,
+    SETTLE_US,
     SWEPT_AT_ONCE_MAX,
 )
+from services.quota.domain.reservations import Settlement, growth, overrun, settle
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Draw, Tally, UsageEntry, tally
 from services.quota.domain.windows import Slots, WindowCounter, admitted_at
@@ -50,7 +57,16 @@ class _Reservation:
     granted: dict[str, int]
     drawn: dict[str, int]
     ended_us: int | None = None
+    ended_by_time: bool = False
     expired_at_head: int | None = None
+    is_settling: bool = False
+    is_releasing: bool = False
+    is_restored: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ends, or has, otherwise than by time."""
+        return self.is_settling or self.is_releasing or (self.ended_us is not None and not self.ended_by_time)
 
 
 @dataclass(slots=True)
@@ -95,7 +111,7 @@ class _Organization:
 
 
 class MemoryCounters:
-    """Counters, CounterUpkeep, Expiries and TermsShelf over dictionaries, by a clock that is handed in."""
+    """All of quota's stores over dictionaries, by a clock that is handed in."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -112,28 +128,13 @@ class MemoryCounters:
         first = self._first_answer(organization, check, now_us)
         if first is not None:
             return first
-        applied, entitlement = matching(terms.limits, check), terms.entitlement
-        tracked = {tracks for each in applied if (tracks := each.limit.tracks)}
-        sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
-        windows = {WindowCounter(each.counter, each.limit.window) for each in applied if each.limit.window}
-        counted = organization.counted(windows, now_us)
         drawn = organization.drawn_before(check)
-        decision, after = decide(applied, counted, check, standing=entitlement.standing, drawn=drawn)
-        reserves = check.mode is Mode.RESERVE and not decision.is_denied
-        expire_us = now_us + check.reserve_us
-        answer = Answer(
-            decision=decision,
-            reservation=Reservation(check.request_id, expire_us) if reserves else None,
-            entitlement_version=entitlement.version,
-            period=entitlement.period,
-            applied_sequence=sequence,
-            decided_us=now_us,
-            instant=self._instant(organization, now_us),
+        decision, counted, answer = self._decided(
+            organization, check, terms, now_us, period_confirmed=period_confirmed, drawn=drawn
         )
         if decision.is_denied or check.mode is Mode.DECIDE:
             return answer
-        organization.windows.update({each: admitted.slots for each, admitted in after.windows.items()})
-        if reserves:
+        if answer.reservation:
             self._reserve(organization, check, answer, counted, now_us)
         elif check.request_id:
             organization.reservations[check.request_id] = _Reservation(
@@ -152,6 +153,72 @@ class MemoryCounters:
             except RequestIdReused as reused:
                 answers.append(reused)
         return answers
+
+    async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
+        """As Reservations."""
+        organization = self._organizations[target.organization_id]
+        now_us = unix_microseconds(self._clock.now())
+        known = self._known(organization, target.request_id, now_us)
+        tombstone = organization.tombstones.get(target.request_id)
+        if (tombstone is not None and tombstone.is_final) or (known is not None and known.is_over):
+            raise ReservationEnded(reservation_id=target.request_id)
+        is_open = known is not None and known.ended_us is None
+        if known is not None and is_open and known.scopes != target.subject.scopes:
+            raise RequestIdReused(request_id=target.request_id)
+        if not is_open and not target.consumptions:
+            raise NotFound(what="reservation", name=target.request_id)
+        wanted = growth(target, known.held) if known is not None and is_open else target
+        decision, counted, answer = self._decided(
+            organization, wanted, terms, now_us, growth_only=is_open, period_confirmed=period_confirmed
+        )
+        # What could let the same extension through depends on the whole of it: its own hold is not in its way.
+        decision = conclude(decision.states, target.consumptions, terms.entitlement.standing)
+        answer = replace(answer, decision=decision)
+        if decision.is_denied:
+            return Extended(answer, restored=False)
+        if known is not None and is_open:
+            self._grow(organization, known, wanted, counted)
+            known.expire_us, known.expired_at_head = now_us + target.reserve_us, None
+        else:
+            organization.tombstones.pop(target.request_id, None)
+            self._reserve(organization, target, answer, counted, now_us)
+            made = organization.reservations[target.request_id]
+            made.digest, made.is_restored = "", True
+        return Extended(replace(answer, instant=self._instant(organization, now_us)), restored=not is_open)
+
+    async def commit(self, organization_id: str, reservation_id: str, actuals: Mapping[str, int]) -> Committed:
+        """As Reservations."""
+        organization = self._organizations[organization_id]
+        now_us = unix_microseconds(self._clock.now())
+        found = self._found(organization, reservation_id, now_us)
+        kept = settle(actuals, held=found.held, drawn=found.drawn)
+        for meter, quantity in kept.items():
+            organization.hold(found.scopes, meter, quantity - found.held[meter])
+            found.held[meter] = quantity
+        holds = any(found.held.values())
+        if found.ended_us is None and not holds:
+            found.ended_us = now_us
+        elif holds and not (found.is_settling or found.is_releasing):
+            found.is_settling, found.expire_us, found.expired_at_head = True, now_us + SETTLE_US, None
+        settlement = Settlement(
+            held={meter: quantity for meter, quantity in sorted(found.held.items()) if quantity},
+            overrun={} if found.is_restored else overrun(actuals, granted=found.granted),
+            expire_us=found.expire_us if holds else None,
+        )
+        return Committed(settlement, self._instant(organization, now_us))
+
+    async def release(self, organization_id: str, reservation_id: str) -> bool:
+        """As Reservations."""
+        organization = self._organizations[organization_id]
+        now_us = unix_microseconds(self._clock.now())
+        found = self._found(organization, reservation_id, now_us)
+        if found.ended_us is None and not any(found.held.values()):
+            found.ended_us = now_us
+        if found.ended_us is not None:
+            return True
+        found.expire_us = min(found.expire_us, now_us)
+        found.is_settling, found.is_releasing = False, True
+        return False
 
     async def read(
         self,
@@ -217,6 +284,21 @@ class MemoryCounters:
         organization.state = replace(expected, position=position)
         return Overrun(beyond_count, after_count)
 
+    async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
+        """As CounterAudit."""
+        organization = self._organizations[organization_id]
+        if organization.state is None:
+            return None
+        sums: dict[Counter, int] = defaultdict(int)
+        for reservation in organization.reservations.values():
+            for meter, remaining in reservation.held.items():
+                for scope in reservation.scopes:
+                    sums[Counter(scope, meter)] += remaining
+        held = Holds(_above_zero(organization.held), _above_zero(sums))
+        if repair_held:
+            organization.held = sums
+        return Recount(organization.state, _above_zero(organization.used), used_is_sample=False, held=held)
+
     async def due(self, organization_id: str) -> Sequence[str]:
         """As Expiries."""
         now_us = unix_microseconds(self._clock.now())
@@ -228,7 +310,7 @@ class MemoryCounters:
         organization = self._organizations[organization_id]
         now_us = unix_microseconds(self._clock.now())
         applied = organization.state.position.sequence if organization.state else 0
-        freed_count = waiting_count = 0
+        freed_count = unmatched_count = waiting_count = 0
         for name in reservation_ids:
             reservation = organization.reservations.get(name)
             if reservation is None or reservation.ended_us is not None or reservation.expire_us > now_us:
@@ -236,11 +318,13 @@ class MemoryCounters:
             if reservation.expired_at_head is None:
                 reservation.expired_at_head = head_sequence
             if applied >= min(reservation.expired_at_head, head_sequence):
+                unmatched_count += reservation.is_settling and any(reservation.held.values())
+                reservation.ended_by_time = not (reservation.is_settling or reservation.is_releasing)
                 organization.end(reservation, now_us)
                 freed_count += 1
             else:
                 waiting_count += 1
-        return Freed(freed_count, 0, waiting_count, self._instant(organization, now_us))
+        return Freed(freed_count, unmatched_count, waiting_count, self._instant(organization, now_us))
 
     async def entitlement(self, organization_id: str) -> Entitlement | None:
         """As EntitlementShelf."""
@@ -294,15 +378,67 @@ class MemoryCounters:
         return True
 
     def _first_answer(self, organization: _Organization, check: Check, now_us: int) -> Answer | None:
-        first = organization.reservations.get(check.request_id)
+        first = self._known(organization, check.request_id, now_us)
         if check.mode is Mode.DECIDE or not check.request_id or first is None:
             return None
-        remembered_us = REMEMBERED_AFTER_END_US if first.answer.reservation else REMEMBERED_CONSUMPTION_US
-        if first.ended_us is not None and now_us > first.ended_us + remembered_us:
-            return None
-        if first.digest != content_digest(check):
+        if first.digest not in ("", content_digest(check)):
             raise RequestIdReused(request_id=check.request_id)
-        return replace(first.answer, instant=self._instant(organization, now_us))
+        reservation = first.answer.reservation and Reservation(check.request_id, first.expire_us)
+        return replace(first.answer, reservation=reservation, instant=self._instant(organization, now_us))
+
+    def _known(self, organization: _Organization, name: str, now_us: int) -> _Reservation | None:
+        known = organization.reservations.get(name)
+        if known is None or known.ended_us is None:
+            return known
+        remembered_us = REMEMBERED_AFTER_END_US if known.answer.reservation else REMEMBERED_CONSUMPTION_US
+        return None if now_us > known.ended_us + remembered_us else known
+
+    def _found(self, organization: _Organization, name: str, now_us: int) -> _Reservation:
+        known = self._known(organization, name, now_us)
+        if known is None or not known.scopes:
+            raise NotFound(what="reservation", name=name)
+        return known
+
+    def _decided(
+        self,
+        organization: _Organization,
+        check: Check,
+        terms: Terms,
+        now_us: int,
+        *,
+        period_confirmed: bool,
+        growth_only: bool = False,
+        drawn: Mapping[str, int] = NOTHING_DRAWN,
+    ) -> tuple[Decision, Counted, Answer]:
+        applied, entitlement = matching(terms.limits, check), terms.entitlement
+        tracked = {tracks for each in applied if (tracks := each.limit.tracks)}
+        sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
+        windows = {WindowCounter(each.counter, each.limit.window) for each in applied if each.limit.window}
+        counted = organization.counted(windows, now_us)
+        decision, after = decide(
+            applied, counted, check, standing=entitlement.standing, growth_only=growth_only, drawn=drawn
+        )
+        reserves = check.mode is Mode.RESERVE and not decision.is_denied
+        answer = Answer(
+            decision=decision,
+            reservation=Reservation(check.request_id, now_us + check.reserve_us) if reserves else None,
+            entitlement_version=entitlement.version,
+            period=entitlement.period,
+            applied_sequence=sequence,
+            decided_us=now_us,
+            instant=self._instant(organization, now_us),
+        )
+        organization.windows.update({each: admitted.slots for each, admitted in after.windows.items()})
+        return decision, counted, answer
+
+    def _grow(self, organization: _Organization, known: _Reservation, wanted: Check, before: Counted) -> None:
+        for each in wanted.consumptions:
+            if each.holdable:
+                counters = [Counter(scope, each.meter) for scope in known.scopes]
+                added = holdable(before.usage, counters, each.holdable)
+                organization.hold(known.scopes, each.meter, added)
+                known.held[each.meter] = known.held.get(each.meter, 0) + added
+                known.granted[each.meter] = known.granted.get(each.meter, 0) + each.holdable
 
     def _reserve(self, organization: _Organization, check: Check, answer: Answer, before: Counted, now_us: int) -> None:
         scopes, drawn = check.subject.scopes, organization.tombstones.pop(check.request_id, _Tombstone())
@@ -352,13 +488,17 @@ class MemoryCounters:
                 reservation.held[meter] -= drawn
                 organization.hold(reservation.scopes, meter, -drawn)
                 is_beyond = is_beyond or quantity > drawn
-        if draw.is_final:
+        if draw.is_final or (reservation.is_settling and not any(reservation.held.values())):
             organization.end(reservation, unix_microseconds(self._clock.now()))
         return is_beyond
 
     def _instant(self, organization: _Organization, now_us: int) -> Instant:
         by_expiry = organization.open_by_expiry()
         return Instant(now_us, by_expiry[0][0] if by_expiry else None)
+
+
+def _above_zero(quantities: Mapping[Counter, int]) -> dict[Counter, int]:
+    return {counter: quantity for counter, quantity in quantities.items() if quantity}
 
 
 class MemoryLedger:

@@ -44,6 +44,10 @@ class FindTerms:
         current = await self._ask_billing(organization_id)
         return self._remember(Terms(current, refused.own)), current == refused.entitlement
 
+    def remembered(self) -> tuple[str, ...]:
+        """The organizations whose terms are remembered: those that this process serves."""
+        return tuple(self._remembered)
+
     def note_entitlement(self, entitlement: Entitlement) -> None:
         """Remembers it, if the organization is remembered."""
         remembered = self._remembered.get(entitlement.organization_id)

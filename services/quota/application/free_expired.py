@@ -9,7 +9,7 @@ import structlog
 
 from kit.errors import Refused
 from services.quota.application.expiry_agenda import ExpiryAgenda
-from services.quota.application.metrics import EXPIRED
+from services.quota.application.metrics import EXPIRED, UNMATCHED
 from services.quota.application.ports import Expiries, Freed, Ledger
 from services.quota.application.single_flight import SingleFlight
 
@@ -64,15 +64,19 @@ class FreeExpired:
         # Read after the reservations' end: whatever was recorded before that is up to here.
         head = await self._ledger.head(organization_id)
         freed = await self._expiries.free(organization_id, due, head_sequence=head.sequence)
-        count = freed.freed_count
+        count, unmatched_count = freed.freed_count, freed.unmatched_count
         if freed.waiting_count:
             await self._catch_up(organization_id)
             freed = await self._expiries.free(organization_id, due, head_sequence=head.sequence)
             count += freed.freed_count
+            unmatched_count += freed.unmatched_count
         self._remind(organization_id, freed)
         if count:
             EXPIRED.inc(count)
             log.info("reservations_expired", organization_id=organization_id, count=count)
+        if unmatched_count:
+            UNMATCHED.inc(unmatched_count)
+            log.warning("reservations_unmatched", organization_id=organization_id, count=unmatched_count)
         return count
 
     def _remind(self, organization_id: str, freed: Freed) -> None:

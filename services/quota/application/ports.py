@@ -12,6 +12,7 @@ from services.quota.domain.checks import Check
 from services.quota.domain.decisions import Decision
 from services.quota.domain.entitlements import Entitlement, Period
 from services.quota.domain.limits import Counter, LevelMeter, Limit, Usage
+from services.quota.domain.reservations import Settlement
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally, UsageEntry
 from services.quota.domain.windows import WindowCounter
@@ -59,6 +60,24 @@ class Answer:
     applied_sequence: int
     decided_us: int
     """When it was decided; for a repeated answer, when the first was."""
+    instant: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What an extension is answered."""
+
+    answer: Answer
+    """As of a check for what the hold grows by."""
+    restored: bool
+    """Whether the reservation was made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit is answered."""
+
+    settlement: Settlement
     instant: Instant
 
 
@@ -158,6 +177,33 @@ class Counters(Protocol):
         ...
 
 
+class Reservations(Protocol):
+    """Keeps, settles and ends what a check has reserved."""
+
+    async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
+        """Holds at least the target from now on, for its `reserve_us`, in one atomic step: the open reservation of its
+        request_id grows by what is missing, which is decided by `decide` with `growth_only`, and is admitted
+        to windows. A target without consumptions grows nothing. Denied: nothing changes.
+
+        One that is not known, or ended by time, is made anew as a check with RESERVE makes it; NotFound without
+        consumptions. Raises ReservationEnded for one that is committed, released or ended otherwise, RequestIdReused
+        when the subject is of other scopes, and as `Counters.check`.
+        """
+        ...
+
+    async def commit(self, organization_id: str, reservation_id: str, actuals: Mapping[str, int]) -> Committed:
+        """Trims what is held to what `settle` keeps, in one atomic step, and gives usage a day to draw it; ends what
+        holds nothing then. Again: the same. One that ended holds nothing. Raises NotFound and DependencyUnavailable.
+        """
+        ...
+
+    async def release(self, organization_id: str, reservation_id: str) -> bool:
+        """Makes the reservation due now. Whether it holds nothing any more. Again: the same. Raises NotFound and
+        DependencyUnavailable.
+        """
+        ...
+
+
 class CounterUpkeep(Protocol):
     """Keeps counters in step with the ledger."""
 
@@ -189,6 +235,36 @@ class CounterUpkeep(Protocol):
         None, and nothing changes. A counter goes no lower than 0, whatever is taken back. A reservation named is drawn
         down: held loses what used gains, at most what the reservation still holds; a final draw frees the rest and ends
         it. Raises CountersMissing when a part of the state was lost; nothing changes.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What counters hold, and what the open reservations hold together; those at 0 may be left out."""
+
+    kept: Mapping[Counter, int]
+    by_reservations: Mapping[Counter, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """Counters as they are, in one look."""
+
+    state: CounterState
+    used: Mapping[Counter, int]
+    used_is_sample: bool
+    """Whether there are more than AUDITED_COUNTERS_MAX, and these are some of them, drawn at random."""
+    held: Holds | None
+    """None when more than AUDITED_COUNTERS_MAX reservations are open, or they came and went too fast."""
+
+
+class CounterAudit(Protocol):
+    """Shows counters to be checked."""
+
+    async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
+        """What is kept; None when nothing is. Raises CountersMissing when a part of it was lost. repair_held: makes
+        what is held what the open reservations hold, in the same atomic step, if that could be added up.
         """
         ...
 

@@ -107,23 +107,39 @@ def is_subject_id(text: str) -> bool:
     return _SUBJECT_ID.fullmatch(text) is not None
 
 
+def is_request_id(text: str) -> bool:
+    """Whether a request, and the reservation that it makes, may be called so."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
 def validate(check: Check) -> None:
     """Raises InvalidField, LimitExceeded or InvalidQuantity unless the check is sound. Meters are looked up later."""
-    if check.request_id and not _REQUEST_ID.fullmatch(check.request_id):
+    if check.request_id and not is_request_id(check.request_id):
         raise InvalidField(field="request_id", problem="1 to 128 letters, digits or `_ - . :`")
     if check.mode is Mode.RESERVE:
         if not check.request_id:
             raise InvalidField(field="request_id", problem="required with CHECK_MODE_RESERVE")
-        if not RESERVE_US_MIN <= check.reserve_us <= RESERVE_US_MAX:
-            raise InvalidField(field="reserve_duration", problem="not in 1 second to 24 hours")
+        validate_reserve(check.reserve_us)
+    validate_subject(check.subject)
+    validate_consumptions(check.consumptions)
+
+
+def validate_reserve(reserve_us: int) -> None:
+    """Raises InvalidField unless something can be held so long."""
+    if not RESERVE_US_MIN <= reserve_us <= RESERVE_US_MAX:
+        raise InvalidField(field="reserve_duration", problem="not in 1 second to 24 hours")
+
+
+def validate_subject(subject: Subject) -> None:
+    """Raises InvalidField unless every part that is named may be called so."""
     for name in ("project_id", "team_id", "user_id", "agent_id", "task_id", "session_id"):
-        value = getattr(check.subject, name)
+        value = getattr(subject, name)
         if value and not is_subject_id(value):
             raise InvalidField(field=f"subject.{name}", problem="1 to 128 letters, digits or `_ - . : @`")
-    _validate_consumptions(check.consumptions)
 
 
-def _validate_consumptions(consumptions: tuple[Consumption, ...]) -> None:
+def validate_consumptions(consumptions: tuple[Consumption, ...]) -> None:
+    """Raises InvalidField, LimitExceeded or InvalidQuantity unless there are some, each of another meter."""
     if not consumptions:
         raise InvalidField(field="consumptions", problem="at least one is needed")
     if len(consumptions) > CONSUMPTIONS_MAX:

@@ -229,7 +229,7 @@ def _window(applied: Applied, counted: Counted) -> Admitted:
 def _remedy(state: LimitState, needed: int) -> Remedy:
     hard = state.limit.hard or 0
     if state.limit.kind is LimitKind.WINDOW:
-        return Remedy.ROOM if needed <= hard else Remedy.NOTHING
+        return Remedy.NOTHING if state.room_us is None else Remedy.ROOM
     if needed <= hard - state.used:
         return Remedy.RELEASE
     return Remedy.RESET if needed <= hard else Remedy.NOTHING

@@ -29,6 +29,8 @@ TRACKED_IN_PERIOD_MAX = 64
 """With the pairs of limits removed since the period began; above it those are forgotten. As many as metering takes."""
 DENIAL_REMEMBERED_SECONDS = 0.2
 """For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
+AUDITED_COUNTERS_MAX = 2_000
+"""Counters used, and open reservations, that one look of an audit reads: some milliseconds of Redis' time."""
 LIMIT_ID_BYTES_MAX = 128
 REQUEST_ID_BYTES_MAX = 128
 GRACE_PERCENT_MAX = 1_000
@@ -36,3 +38,5 @@ LISTED_LIMITS = 100
 LISTED_LIMITS_MAX = 1_000
 SWEPT_AT_ONCE_MAX = 100
 """Reservations that one script frees: a script keeps everybody else waiting."""
+SETTLE_US = 24 * 3_600_000_000
+"""How long what was committed is held for its usage events."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.duration_pb2 import Duration
 
 from kit.errors import InvalidField
@@ -13,6 +15,7 @@ from services.quota.domain.entitlements import Period
 from services.quota.domain.limits import LimitKind, Scope
 from services.quota.domain.maxima import RESERVE_US_DEFAULT
 from services.quota.rpc.convert_limits import KINDS, SCOPE_KINDS
+from tollbook.metering.v1 import metering_pb2
 from tollbook.quota.v1 import quota_pb2
 
 _MICROSECONDS = 1_000_000
@@ -49,33 +52,45 @@ _MESSAGES = {
 _TOO_MUCH = frozenset({DenyReason.LIMIT_REACHED, DenyReason.CONCURRENCY, DenyReason.RATE})
 
 
-def check_from_pb(message: quota_pb2.CheckRequest, organization_id: str) -> Check:
-    """The check, for the organization that the call may act on. Raises InvalidField for an unknown mode."""
+def check_from_pb(message: quota_pb2.CheckRequest, organization_id: str, *, owner: str) -> Check:
+    """The check, for the organization that the call may act on; owner: the id of the caller's key. Raises InvalidField
+    for an unknown mode.
+    """
     mode = _mode_from_pb(message)
-    reserve_us = 0
-    if mode is Mode.RESERVE:
-        reserve_us = RESERVE_US_DEFAULT
-        if message.HasField("reserve_duration"):
-            reserve_us = _duration_us(message.reserve_duration)
-    subject = message.subject
-    consumptions = [
-        Consumption(each.meter, each.quantity if each.HasField("quantity") else None) for each in message.consumptions
-    ]
     return Check(
         request_id=message.request_id,
-        subject=Subject(
-            organization_id=organization_id,
-            project_id=subject.project_id,
-            team_id=subject.team_id,
-            user_id=subject.user_id,
-            agent_id=subject.agent_id,
-            task_id=subject.task_id,
-            session_id=subject.session_id,
-        ),
-        consumptions=tuple(sorted(consumptions, key=lambda each: each.meter)),
+        subject=subject_from_pb(message.subject, organization_id),
+        consumptions=consumptions_from_pb(message.consumptions),
         mode=mode,
-        reserve_us=reserve_us,
+        reserve_us=reserve_us_from_pb(message) if mode is Mode.RESERVE else 0,
+        owner=owner,
     )
+
+
+def subject_from_pb(message: metering_pb2.Subject, organization_id: str) -> Subject:
+    """The subject, of the organization that the call may act on."""
+    return Subject(
+        organization_id=organization_id,
+        project_id=message.project_id,
+        team_id=message.team_id,
+        user_id=message.user_id,
+        agent_id=message.agent_id,
+        task_id=message.task_id,
+        session_id=message.session_id,
+    )
+
+
+def consumptions_from_pb(messages: Iterable[quota_pb2.Consumption]) -> tuple[Consumption, ...]:
+    """The consumptions, by meter."""
+    consumptions = [Consumption(each.meter, each.quantity if each.HasField("quantity") else None) for each in messages]
+    return tuple(sorted(consumptions, key=lambda each: each.meter))
+
+
+def reserve_us_from_pb(message: quota_pb2.CheckRequest | quota_pb2.ExtendReservationRequest) -> int:
+    """How long to hold; unset: the default. Raises InvalidField for what is no duration."""
+    if not message.HasField("reserve_duration"):
+        return RESERVE_US_DEFAULT
+    return _duration_us(message.reserve_duration)
 
 
 def _mode_from_pb(message: quota_pb2.CheckRequest) -> Mode:

@@ -6,12 +6,16 @@ from typing import ClassVar
 
 import grpc
 
-from kit.grpc.call import OrganizationExists, organization_of
+from kit.grpc.call import OrganizationExists, current_principal, organization_of
 from kit.grpc.context import ServicerContext
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
+from services.quota.application.extend_reservation import ExtendReservation
 from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
+from services.quota.application.ports import Answer
+from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.set_limit import SetLimit
 from services.quota.rpc.convert import answer_to_pb, check_from_pb, denial_metadata, quotas_to_pb
 from services.quota.rpc.convert_limits import (
@@ -20,6 +24,12 @@ from services.quota.rpc.convert_limits import (
     limit_from_pb,
     limit_to_pb,
     page_to_pb,
+)
+from services.quota.rpc.convert_reservations import (
+    actuals_from_pb,
+    extended_to_pb,
+    extension_from_pb,
+    settlement_to_pb,
 )
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -37,6 +47,9 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         set_limit: SetLimit,
         list_limits: ListLimits,
         delete_limit: DeleteLimit,
+        extend_reservation: ExtendReservation,
+        commit_reservation: CommitReservation,
+        release_reservation: ReleaseReservation,
         exists: OrganizationExists,
     ) -> None:
         self._check_quota = check_quota
@@ -44,6 +57,9 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         self._set_limit = set_limit
         self._list_limits = list_limits
         self._delete_limit = delete_limit
+        self._extend_reservation = extend_reservation
+        self._commit_reservation = commit_reservation
+        self._release_reservation = release_reservation
         self._exists = exists
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -51,13 +67,37 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
 
     async def Check(self, request: quota_pb2.CheckRequest, context: ServicerContext) -> quota_pb2.CheckResponse:
-        """See the proto. A denial for too much also says so in the initial metadata, for the REST edge."""
+        """See the proto. A denial for too much also says so in the trailing metadata, for the REST edge."""
         organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
-        answer = await self._check_quota(check_from_pb(request, organization_id))
-        metadata = denial_metadata(answer)
-        if metadata:
-            await context.send_initial_metadata(metadata)
+        answer = await self._check_quota(check_from_pb(request, organization_id, owner=current_principal().name))
+        _tell_edge(answer, context)
         return answer_to_pb(answer)
+
+    async def ExtendReservation(
+        self, request: quota_pb2.ExtendReservationRequest, context: ServicerContext
+    ) -> quota_pb2.ExtendReservationResponse:
+        """See the proto. A denial for too much says so for the REST edge, as that of a check."""
+        organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
+        target = extension_from_pb(request, organization_id, owner=current_principal().name)
+        extended = await self._extend_reservation(target)
+        _tell_edge(extended.answer, context)
+        return extended_to_pb(extended)
+
+    async def CommitReservation(
+        self, request: quota_pb2.CommitReservationRequest, context: ServicerContext
+    ) -> quota_pb2.CommitReservationResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        actuals = actuals_from_pb(request.actuals)
+        return settlement_to_pb(await self._commit_reservation(organization_id, request.reservation_id, actuals))
+
+    async def ReleaseReservation(
+        self, request: quota_pb2.ReleaseReservationRequest, context: ServicerContext
+    ) -> quota_pb2.ReleaseReservationResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        freed = await self._release_reservation(organization_id, request.reservation_id)
+        return quota_pb2.ReleaseReservationResponse(freed=freed)
 
     async def ListQuotas(
         self, request: quota_pb2.ListQuotasRequest, context: ServicerContext
@@ -93,3 +133,10 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         change = change_request_from_pb(request.request_id, request)
         await self._delete_limit(organization_id, request.limit_id, change)
         return quota_pb2.DeleteLimitResponse()
+
+
+def _tell_edge(answer: Answer, context: ServicerContext) -> None:
+    metadata = denial_metadata(answer)
+    if metadata:
+        # Trailing, because metadata ahead of the answer would be a message of its own.
+        context.set_trailing_metadata((*(context.trailing_metadata() or ()), *metadata))

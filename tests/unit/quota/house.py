@@ -8,8 +8,10 @@ from kit.feed import Follower
 from services.quota.adapters.memory import MemoryEntitlements, MemoryLedger, MemoryMeters
 from services.quota.adapters.memory_limits import MemoryLimits
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.extend_reservation import ExtendReservation
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
@@ -23,10 +25,12 @@ from services.quota.application.ports import (
     CounterUpkeep,
     Expiries,
     Ledger,
+    Reservations,
     TermsShelf,
 )
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
@@ -34,8 +38,8 @@ from services.quota.domain.usage import UsageEntry
 from tests.unit.quota.samples import AGENTS, CALLS, LATENCY, MINUTES, reserve_check
 
 
-class Store(Counters, CounterUpkeep, Expiries, TermsShelf, Protocol):
-    """All four ports over one store."""
+class Store(Counters, Reservations, CounterUpkeep, Expiries, TermsShelf, Protocol):
+    """All the ports over one store."""
 
 
 class House:
@@ -73,6 +77,9 @@ class House:
         self.delete_limit = DeleteLimit(self.limits, put_in_force)
         self.list_limits = ListLimits(self.limits, self.terms)
         self.check = CheckQuota(store, meters, settle, self.free_expired, self.agenda)
+        self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda)
+        self.commit = CommitReservation(store, self.agenda)
+        self.release = ReleaseReservation(store, self.free_expired, self.agenda)
         self.list = ListQuotas(store, settle, self.free_expired, self.agenda)
 
     async def _pause(self, seconds: float) -> None:
@@ -84,8 +91,12 @@ class House:
     async def follow(self) -> None:
         await self.usage.catch_up(self.organization_id)
 
-    async def reserve(self, request_id: str = "r1", *, reserve_us: int = 3_600_000_000, **quantities: int) -> Answer:
-        check = reserve_check(self.organization_id, quantities, request_id=request_id, reserve_us=reserve_us)
+    async def reserve(
+        self, request_id: str = "r1", *, reserve_us: int = 3_600_000_000, user_id: str = "", **quantities: int
+    ) -> Answer:
+        check = reserve_check(
+            self.organization_id, quantities, request_id=request_id, reserve_us=reserve_us, user_id=user_id
+        )
         return await self.check(check)
 
     async def quota(self, meter: str = MINUTES) -> LimitState:

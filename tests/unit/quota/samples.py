@@ -9,7 +9,16 @@ from uuid import uuid4
 from kit.clock import unix_microseconds
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
 from services.quota.domain.entitlements import Entitlement, Period, Standing
-from services.quota.domain.limits import ORGANIZATION, Counter, Limit, LimitKind, Scope, plan_limit
+from services.quota.domain.limits import (
+    ORGANIZATION,
+    Counter,
+    Limit,
+    LimitKind,
+    LimitScope,
+    Scope,
+    ScopeKind,
+    plan_limit,
+)
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import UsageEntry
 
@@ -36,6 +45,18 @@ def minutes_limit(value: int | None, *, grace_percent: int = 0) -> Limit:
 
 def agents_limit(value: int | None, *, grace_percent: int = 0) -> Limit:
     return plan_limit(AGENTS, LimitKind.CONCURRENCY, value, grace_percent)
+
+
+def user_limit(
+    value: int | None,
+    *,
+    limit_id: str = "per-user",
+    meter: str = MINUTES,
+    user_id: str | None = None,
+    kind: LimitKind = LimitKind.PERIOD,
+) -> Limit:
+    """Of each user separately, or of one."""
+    return Limit(limit_id, LimitScope(ScopeKind.USER, user_id), meter, kind, value, 0)
 
 
 def entitlement(
@@ -66,10 +87,12 @@ def terms(entitled: Entitlement, *limits: Limit, sequence: int = 0, commit_id: s
     return Terms(entitled, own)
 
 
-def decide_check(organization_id: str, quantities: Mapping[str, int | None], *, request_id: str = "") -> Check:
+def decide_check(
+    organization_id: str, quantities: Mapping[str, int | None], *, request_id: str = "", user_id: str = ""
+) -> Check:
     return Check(
         request_id=request_id,
-        subject=Subject(organization_id=organization_id),
+        subject=Subject(organization_id=organization_id, user_id=user_id),
         consumptions=tuple(Consumption(meter, quantities[meter]) for meter in sorted(quantities)),
         mode=Mode.DECIDE,
         reserve_us=0,
@@ -77,11 +100,16 @@ def decide_check(organization_id: str, quantities: Mapping[str, int | None], *, 
 
 
 def reserve_check(
-    organization_id: str, quantities: Mapping[str, int | None], *, request_id: str = "r1", reserve_us: int = HOUR_US
+    organization_id: str,
+    quantities: Mapping[str, int | None],
+    *,
+    request_id: str = "r1",
+    reserve_us: int = HOUR_US,
+    user_id: str = "",
 ) -> Check:
     return Check(
         request_id=request_id,
-        subject=Subject(organization_id=organization_id),
+        subject=Subject(organization_id=organization_id, user_id=user_id),
         consumptions=tuple(Consumption(meter, quantities[meter]) for meter in sorted(quantities)),
         mode=Mode.RESERVE,
         reserve_us=reserve_us,

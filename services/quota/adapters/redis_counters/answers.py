@@ -7,17 +7,18 @@ from typing import Any
 
 import msgpack
 
-from kit.errors import RequestIdReused
+from kit.errors import NotFound, RequestIdReused
 from services.quota.adapters.redis_counters.documents import decided_by_from_document
 from services.quota.adapters.redis_counters.shapes import Shape
-from services.quota.application.ports import Answer, Instant, Rate, Readings, Reservation
+from services.quota.application.ports import Answer, Extended, Instant, Rate, Readings, Reservation
 from services.quota.domain.checks import Applied, Check, Mode
 from services.quota.domain.decisions import Decision, LimitState, Outcome, conclude
 from services.quota.domain.entitlements import Standing
+from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import Usage
 from services.quota.domain.terms import Terms
 
-_DECIDED, _REPEATED, _REUSED = 0, 1, 2
+_DECIDED, _REPEATED, _REUSED, _ENDED, _UNKNOWN = 0, 1, 2, 3, 4
 _OUTCOMES = (Outcome.ALLOWED, Outcome.ALLOWED_IN_GRACE, Outcome.DENIED)
 _NUMBERS_PER_LIMIT = 5
 _NO_EXPIRY = -1
@@ -39,6 +40,18 @@ class Reply:
             self._answer(answer, check, shape, terms)
             for answer, check, shape in zip(self._answers, checks, shapes, strict=True)
         ]
+
+    def extension(self, target: Check, shape: Shape, terms: Terms) -> Extended:
+        """The answer to the one target that was sent."""
+        (answer,) = self._answers
+        if answer[0] == _UNKNOWN:
+            raise NotFound(what="reservation", name=target.request_id)
+        if answer[0] == _ENDED:
+            raise ReservationEnded(reservation_id=target.request_id)
+        extended = self._answer(answer, target, shape, terms)
+        if isinstance(extended, RequestIdReused):
+            raise extended
+        return Extended(extended, restored=bool(answer[4]) and not extended.decision.is_denied)
 
     def readings(self, shape: Shape) -> Readings:
         """What the one shape that was sent says."""

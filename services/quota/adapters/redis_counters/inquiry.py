@@ -10,15 +10,21 @@ from services.quota.domain.checks import Check, Mode, content_digest
 from services.quota.domain.terms import Terms
 
 _MODE_CODES = {Mode.DECIDE: 0, Mode.RESERVE: 1, Mode.CONSUME: 2}
+_EXTEND_CODE = 3
 _GATE = -1
 _FIRST_KEY = 6
 """The place of the first key that is not the organization's own, as Lua counts."""
 
 
 class Inquiry:
-    """Keys and checks of one call. Without checks: the shapes alone, to be read."""
+    """Keys and checks of one call. Without checks: the shapes alone, to be read. `extends`: they are targets of
+    reservations.
+    """
 
-    def __init__(self, terms: Terms, checks: Sequence[Check], shapes: Sequence[Shape] = ()) -> None:
+    def __init__(
+        self, terms: Terms, checks: Sequence[Check], shapes: Sequence[Shape] = (), *, extends: bool = False
+    ) -> None:
+        self._extends = extends
         self.shapes = list(shapes)
         self.shapes_of_checks: list[Shape] = []
         places: list[int] = []
@@ -45,11 +51,12 @@ class Inquiry:
         return [
             shape_place,
             quantities,
-            _MODE_CODES[check.mode],
+            _EXTEND_CODE if self._extends else _MODE_CODES[check.mode],
             check.reserve_us,
             place,
             check.request_id,
-            content_digest(check),
+            # What a reservation that is made anew was first asked with is not known: any retry of that gets its answer.
+            "" if self._extends else content_digest(check),
             check.owner,
         ]
 

@@ -62,6 +62,12 @@ def scope_prefix(scope: Scope) -> str:
     return f"{scope.kind.value}|{scope.id}|"
 
 
+def counter_from_field(field: str) -> Counter:
+    """The counter of a field."""
+    kind, scope_id, meter = field.split("|", 2)
+    return Counter(Scope(ScopeKind(kind), scope_id), meter)
+
+
 def level_field(tracked: LevelMeter) -> str:
     """A level and a meter, as the scripts look for them among what is tracked."""
     return f"{tracked.level.value}|{tracked.meter}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from kit.errors import DependencyUnavailable, RequestIdReused
+from kit.errors import DependencyUnavailable, NotFound, RequestIdReused
 from kit.feed import Position
 from kit.redis.client import Commands, Script
 from services.quota.adapters.redis_counters.answers import Reply
@@ -26,6 +26,7 @@ from services.quota.adapters.redis_counters.documents import (
 from services.quota.adapters.redis_counters.inquiry import Inquiry
 from services.quota.adapters.redis_counters.keys import (
     counter_field,
+    counter_from_field,
     keys_of,
     tracked_from_text,
     tracked_to_text,
@@ -33,25 +34,32 @@ from services.quota.adapters.redis_counters.keys import (
 from services.quota.adapters.redis_counters.shapes import pack, shape_of_reading
 from services.quota.application.ports import (
     Answer,
+    Committed,
     CountersMissing,
     CounterState,
+    Extended,
     Freed,
+    Holds,
     InForce,
     Instant,
     Kept,
     Overrun,
     Readings,
+    Recount,
     TermsOutdated,
 )
 from services.quota.domain.checks import Check
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import Counter, LevelMeter
 from services.quota.domain.maxima import (
+    AUDITED_COUNTERS_MAX,
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
     REMEMBERED_CONSUMPTION_US,
+    SETTLE_US,
     SWEPT_AT_ONCE_MAX,
 )
+from services.quota.domain.reservations import Settlement
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally
 from services.quota.domain.windows import WindowCounter
@@ -62,6 +70,9 @@ _EPOCH_BYTES = 8
 KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
 """Longer than the ledger accepts events back, so that nothing is dropped that could still change."""
 REMEMBERED_AFTER_END_MS = REMEMBERED_AFTER_END_US // 1_000
+
+RECOUNTS_MAX = 5
+"""How often an audit looks again when a reservation was made or ended between its two looks."""
 
 COMMANDS_IN_FLIGHT_MAX = 8
 """Redis runs one script at a time: more commands would not be answered sooner, but wait on their connections while
@@ -75,7 +86,7 @@ Argument = str | int | bytes
 
 
 class RedisCounters:
-    """Counters, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
+    """Counters, Reservations, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
 
     def __init__(self, client: Commands, *, command_seconds: float) -> None:
         """command_seconds: how long to wait for the answer to one command."""
@@ -85,9 +96,12 @@ class RedisCounters:
         self._check = Script(client, _SCRIPTS / "check.lua")
         self._apply = Script(client, _SCRIPTS / "apply.lua")
         self._reset = Script(client, _SCRIPTS / "reset.lua")
+        self._commit = Script(client, _SCRIPTS / "commit.lua")
+        self._release = Script(client, _SCRIPTS / "release.lua")
         self._due = Script(client, _SCRIPTS / "due.lua")
         self._free = Script(client, _SCRIPTS / "free.lua")
         self._put_entitlement = Script(client, _SCRIPTS / "put_entitlement.lua")
+        self._recount = Script(client, _SCRIPTS / "recount.lua")
         self._put_limits = Script(client, _SCRIPTS / "put_limits.lua")
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
@@ -102,6 +116,41 @@ class RedisCounters:
         asked = Inquiry(terms, checks)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.answers(checks, asked.shapes_of_checks, terms)
+
+    async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
+        asked = Inquiry(terms, [target], extends=True)
+        reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
+        return reply.extension(target, asked.shapes_of_checks[0], terms)
+
+    async def commit(self, organization_id: str, reservation_id: str, actuals: Mapping[str, int]) -> Committed:
+        keys = keys_of(organization_id)
+        args: list[Argument] = [reservation_id, SETTLE_US, REMEMBERED_AFTER_END_MS]
+        for meter, quantity in actuals.items():
+            args += (meter, quantity)
+        async with self._answering():
+            answered = await self._commit(
+                keys=[keys.state, keys.held, keys.expiries, keys.reservation(reservation_id)], args=args
+            )
+        if answered[0] == b"UNKNOWN":
+            raise NotFound(what="reservation", name=reservation_id)
+        _, expire_us, now_us, next_expiry_us, *meters = answered
+        settlement = Settlement(
+            held=_positive(meters[0::3], meters[1::3]),
+            overrun=_positive(meters[0::3], meters[2::3]),
+            expire_us=int(expire_us) if expire_us else None,
+        )
+        return Committed(settlement, _instant(now_us, next_expiry_us))
+
+    async def release(self, organization_id: str, reservation_id: str) -> bool:
+        keys = keys_of(organization_id)
+        async with self._answering():
+            answered = await self._release(
+                keys=[keys.state, keys.expiries, keys.reservation(reservation_id)],
+                args=[reservation_id, REMEMBERED_AFTER_END_MS],
+            )
+        if answered == b"UNKNOWN":
+            raise NotFound(what="reservation", name=reservation_id)
+        return bool(answered == b"ENDED")
 
     async def read(
         self,
@@ -201,6 +250,38 @@ class RedisCounters:
             case _:
                 return None
 
+    async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
+        keys = keys_of(organization_id)
+        recount: Recount | None = None
+        for _ in range(RECOUNTS_MAX):
+            state = await self.state(organization_id)
+            if state is None:
+                return None
+            ids = await self._open_reservations(organization_id)
+            are_too_many = len(ids) > AUDITED_COUNTERS_MAX
+            summed = [] if are_too_many else ids
+            names = [keys.state, keys.used(state.period), keys.held, keys.expiries, *map(keys.reservation, summed)]
+            async with self._answering():
+                answered: list[Any] = await self._recount(
+                    keys=names, args=[state.period.start_us, AUDITED_COUNTERS_MAX, int(repair_held), *summed]
+                )
+            if answered[0] == b"MISSING":
+                raise CountersMissing
+            if answered[0] != b"MOVED":
+                recount = _recounted(state.period, answered)
+                if recount.held is not None or are_too_many:
+                    break
+        return recount
+
+    async def _open_reservations(self, organization_id: str) -> list[str]:
+        """The ids of the open reservations: no more than one above the most that are added up."""
+        async with self._answering():
+            # The epoch's own member is among them, see reset.lua.
+            members: list[bytes] = await self._client.execute_command(
+                "ZRANGE", keys_of(organization_id).expiries, 0, AUDITED_COUNTERS_MAX + 1
+            )
+        return [str(member, "ascii") for member in members if not member.startswith(b"|")]
+
     async def due(self, organization_id: str) -> Sequence[str]:
         async with self._answering():
             ids = await self._due(keys=[keys_of(organization_id).expiries], args=[SWEPT_AT_ONCE_MAX])
@@ -298,6 +379,24 @@ class RedisCounters:
                 raise DependencyUnavailable(dependency="Redis") from error
 
 
+def _recounted(period: Period, answered: Sequence[Any]) -> Recount:
+    outcome, epoch, sequence, commit_id, tracked, used_count, used, held, by_reservations = answered
+    position = Position(int(sequence), commit_id.decode())
+    return Recount(
+        CounterState(epoch.decode(), position, period, tracked_from_text(tracked.decode())),
+        _counters_from_flat(used),
+        used_is_sample=len(used) // 2 < used_count,
+        held=Holds(_counters_from_flat(held), _counters_from_flat(by_reservations)) if outcome == b"SUMMED" else None,
+    )
+
+
+def _counters_from_flat(flat: Sequence[bytes]) -> dict[Counter, int]:
+    """Those above 0."""
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    counters = {counter_from_field(field.decode()): int(quantity) for field, quantity in pairs}
+    return {counter: quantity for counter, quantity in counters.items() if quantity}
+
+
 def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, document: bytes) -> OwnLimits:
     return OwnLimits(
         organization_id=organization_id,
@@ -309,6 +408,11 @@ def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, documen
 
 def _instant(now: bytes, next_expiry: bytes) -> Instant:
     return Instant(int(now), int(next_expiry) if next_expiry else None)
+
+
+def _positive(meters: Sequence[bytes], quantities: Sequence[bytes]) -> dict[str, int]:
+    pairs = zip(meters, map(int, quantities), strict=True)
+    return {meter.decode(): quantity for meter, quantity in pairs if quantity}
 
 
 def _state_arguments(state: CounterState) -> tuple[Argument, ...]:

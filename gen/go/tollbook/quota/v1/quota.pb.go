@@ -1368,7 +1368,8 @@ func (x *ExtendReservationRequest) GetReserveDuration() *durationpb.Duration {
 // Whether it may go on.
 type ExtendReservationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As of a check for what the hold grows by; ALLOWED when it does not grow. DENIED: stop.
+	// As of a check for what the hold grows by; ALLOWED when it does not grow and the subscription is in good standing.
+	// DENIED: stop.
 	Check *CheckResponse `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
 	// Whether the reservation had been lost or had ended, and was made anew.
 	Restored      bool `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
@@ -1498,7 +1499,8 @@ type CommitReservationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is still held until usage events draw it, by meter; empty when all has been drawn.
 	Held []*v1.Measurement `protobuf:"bytes,1,rep,name=held,proto3" json:"held,omitempty"`
-	// What was used beyond the reservation, by meter: it counts and is billed all the same.
+	// What was used beyond the reservation, by meter: it counts and is billed all the same. Nothing is said of a
+	// reservation that an extension made anew.
 	Overrun []*v1.Measurement `protobuf:"bytes,2,rep,name=overrun,proto3" json:"overrun,omitempty"`
 	// When what no event has drawn is freed and reported; unset when nothing is left.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`

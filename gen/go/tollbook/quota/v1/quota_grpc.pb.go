@@ -53,13 +53,16 @@ type QuotaServiceClient interface {
 	// Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
 	// it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
 	// What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
-	// made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
-	// caller should stop.
+	// made anew from the subject and the consumptions; NOT_FOUND without any. One that was committed, released or ended
+	// by its final event is FAILED_PRECONDITION. Denied: nothing changed, the hold stays until its end, and the caller
+	// should stop.
 	ExtendReservation(ctx context.Context, in *ExtendReservationRequest, opts ...grpc.CallOption) (*ExtendReservationResponse, error)
 	// Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
 	// settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+	// NOT_FOUND when it is not known: never made, lost with the counters, or ended more than an hour ago.
 	CommitReservation(ctx context.Context, in *CommitReservationRequest, opts ...grpc.CallOption) (*CommitReservationResponse, error)
 	// Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+	// NOT_FOUND as of CommitReservation.
 	ReleaseReservation(ctx context.Context, in *ReleaseReservationRequest, opts ...grpc.CallOption) (*ReleaseReservationResponse, error)
 	// The organization's limits with what is used, held and left of each.
 	ListQuotas(ctx context.Context, in *ListQuotasRequest, opts ...grpc.CallOption) (*ListQuotasResponse, error)
@@ -224,13 +227,16 @@ type QuotaServiceServer interface {
 	// Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
 	// it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
 	// What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
-	// made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
-	// caller should stop.
+	// made anew from the subject and the consumptions; NOT_FOUND without any. One that was committed, released or ended
+	// by its final event is FAILED_PRECONDITION. Denied: nothing changed, the hold stays until its end, and the caller
+	// should stop.
 	ExtendReservation(context.Context, *ExtendReservationRequest) (*ExtendReservationResponse, error)
 	// Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
 	// settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+	// NOT_FOUND when it is not known: never made, lost with the counters, or ended more than an hour ago.
 	CommitReservation(context.Context, *CommitReservationRequest) (*CommitReservationResponse, error)
 	// Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+	// NOT_FOUND as of CommitReservation.
 	ReleaseReservation(context.Context, *ReleaseReservationRequest) (*ReleaseReservationResponse, error)
 	// The organization's limits with what is used, held and left of each.
 	ListQuotas(context.Context, *ListQuotasRequest) (*ListQuotasResponse, error)

@@ -722,7 +722,9 @@ class ExtendReservationResponse(_message.Message):
     """Whether the reservation had been lost or had ended, and was made anew."""
     @_builtins.property
     def check(self) -> Global___CheckResponse:
-        """As of a check for what the hold grows by; ALLOWED when it does not grow. DENIED: stop."""
+        """As of a check for what the hold grows by; ALLOWED when it does not grow and the subscription is in good standing.
+        DENIED: stop.
+        """
 
     def __init__(
         self,
@@ -789,7 +791,9 @@ class CommitReservationResponse(_message.Message):
 
     @_builtins.property
     def overrun(self) -> _containers.RepeatedCompositeFieldContainer[_metering_pb2.Measurement]:
-        """What was used beyond the reservation, by meter: it counts and is billed all the same."""
+        """What was used beyond the reservation, by meter: it counts and is billed all the same. Nothing is said of a
+        reservation that an extension made anew.
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:

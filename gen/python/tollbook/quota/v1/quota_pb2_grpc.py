@@ -124,8 +124,9 @@ class QuotaServiceServicer:
         """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
         it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
         What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
-        made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
-        caller should stop.
+        made anew from the subject and the consumptions; NOT_FOUND without any. One that was committed, released or ended
+        by its final event is FAILED_PRECONDITION. Denied: nothing changed, the hold stays until its end, and the caller
+        should stop.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +135,7 @@ class QuotaServiceServicer:
     def CommitReservation(self, request, context):
         """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
         settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+        NOT_FOUND when it is not known: never made, lost with the counters, or ended more than an hour ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +143,7 @@ class QuotaServiceServicer:
 
     def ReleaseReservation(self, request, context):
         """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+        NOT_FOUND as of CommitReservation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

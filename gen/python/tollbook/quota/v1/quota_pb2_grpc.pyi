@@ -50,15 +50,19 @@ class QuotaServiceStub:
     """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
     it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
     What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
-    made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
-    caller should stop.
+    made anew from the subject and the consumptions; NOT_FOUND without any. One that was committed, released or ended
+    by its final event is FAILED_PRECONDITION. Denied: nothing changed, the hold stays until its end, and the caller
+    should stop.
     """
     CommitReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.CommitReservationRequest, _quota_pb2.CommitReservationResponse]
     """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
     settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+    NOT_FOUND when it is not known: never made, lost with the counters, or ended more than an hour ago.
     """
     ReleaseReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]
-    """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent."""
+    """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+    NOT_FOUND as of CommitReservation.
+    """
     ListQuotas: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListQuotasRequest, _quota_pb2.ListQuotasResponse]
     """The organization's limits with what is used, held and left of each."""
     WatchQuotas: _grpc.UnaryStreamMultiCallable[_quota_pb2.WatchQuotasRequest, _quota_pb2.WatchQuotasResponse]
@@ -96,15 +100,19 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
     it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
     What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
-    made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
-    caller should stop.
+    made anew from the subject and the consumptions; NOT_FOUND without any. One that was committed, released or ended
+    by its final event is FAILED_PRECONDITION. Denied: nothing changed, the hold stays until its end, and the caller
+    should stop.
     """
     CommitReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.CommitReservationRequest, _quota_pb2.CommitReservationResponse]  # type: ignore[assignment]
     """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
     settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+    NOT_FOUND when it is not known: never made, lost with the counters, or ended more than an hour ago.
     """
     ReleaseReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]  # type: ignore[assignment]
-    """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent."""
+    """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+    NOT_FOUND as of CommitReservation.
+    """
     ListQuotas: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListQuotasRequest, _quota_pb2.ListQuotasResponse]  # type: ignore[assignment]
     """The organization's limits with what is used, held and left of each."""
     WatchQuotas: _aio.UnaryStreamMultiCallable[_quota_pb2.WatchQuotasRequest, _quota_pb2.WatchQuotasResponse]  # type: ignore[assignment]
@@ -163,8 +171,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Keeps a reservation alive, and can grow it. Sets how long it holds from now and, where consumptions are given, what
         it holds at least from now on, beyond what its usage has drawn already; so a repeated call changes nothing more.
         What it grows by is decided like a check. A reservation that was lost with the counters, or has ended by time, is
-        made anew from the subject and the consumptions. Denied: nothing changed, the hold stays until its end, and the
-        caller should stop.
+        made anew from the subject and the consumptions; NOT_FOUND without any. One that was committed, released or ended
+        by its final event is FAILED_PRECONDITION. Denied: nothing changed, the hold stays until its end, and the caller
+        should stop.
         """
 
     @_abc_1.abstractmethod
@@ -175,6 +184,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_pb2.CommitReservationResponse, _abc.Awaitable[_quota_pb2.CommitReservationResponse]]:
         """Says what a reservation really used: the hold is trimmed to what of that the ledger has not drawn yet, and stays,
         settling, until usage events draw it. What no event has drawn after 24 hours is freed and reported. Idempotent.
+        NOT_FOUND when it is not known: never made, lost with the counters, or ended more than an hour ago.
         """
 
     @_abc_1.abstractmethod
@@ -183,7 +193,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ReleaseReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ReleaseReservationResponse, _abc.Awaitable[_quota_pb2.ReleaseReservationResponse]]:
-        """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent."""
+        """Ends a reservation: its hold is free as soon as the counters include all usage recorded before. Idempotent.
+        NOT_FOUND as of CommitReservation.
+        """
 
     @_abc_1.abstractmethod
     def ListQuotas(

@@ -19,7 +19,7 @@
 -- Answers {'MISSING'} no counters for this period or level; {'OUTDATED'} other terms are kept, or the period is over; else packed
 --      {now, applied sequence, next expiry or -1, answers, readings}; an answer:
 --      {DECIDED, outcome, numbers, expiry or 0, 1 when made anew} | {REPEATED, packed answer, terms, expiry or ''} |
---      {REUSED} | {ENDED};  packed answer: {now, applied sequence, outcome, numbers, expiry or 0}
+--      {REUSED} | {ENDED} | {UNKNOWN};  packed answer: {now, applied sequence, outcome, numbers, expiry or 0}
 --      numbers, of each limit: used, held, outcome, when its window is empty, when it has room (0: never).
 --      readings, of each shape: used and held of each counter, then quantity and emptiness of each window.
 --
@@ -32,7 +32,7 @@ local MAX = 9007199254740991
 local DECIDE, RESERVE, CONSUME, EXTEND, REGISTER = 0, 1, 2, 3, 4
 local PERIOD, WINDOW = 0, 1
 local ALLOWED, IN_GRACE, DENIED = 0, 1, 2
-local DECIDED, REPEATED, REUSED, ENDED = 0, 1, 2, 3
+local DECIDED, REPEATED, REUSED, ENDED, UNKNOWN = 0, 1, 2, 3, 4
 local FIELDS_AT_ONCE = 1000
 
 local function whole(number)
@@ -322,6 +322,8 @@ for index, check in ipairs(checks) do
           quantities[at] = math.max(0, quantities[at] - tonumber(record['held|' .. meter] or '0'))
         end
       end
+    elseif #quantities == 0 then
+      answers[index] = {UNKNOWN}
     else
       record, made_anew = nil, 1
     end
@@ -355,7 +357,9 @@ for index, check in ipairs(checks) do
         made = true, digest = check[7], terms = shape[6], expire_us = expire_us > 0 and whole(expire_us) or nil,
         answer = cmsgpack.pack({now, sequence, outcome, numbers, expire_us}),
       }
-      writes[#writes + 1] = {check = check, shape = shape, fields = fields, record = kept_record, before = record}
+      writes[#writes + 1] = {
+        check = check, shape = shape, fields = fields, record = kept_record, before = record, made_anew = made_anew,
+      }
       records[key] = kept_record
     end
   end
@@ -397,6 +401,9 @@ for _, write in ipairs(writes) do
       values[last + 1], values[last + 2] = 'held|' .. each[1], whole(each[2])
       values[last + 3], values[last + 4] = 'granted|' .. each[1], whole(each[3])
       values[last + 5], values[last + 6] = 'drawn|' .. each[1], whole(each[4])
+    end
+    if write.made_anew == 1 then
+      values[#values + 1], values[#values + 2] = 'restored', '1'
     end
     redis.call('HSET', key, unpack(values))
     if before and before.tombstone and before.final then
