@@ -20,7 +20,6 @@ from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.domain.entitlements import Standing
-from services.quota.rpc.quota_servicer import QuotaServicer
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
     AGENTS,
@@ -111,27 +110,12 @@ async def quota() -> AsyncIterator[Quota]:
     clock = FakeClock()
     house = House(MemoryCounters(clock), "acme")
 
-    async def exists(organization_id: str) -> bool:
-        return organization_id == "acme"
-
     async def prepare() -> None:
         return None
 
     application = Application(
         authenticator=Authenticator(KnownKeys(KEYS), {}),
-        servicers=[
-            QuotaServicer(
-                check_quota=house.check,
-                list_quotas=house.list,
-                extend_reservation=house.extend,
-                commit_reservation=house.commit,
-                release_reservation=house.release,
-                set_limit=house.set_limit,
-                list_limits=house.list_limits,
-                delete_limit=house.delete_limit,
-                exists=exists,
-            )
-        ],
+        servicers=[house.servicer("acme")],
         prepare=prepare,
     )
     async with serving(application) as channel:

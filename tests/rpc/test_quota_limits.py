@@ -17,7 +17,6 @@ from kit.grpc.server import Application
 from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
-from services.quota.rpc.quota_servicer import QuotaServicer
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import LATENCY, MINUTES, entitlement, minutes_limit, period_around
 from tollbook.access.v1 import access_pb2
@@ -72,20 +71,10 @@ async def quota() -> AsyncIterator[Quota]:
     house = House(MemoryCounters(clock), "acme")
     house.plans.set(entitlement("acme", minutes_limit(100), period=period_around(clock.now())))
 
-    async def exists(organization_id: str) -> bool:
-        return organization_id == "acme"
-
     async def prepare() -> None:
         return None
 
-    servicer = QuotaServicer(
-        check_quota=house.check,
-        list_quotas=house.list,
-        set_limit=house.set_limit,
-        list_limits=house.list_limits,
-        delete_limit=house.delete_limit,
-        exists=exists,
-    )
+    servicer = house.servicer("acme")
     application = Application(authenticator=Authenticator(KnownKeys(KEYS), {}), servicers=[servicer], prepare=prepare)
     async with serving(application) as channel:
         yield Quota(channel, house)
