@@ -20,7 +20,6 @@ from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.domain.entitlements import Standing
-from tests.rpc.quota_server import servicer_of
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
     AGENTS,
@@ -116,7 +115,7 @@ async def quota() -> AsyncIterator[Quota]:
 
     application = Application(
         authenticator=Authenticator(KnownKeys(KEYS), {}),
-        servicers=[servicer_of(house)],
+        servicers=[house.servicer("acme")],
         prepare=prepare,
     )
     async with serving(application) as channel:

@@ -17,7 +17,6 @@ from kit.grpc.server import Application
 from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
-from tests.rpc.quota_server import servicer_of
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import LATENCY, MINUTES, entitlement, minutes_limit, period_around
 from tollbook.access.v1 import access_pb2
@@ -75,7 +74,7 @@ async def quota() -> AsyncIterator[Quota]:
     async def prepare() -> None:
         return None
 
-    servicer = servicer_of(house)
+    servicer = house.servicer("acme")
     application = Application(authenticator=Authenticator(KnownKeys(KEYS), {}), servicers=[servicer], prepare=prepare)
     async with serving(application) as channel:
         yield Quota(channel, house)

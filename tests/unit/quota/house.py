@@ -35,6 +35,7 @@ from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.usage import UsageEntry
+from services.quota.rpc.quota_servicer import QuotaServicer
 from tests.unit.quota.samples import AGENTS, CALLS, LATENCY, MINUTES, reserve_check
 
 
@@ -84,6 +85,24 @@ class House:
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
+
+    def servicer(self, *organization_ids: str) -> QuotaServicer:
+        """The service of this process, to which these organizations exist."""
+
+        async def exists(organization_id: str) -> bool:
+            return organization_id in organization_ids
+
+        return QuotaServicer(
+            check_quota=self.check,
+            extend_reservation=self.extend,
+            commit_reservation=self.commit,
+            release_reservation=self.release,
+            list_quotas=self.list,
+            set_limit=self.set_limit,
+            list_limits=self.list_limits,
+            delete_limit=self.delete_limit,
+            exists=exists,
+        )
 
     def record(self, *entries: UsageEntry) -> None:
         self.recorded.append(self.organization_id, *entries)
