@@ -36,6 +36,7 @@ from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
 from services.quota.rpc.quota_servicer import QuotaServicer
+from services.quota.rpc.upkeep_servicer import UpkeepServicer
 from services.quota.workers.auditing import keep_auditing
 from services.quota.workers.expiry import keep_freeing
 
@@ -72,6 +73,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     settle = SettleCounters(terms, rebuild)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)
+    organizations = RemoteOrganizations(accounts)
     audit = AuditCounters(upkeep, ledger, rebuild)
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
@@ -84,7 +86,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
         set_limit=SetLimit(record, meters, put_in_force),
         list_limits=ListLimits(record, terms),
         delete_limit=DeleteLimit(record, put_in_force),
-        exists=RemoteOrganizations(accounts).exists,
+        exists=organizations.exists,
     )
 
     async def prepare() -> None:
@@ -95,7 +97,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[servicer],
+        servicers=[servicer, UpkeepServicer(audit=audit, exists=organizations.exists)],
         workers={
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,
