@@ -15,9 +15,10 @@ from kit.redis.pipe import RedisPipe
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
-from services.quota.adapters.redis_counters.store import RedisCounters
+from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
 from services.quota.application.audit_counters import AuditCounters
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.check_together import CheckTogether
 from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
@@ -32,6 +33,7 @@ from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
 from services.quota.application.release_reservation import ReleaseReservation
+from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
@@ -77,8 +79,9 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     audit = AuditCounters(upkeep, ledger, rebuild)
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
+    together = CheckTogether(counters, together_max=settings.checks_together_max, calls_max=COMMANDS_IN_FLIGHT_MAX)
     servicer = QuotaServicer(
-        check_quota=CheckQuota(counters, meters, settle, free_expired, agenda),
+        check_quota=CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda),
         extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda),
         commit_reservation=CommitReservation(counters, agenda),
         release_reservation=ReleaseReservation(counters, free_expired, agenda),

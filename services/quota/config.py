@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from kit.grpc.server import ServerSettings
+from services.quota.domain.maxima import CHECKS_TOGETHER_MAX
 
 
 class QuotaSettings(ServerSettings):
@@ -24,5 +25,7 @@ class QuotaSettings(ServerSettings):
     """Who knows keys and organizations."""
     redis_check_milliseconds: int = Field(default=20, ge=1, le=1_000)
     """How long a check waits for one Redis command, or for a connection to send it on. Above it: UNAVAILABLE."""
+    checks_together_max: int = Field(default=CHECKS_TOGETHER_MAX, ge=1, le=CHECKS_TOGETHER_MAX)
+    """Concurrent checks of one organization that share a call of Redis; 1: each has its own."""
     redis_upkeep_milliseconds: int = Field(default=1_000, ge=1, le=60_000)
     """The same for what runs beside the calls: following, rebuilding, expiry."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import DECISIONS
-from services.quota.application.ports import Answer, Counters, MeterCatalog
+from services.quota.application.ports import Answer, Decides, MeterCatalog
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.checks import Check, validate
 from services.quota.domain.errors import UnknownMeter
@@ -17,13 +17,13 @@ class CheckQuota:
 
     def __init__(
         self,
-        counters: Counters,
+        decides: Decides,
         meters: MeterCatalog,
         settle: SettleCounters,
         free_expired: FreeExpired,
         agenda: ExpiryAgenda,
     ) -> None:
-        self._counters = counters
+        self._decides = decides
         self._meters = meters
         self._settle = settle
         self._free_expired = free_expired
@@ -40,7 +40,7 @@ class CheckQuota:
             raise UnknownMeter(meter=meter[:128])
 
         async def attempt(terms: Terms, period_confirmed: bool) -> Answer:  # noqa: FBT001 - called by Settle
-            return await self._counters.check(check, terms, period_confirmed=period_confirmed)
+            return await self._decides.check(check, terms, period_confirmed=period_confirmed)
 
         answer = await self._settle(check.organization_id, attempt)
         expiry_is_due = answer.instant.expiry_is_due

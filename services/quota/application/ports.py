@@ -141,8 +141,8 @@ class Snapshot:
     """Of which there were too many totals: the smallest are missing."""
 
 
-class Counters(Protocol):
-    """Decides and holds."""
+class Decides(Protocol):
+    """Decides one check."""
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """Decides by `decide` and moves what is allowed (RESERVE holds and admits, CONSUME admits), in one atomic step.
@@ -156,6 +156,10 @@ class Counters(Protocol):
         time: the same check again finds out what happened.
         """
         ...
+
+
+class Counters(Decides, Protocol):
+    """Decides and holds."""
 
     async def check_many(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False

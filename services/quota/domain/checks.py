@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import astuple, dataclass
 from enum import Enum
 
@@ -100,6 +100,19 @@ class Check:
         """What it is counted under: each meter in each of the subject's scopes."""
         scopes = self.subject.scopes
         return tuple((Counter(scope, each.meter), each) for each in self.consumptions for scope in scopes)
+
+    def visible(self, levels: Collection[ScopeKind]) -> tuple[str, ...]:
+        """The subject's ids of these levels, the widest first, with empty ones for the other levels. Checks of one
+        organization, one mode and the same meters for which they are the same are decided by the same counters.
+        """
+        subject = self.subject
+        return (
+            subject.project_id if ScopeKind.PROJECT in levels else "",
+            subject.team_id if ScopeKind.TEAM in levels else "",
+            subject.user_id if ScopeKind.USER in levels else "",
+            subject.agent_id if ScopeKind.AGENT in levels else "",
+            subject.task_id if ScopeKind.TASK in levels else "",
+        )
 
 
 def is_subject_id(text: str) -> bool:

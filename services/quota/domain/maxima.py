@@ -27,6 +27,12 @@ metering totals them all for a rebuild.
 """
 TRACKED_IN_PERIOD_MAX = 64
 """With the pairs of limits removed since the period began; above it those are forgotten. As many as metering takes."""
+CHECKS_TOGETHER_MAX = 128
+"""Checks that one script decides: a script keeps everybody else waiting."""
+CHECK_STREAMS_MAX = 100
+"""Per process."""
+REMEMBERED_DENIALS_MAX = 10_000
+"""Per process; some 2 kB each."""
 DENIAL_REMEMBERED_SECONDS = 0.2
 """For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
 AUDITED_COUNTERS_MAX = 2_000

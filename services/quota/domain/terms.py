@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from services.quota.domain.entitlements import Entitlement
-from services.quota.domain.limits import LevelMeter, Limit
+from services.quota.domain.limits import LevelMeter, Limit, ScopeKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,11 @@ class Terms:
     def limits(self) -> tuple[Limit, ...]:
         """Every limit."""
         return self.entitlement.limits + self.own.limits
+
+    @cached_property
+    def levels(self) -> frozenset[ScopeKind]:
+        """The levels that some limit is of: a check's ids of other levels change nothing about its decision."""
+        return frozenset(limit.scope.kind for limit in self.limits)
 
     @cached_property
     def tracked(self) -> frozenset[LevelMeter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.quota.adapters.redis_counters.keys import keys_of
-from services.quota.adapters.redis_counters.shapes import Shape, shape_of_check
+from services.quota.adapters.redis_counters.shapes import Shape, Shapes
 from services.quota.domain.checks import Check, Mode, content_digest
 from services.quota.domain.terms import Terms
 
@@ -22,20 +22,27 @@ class Inquiry:
     """
 
     def __init__(
-        self, terms: Terms, checks: Sequence[Check], shapes: Sequence[Shape] = (), *, extends: bool = False
+        self,
+        terms: Terms,
+        checks: Sequence[Check],
+        known: Shapes,
+        shapes: Sequence[Shape] = (),
+        *,
+        extends: bool = False,
     ) -> None:
         self._extends = extends
         self.shapes = list(shapes)
         self.shapes_of_checks: list[Shape] = []
         places: list[int] = []
-        known: dict[object, int] = {}
+        place_of: dict[int, int] = {}
         for check in checks:
-            alike = (check.subject.scopes, tuple([each.meter for each in check.consumptions]), _leaves_record(check))
-            if alike not in known:
-                self.shapes.append(shape_of_check(terms, check, records=_leaves_record(check)))
-                known[alike] = len(self.shapes)
-            places.append(known[alike])
-            self.shapes_of_checks.append(self.shapes[known[alike] - 1])
+            shape = known.of(terms, check, records=_leaves_record(check))
+            place = place_of.get(id(shape))
+            if place is None:
+                self.shapes.append(shape)
+                place = place_of[id(shape)] = len(self.shapes)
+            places.append(place)
+            self.shapes_of_checks.append(shape)
         self.keys = [key for shape in self.shapes for key in shape.window_keys]
         self._records: dict[str, int] = {}
         self.checks = [self._packable(check, place) for check, place in zip(checks, places, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from services.quota.adapters.redis_counters.keys import (
     scope_prefix,
 )
 from services.quota.domain.checks import Applied, Check, matching
-from services.quota.domain.limits import Counter, LevelMeter, LimitKind
+from services.quota.domain.limits import Counter, LevelMeter, LimitKind, ScopeKind
 from services.quota.domain.terms import Terms
 from services.quota.domain.windows import WindowCounter
 
@@ -29,6 +30,8 @@ def pack(value: object) -> bytes:
 
 _KIND_CODES = {LimitKind.PERIOD: 0, LimitKind.WINDOW: 1, LimitKind.CONCURRENCY: 2}
 _UNLIMITED = -1
+_SHAPES_MAX = 10_000
+ALL_LEVELS = frozenset(ScopeKind)
 
 
 class Shape(NamedTuple):
@@ -74,6 +77,28 @@ def shape_of_check(terms: Terms, check: Check, *, records: bool) -> Shape:
         meters=meters,
         tracked={tracks for each in applied if (tracks := each.limit.tracks) is not None},
     )
+
+
+class Shapes:
+    """The shapes of checks that were asked lately: one organization's checks have few of them."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[object, ...], tuple[Terms, Shape]] = OrderedDict()
+
+    def of(self, terms: Terms, check: Check, *, records: bool) -> Shape:
+        """The shape of a check."""
+        # What leaves a record names all of its scopes in it; for what does not, only those that limits look at count.
+        scopes = check.visible(ALL_LEVELS if records else terms.levels)
+        key = (id(terms), records, scopes, *[each.meter for each in check.consumptions])
+        known = self._known.get(key)
+        # The terms are kept, so that no others take their identity.
+        if known is not None and known[0] is terms:
+            return known[1]
+        shape = shape_of_check(terms, check, records=records)
+        self._known[key] = (terms, shape)
+        if len(self._known) > _SHAPES_MAX:
+            self._known.popitem(last=False)
+        return shape
 
 
 def shape_of_reading(terms: Terms, counters: Iterable[Counter], windows: Iterable[WindowCounter]) -> Shape:

@@ -31,7 +31,7 @@ from services.quota.adapters.redis_counters.keys import (
     tracked_from_text,
     tracked_to_text,
 )
-from services.quota.adapters.redis_counters.shapes import pack, shape_of_reading
+from services.quota.adapters.redis_counters.shapes import Shapes, pack, shape_of_reading
 from services.quota.application.ports import (
     Answer,
     Committed,
@@ -92,6 +92,7 @@ class RedisCounters:
         """command_seconds: how long to wait for the answer to one command."""
         self._client = client
         self._command_seconds = command_seconds
+        self._shapes = Shapes()
         self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
         self._check = Script(client, _SCRIPTS / "check.lua")
         self._apply = Script(client, _SCRIPTS / "apply.lua")
@@ -113,12 +114,12 @@ class RedisCounters:
     async def check_many(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
     ) -> Sequence[Answer | RequestIdReused]:
-        asked = Inquiry(terms, checks)
+        asked = Inquiry(terms, checks, self._shapes)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.answers(checks, asked.shapes_of_checks, terms)
 
     async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
-        asked = Inquiry(terms, [target], extends=True)
+        asked = Inquiry(terms, [target], self._shapes, extends=True)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.extension(target, asked.shapes_of_checks[0], terms)
 
@@ -161,7 +162,7 @@ class RedisCounters:
         period_confirmed: bool = False,
     ) -> Readings:
         shape = shape_of_reading(terms, counters, windows)
-        reply = await self._ask(Inquiry(terms, (), [shape]), terms, period_confirmed=period_confirmed)
+        reply = await self._ask(Inquiry(terms, (), self._shapes, [shape]), terms, period_confirmed=period_confirmed)
         return reply.readings(shape)
 
     async def _ask(self, asked: Inquiry, terms: Terms, *, period_confirmed: bool) -> Reply:

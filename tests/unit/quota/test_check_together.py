@@ -1,0 +1,182 @@
+"""Concurrent checks of one process share calls of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from kit.errors import DependencyUnavailable, RequestIdReused
+from kit.testing.clock import FakeClock
+from services.quota.adapters.memory import MemoryCounters
+from services.quota.application.check_together import CheckTogether
+from services.quota.application.ports import Answer
+from services.quota.domain.checks import Check, Mode
+from services.quota.domain.decisions import Outcome
+from services.quota.domain.terms import Terms
+from tests.unit.quota.house import House
+from tests.unit.quota.samples import MINUTES, decide_check, entitlement, minutes_limit, period_around, reserve_check
+
+
+class WatchedCounters(MemoryCounters):
+    """Says what it was asked, and lets a test hold its answers back or spoil a check."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.calls: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.poison = ""
+        self.trouble: Exception | None = None
+
+    async def check_many(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer | RequestIdReused]:
+        self.calls.append([check.request_id or check.organization_id for check in checks])
+        await self.gate.wait()
+        if self.trouble is not None:
+            raise self.trouble
+        if any(check.request_id == self.poison for check in checks if self.poison):
+            raise ZeroDivisionError
+        return await super().check_many(checks, terms, period_confirmed=period_confirmed)
+
+    async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
+        if self.poison and check.request_id == self.poison:
+            raise ZeroDivisionError
+        return await super().check(check, terms, period_confirmed=period_confirmed)
+
+
+class Stage:
+    """Organizations that may use 10, and a process that asks for them."""
+
+    def __init__(self, *, together_max: int = 8, calls_max: int = 8) -> None:
+        self.clock = FakeClock()
+        self.counters = WatchedCounters(self.clock)
+        self.together = CheckTogether(self.counters, together_max=together_max, calls_max=calls_max)
+        self._terms: dict[str, Terms] = {}
+
+    async def settle(self, organization_id: str) -> None:
+        house = House(self.counters, organization_id)
+        period = period_around(self.clock.now())
+        house.plans.set(entitlement(organization_id, minutes_limit(10), period=period))
+        await house.list(organization_id)
+        self._terms[organization_id] = await house.terms(organization_id)
+        self.counters.calls.clear()
+
+    def ask(self, check: Check) -> asyncio.Task[Answer]:
+        return asyncio.create_task(self.together.check(check, self._terms[check.organization_id]))
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    stage = Stage()
+    await stage.settle("acme")
+    return stage
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def reserve(name: str, organization_id: str = "acme") -> Check:
+    return reserve_check(organization_id, {MINUTES: 1}, request_id=name)
+
+
+async def test_the_first_check_goes_at_once_and_those_that_come_meanwhile_go_together(stage: Stage) -> None:
+    stage.counters.gate.clear()
+    first = stage.ask(reserve("a"))
+    await turns()
+    assert stage.counters.calls == [["a"]]
+    others = [stage.ask(reserve(name)) for name in "bcd"]
+    await turns()
+    assert stage.counters.calls == [["a"]]
+    stage.counters.gate.set()
+    await asyncio.gather(first, *others)
+    assert stage.counters.calls == [["a"], ["b", "c", "d"]]
+
+
+async def test_checks_are_decided_in_the_order_in_which_they_came_and_never_beyond_the_limit(stage: Stage) -> None:
+    answers = await asyncio.gather(*(stage.ask(reserve(f"r{number:02}")) for number in range(30)))
+    assert [answer.decision.is_denied for answer in answers] == [False] * 10 + [True] * 20
+    assert all(len(call) <= 8 for call in stage.counters.calls)
+
+
+async def test_one_organization_that_asks_for_much_delays_another_by_one_call() -> None:
+    crowded = Stage(calls_max=1)
+    await crowded.settle("acme")
+    await crowded.settle("other")
+    crowded.counters.gate.clear()
+    waiting = [crowded.ask(reserve(f"r{number}")) for number in range(40)]
+    await turns()
+    waiting.append(crowded.ask(reserve("mine", "other")))
+    await turns()
+    crowded.counters.gate.set()
+    await asyncio.gather(*waiting)
+    assert crowded.counters.calls[1] == ["mine"]
+
+
+async def test_what_fails_in_one_check_fails_it_alone(stage: Stage) -> None:
+    stage.counters.poison = "c"
+    outcomes = await asyncio.gather(*(stage.ask(reserve(name)) for name in "abcd"), return_exceptions=True)
+    assert [isinstance(outcome, ZeroDivisionError) for outcome in outcomes] == [False, False, True, False]
+
+
+async def test_a_request_id_that_is_reused_is_refused_alone(stage: Stage) -> None:
+    await stage.ask(reserve("a"))
+    reused = reserve_check("acme", {MINUTES: 2}, request_id="a")
+    outcomes = await asyncio.gather(stage.ask(reused), stage.ask(reserve("b")), return_exceptions=True)
+    assert isinstance(outcomes[0], RequestIdReused)
+    assert isinstance(outcomes[1], Answer)
+
+
+async def test_a_consumption_without_an_id_is_never_counted_twice_because_another_check_broke_the_call(
+    stage: Stage,
+) -> None:
+    stage.counters.poison = "bad"
+    consumption = Check(
+        request_id="",
+        subject=reserve("x").subject,
+        consumptions=reserve("x").consumptions,
+        mode=Mode.CONSUME,
+        reserve_us=0,
+    )
+    stage.counters.gate.clear()
+    first = stage.ask(reserve("a"))
+    await turns()
+    outcomes = asyncio.gather(stage.ask(consumption), stage.ask(reserve("bad")), return_exceptions=True)
+    stage.counters.gate.set()
+    await first
+    assert all(isinstance(outcome, ZeroDivisionError) for outcome in await outcomes)
+
+
+async def test_a_caller_that_gives_up_takes_nothing_from_the_others(stage: Stage) -> None:
+    stage.counters.gate.clear()
+    first = stage.ask(reserve("a"))
+    await turns()
+    others = {name: stage.ask(reserve(name)) for name in "bcd"}
+    await turns()
+    first.cancel()
+    others["c"].cancel()
+    await turns()
+    stage.counters.gate.set()
+    assert (await others["b"]).decision.outcome is Outcome.ALLOWED
+    assert (await others["d"]).decision.outcome is Outcome.ALLOWED
+    assert stage.counters.calls == [["a"], ["b", "d"]]
+
+
+async def test_a_store_that_is_away_is_said_to_everyone_who_waits_for_that_call(stage: Stage) -> None:
+    stage.counters.trouble = DependencyUnavailable(dependency="Redis")
+    outcomes = await asyncio.gather(*(stage.ask(reserve(name)) for name in "abc"), return_exceptions=True)
+    assert all(isinstance(outcome, DependencyUnavailable) for outcome in outcomes)
+    stage.counters.trouble = None
+    assert (await stage.ask(reserve("d"))).decision.outcome is Outcome.ALLOWED
+
+
+async def test_nothing_is_left_behind_when_all_are_answered(stage: Stage) -> None:
+    await asyncio.gather(*(stage.ask(decide_check("acme", {MINUTES: 1})) for _ in range(20)))
+    await turns()
+    assert not stage.together._groups
+    assert not stage.together._line
+    assert not stage.together._calls
