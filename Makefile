@@ -9,7 +9,7 @@ GATEWAY := .build/tollbook-gateway
 # buf keeps a cache even of nothing but local modules: in the checkout, with the rest.
 export BUF_CACHE_DIR := $(CURDIR)/.build/buf
 # Packages under `make check`. A folder joins with its __init__.py, which ruff demands as soon as it holds a module.
-PACKAGES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,kit services cli tools sdks tests)))
+PACKAGES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,kit services cli tools tests))) sdks/python
 # Extra arguments, for example: make test ARGS='-k quota -n 2'
 ARGS ?=
 CHECKS_ARGS ?=

@@ -1,0 +1,220 @@
+"""Sends waiting usage until it is acknowledged: in order, in batches, with the same ids however often."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tollbook.errors.v1 import errors_pb2
+from tollbook.metering.v1 import metering_pb2, task_time_pb2
+from tollbook_sdk.buffer import Delivered, UsageBuffer, Waiting
+from tollbook_sdk.clock import Clock
+from tollbook_sdk.spool import Spool
+from tollbook_sdk.suite import CallFailed, Suite
+
+log = logging.getLogger("tollbook_sdk")
+
+# Below the contract's 5 000 and a server's 16 MiB: a batch that is lost on the way is cheap to send again.
+BATCH_EVENTS_MAX = 500
+BATCH_BYTES_MAX = 1024 * 1024
+_BACKOFF_SECONDS = 0.1
+_BACKOFF_SECONDS_MAX = 30.0
+_DOUBLINGS_MAX = 9
+
+_TAKEN = frozenset({metering_pb2.EVENT_STATUS_ACCEPTED, metering_pb2.EVENT_STATUS_DUPLICATE})
+_REASON_PREFIX = "ERROR_REASON_"
+
+T = TypeVar("T")
+
+
+def backoff_seconds(failures: int, asked_seconds: float | None, chance: float) -> float:
+    """How long to wait after that many failures in a row; `chance` in 0 to 1 spreads clients that failed together.
+
+    Doubles from 0.1 s to 30 s, of which one half is chance; never less than the server asked for.
+    """
+    longest = min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * float(1 << min(failures - 1, _DOUBLINGS_MAX)))
+    return max(longest * (1 + chance) / 2, (asked_seconds or 0.0) * (1 + chance / 2))
+
+
+class Delivery:
+    """The sender. It runs on the SDK's loop; nobody waits for it but `drained`."""
+
+    def __init__(
+        self,
+        buffer: UsageBuffer,
+        suite: Suite,
+        clock: Clock,
+        *,
+        call_seconds: float,
+        spool: Spool | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._buffer = buffer
+        self._suite = suite
+        self._clock = clock
+        self._call_seconds = call_seconds
+        self._spool = spool
+        self._chance = chance
+        self._put = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._pause: asyncio.Future[None] | None = None
+        # One file at a time, until none is left of those that were there at the start.
+        self._looks = True
+        self.failures = 0
+        """Attempts that failed since the last that did not."""
+
+    def wake(self) -> None:
+        """Something was put. On the loop."""
+        self._empty.clear()
+        self._put.set()
+
+    async def drained(self) -> None:
+        """Returns when nothing waits any more. Does not sit out a pause that nobody asked for."""
+        if self._pause is not None:
+            self._pause.cancel()
+        while self._buffer.counts().waiting:
+            self._empty.clear()
+            await self._empty.wait()
+
+    async def run(self) -> None:
+        """Sends for ever."""
+        await self._take_over()
+        while True:
+            await self._put.wait()
+            self._put.clear()
+            try:
+                while batch := self._buffer.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+                    await self._attempt(batch)
+                await self._take_over()
+            except Exception:
+                # Whatever it is, usage that waits is not to wait for ever.
+                log.exception("delivery_stumbled")
+                await self._pause_for(_BACKOFF_SECONDS_MAX, asked=False)
+                self._put.set()
+            if not self._buffer.counts().waiting:
+                self._empty.set()
+
+    async def _take_over(self) -> None:
+        if self._spool is None or not self._looks or not self._buffer.has_room:
+            return
+        found = await self._on_disk(self._spool.find)
+        self._looks = bool(found)
+        if found:
+            log.info("usage_found count=%d", len(found))
+            self._buffer.put_found(found)
+            self._put.set()
+
+    async def _attempt(self, batch: list[Waiting]) -> None:
+        if self._spool is not None:
+            try:
+                await self._on_disk(lambda spool=self._spool: spool.keep(batch))  # type: ignore[misc]
+            except OSError as error:
+                # Better sent than kept: the disk is the second net.
+                log.error("usage_not_kept error=%s", error)  # noqa: TRY400 - the disk's trouble, not ours
+        attempt = _Attempt(self._suite, self._buffer, self._call_seconds)
+        try:
+            await attempt.send(batch)
+        finally:
+            unsent = [item for item in batch if item not in attempt.settled]
+            self._buffer.put_back(unsent)
+            if self._spool is not None:
+                # Only files are touched, and only removed: no need to leave the loop.
+                self._spool.drop(list(attempt.settled))
+        if attempt.failure is None:
+            self.failures = 0
+            return
+        self.failures += 1
+        seconds = backoff_seconds(self.failures, attempt.failure.retry_seconds, self._chance())
+        log.warning("usage_waits failure=%s waiting=%d seconds=%.1f", attempt.failure, len(unsent), seconds)
+        await self._pause_for(seconds, asked=attempt.failure.retry_seconds is not None)
+
+    async def _pause_for(self, seconds: float, *, asked: bool) -> None:
+        pause = asyncio.ensure_future(self._clock.sleep(seconds))
+        if not asked:
+            self._pause = pause
+        try:
+            await asyncio.wait({pause})
+        finally:
+            self._pause = None
+            pause.cancel()
+
+    async def _on_disk(self, work: Callable[[], T]) -> T:
+        """Does it beside the loop, so that a slow disk delays no heartbeat."""
+        try:
+            return await asyncio.to_thread(work)
+        except RuntimeError:
+            # At the interpreter's end there are no more threads to be had.
+            return work()
+
+
+class _Attempt:
+    """One try at a batch: what was settled, and the first thing that went wrong in passing."""
+
+    def __init__(self, suite: Suite, buffer: UsageBuffer, seconds: float) -> None:
+        self._suite = suite
+        self._buffer = buffer
+        self._seconds = seconds
+        self.settled: dict[Waiting, None] = {}
+        self.failure: CallFailed | None = None
+
+    async def send(self, batch: Sequence[Waiting]) -> None:
+        """Events first: a task's end frees its hold, so what the task used should have drawn on it by then."""
+        await self._record([item for item in batch if isinstance(item.usage, metering_pb2.UsageEvent)])
+        reports = [item for item in batch if isinstance(item.usage, task_time_pb2.ReportTaskTimeRequest)]
+        while reports and self.failure is None:
+            # Those of different tasks at once; those of one in their order, or silences would seem to lie between.
+            wave = {_task(item): item for item in reversed(reports)}.values()
+            await asyncio.gather(*(self._report(item) for item in wave))
+            reports = [item for item in reports if item not in self.settled]
+
+    async def _record(self, items: Sequence[Waiting]) -> None:
+        if not items or self.failure is not None:
+            return
+        events = [item.usage for item in items if isinstance(item.usage, metering_pb2.UsageEvent)]
+        try:
+            response = await self._suite.record(metering_pb2.RecordUsageRequest(events=events), seconds=self._seconds)
+        except CallFailed as failure:
+            if not failure.is_about_the_request:
+                self.failure = failure
+            elif len(items) == 1:
+                self._refuse(items[0], failure)
+            else:
+                # One event spoils the batch; halving finds it, and the others are recorded.
+                middle = len(items) // 2
+                await self._record(items[:middle])
+                await self._record(items[middle:])
+            return
+        for result in response.results:
+            item = items[result.index]
+            if result.status in _TAKEN:
+                self._settle(item, Delivered(sequence=result.sequence))
+            else:
+                reason = errors_pb2.ErrorReason.Name(result.reason).removeprefix(_REASON_PREFIX)
+                self._settle(item, Delivered(refused=reason), result.message)
+
+    async def _report(self, item: Waiting) -> None:
+        assert isinstance(item.usage, task_time_pb2.ReportTaskTimeRequest)  # noqa: S101 - narrows; `send` chose it
+        try:
+            response = await self._suite.report(item.usage, seconds=self._seconds)
+        except CallFailed as failure:
+            if failure.is_about_the_request:
+                self._refuse(item, failure)
+            else:
+                self.failure = self.failure or failure
+            return
+        self._settle(item, Delivered(sequence=response.sequence, total_ms=response.total_milliseconds))
+
+    def _refuse(self, item: Waiting, failure: CallFailed) -> None:
+        self._settle(item, Delivered(refused=failure.reason or failure.code), failure.message)
+
+    def _settle(self, item: Waiting, delivered: Delivered, message: str = "") -> None:
+        self.settled[item] = None
+        self._buffer.settle(item, delivered, message)
+
+
+def _task(item: Waiting) -> tuple[str, str]:
+    assert isinstance(item.usage, task_time_pb2.ReportTaskTimeRequest)  # noqa: S101 - narrows; `send` chose it
+    return item.usage.subject.organization_id, item.usage.subject.task_id
