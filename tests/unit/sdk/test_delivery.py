@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.unit.sdk.stage import AWAY, StillClock, rest, stage
+from tests.unit.sdk.stage import AWAY, rest, stage
 from tollbook.metering.v1 import metering_pb2, task_time_pb2
 from tollbook.metering.v1.metering_pb2 import Subject
 from tollbook_sdk.buffer import Usage, UsageBuffer, Waiting
@@ -15,6 +16,8 @@ from tollbook_sdk.errors import BufferFull, ClientClosed
 from tollbook_sdk.settings import LostUsage
 from tollbook_sdk.spool import Spool
 from tollbook_sdk.suite import CallFailed
+
+_PATIENCE_SECONDS = 60.0
 
 
 def event(name: str, quantity: int = 1) -> metering_pb2.UsageEvent:
@@ -282,7 +285,7 @@ async def test_usage_left_on_disk_is_sent_by_the_next_client_and_then_gone(tmp_p
     crash(before)
     async with stage(spool_folder=tmp_path) as at:
         at.delivery.wake()
-        await _sent(at.clock)
+        await until(lambda: at.buffer.counts().recorded == 1_500)
         assert at.suite.recorded("api_calls") == 1_500
         assert found(tmp_path) == []
 
@@ -291,15 +294,19 @@ async def test_usage_is_on_disk_before_it_is_sent(tmp_path: Path) -> None:
     async with stage(spool_folder=tmp_path) as at:
         at.suite.failure = AWAY
         at.buffer.put(waiting("a"))
-        await _sent(at.clock)
+        await until(lambda: at.delivery.failures == 1)
         assert at.spool is not None
         crash(at.spool)
         assert found(tmp_path) == [event("a")]
 
 
-async def _sent(clock: StillClock) -> None:
-    # The disk is real and has its own threads: turn the loop until nothing changes any more.
-    for _ in range(20):
-        await asyncio.to_thread(lambda: None)
-        await clock.advance(1)
-    await rest()
+async def until(condition: Callable[[], bool]) -> None:
+    """Turns the loop until the condition holds: the disk is real and has threads of its own."""
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not condition():
+            await asyncio.to_thread(rest_of_the_world)
+            await rest()
+
+
+def rest_of_the_world() -> None:
+    """Another thread's turn."""
