@@ -76,6 +76,15 @@ def current_actor() -> str:
     return f"{principal.kind.value}:{principal.name}"
 
 
+def call_in_progress() -> Call:
+    """The current call. Raises RuntimeError outside of one."""
+    call = current_call.get()
+    if call is None:
+        msg = "no call is in progress"
+        raise RuntimeError(msg)
+    return call
+
+
 async def admit_again() -> None:
     """For streams, at each request: a key that was revoked or has expired since the call began ends it, as it would be
     refused a new one. Raises CredentialInvalid, ScopeMissing or DependencyUnavailable.

@@ -14,11 +14,16 @@ from kit.errors import DependencyUnavailable, Kind, LogRewound, OutOfRetention, 
 DOMAIN = "tollbook.dev"
 
 
-def to_status(
+def to_status(kind: str, reason: str, message: str, request_id: str) -> grpc.Status:
+    """The status as a servicer aborts with it."""
+    return rpc_status.to_status(status_to_pb(kind, reason, message, request_id))
+
+
+def status_to_pb(
     kind: str, reason: str, message: str, request_id: str, *, retry_delay: timedelta | None = None
-) -> grpc.Status:
-    """A gRPC status with the reason, the request id to find the log line by, and google.rpc.RetryInfo if there is a
-    delay after which to try again.
+) -> status_pb2.Status:
+    """A status with the reason, the request id to find the log line by, and google.rpc.RetryInfo if there is a delay
+    after which to try again.
     """
     info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id})
     details = [any_pb2.Any()]
@@ -28,12 +33,12 @@ def to_status(
         delay.FromTimedelta(retry_delay)
         details.append(any_pb2.Any())
         details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return rpc_status.to_status(status_pb2.Status(code=code_pb2.Code.Value(kind), message=message, details=details))
+    return status_pb2.Status(code=code_pb2.Code.Value(kind), message=message, details=details)
 
 
-def refusal_to_status(refusal: Refused, request_id: str) -> grpc.Status:
+def refusal_to_pb(refusal: Refused, request_id: str) -> status_pb2.Status:
     """The status that a refusal is answered with."""
-    return to_status(refusal.kind.value, refusal.reason, str(refusal), request_id, retry_delay=refusal.retry_delay)
+    return status_to_pb(refusal.kind.value, refusal.reason, str(refusal), request_id, retry_delay=refusal.retry_delay)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

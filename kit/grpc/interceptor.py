@@ -16,17 +16,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
-import structlog
+from grpc_status import rpc_status
 
-from kit.errors import DependencyUnavailable, Refused
+from kit.errors import DependencyUnavailable
 from kit.grpc.access import AccessRule
 from kit.grpc.call import NOBODY, REQUEST_ID_KEY, Call, Principal, current_call
 from kit.grpc.context import ServicerContext
-from kit.grpc.errors import refusal_to_status, to_status
+from kit.grpc.failures import failure_to_pb
 from kit.grpc.identity import AUTHORIZATION_KEY, Authenticator
 from kit.telemetry.metrics import RPC_SECONDS, RPC_TOTAL
-
-log = structlog.get_logger()
 
 UNARY_DEADLINE_SECONDS_MAX = 30.0
 REQUEST_ID_BYTES_MAX = 128
@@ -242,33 +240,22 @@ class _Edge:
 
     async def fail(self, error: BaseException) -> None:
         """Ends the call with what became of it. Raises AbortError, unless the call is over already."""
-        status = None
+        failure: Exception | None = None
+        code = ""
         if isinstance(error, asyncio.CancelledError) and self._interceptor.gate.is_draining:
-            status = self._status_of(DependencyUnavailable(dependency=f"{self._interceptor.service} is stopping: it"))
-            code = status.code.name
+            failure = DependencyUnavailable(dependency=f"{self._interceptor.service} is stopping: it")
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             code = "CANCELLED"
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            status = self._status_of(error)
-            code = status.code.name
+            failure = error
         else:
             code = "ABORTED"
-        self._measures.failed(self.started, code)
-        if status is not None:
-            await self._context.abort_with_status(status)
-
-    def _status_of(self, error: Exception) -> grpc.Status:
-        method, request_id = self._rule.method, self._request_id
-        if isinstance(error, Refused):
-            log.info("call_refused", method=method, reason=error.reason, message=str(error), request_id=request_id)
-            return refusal_to_status(error, request_id)
-        if isinstance(error, TimeoutError):
-            log.warning("call_timed_out", method=method, request_id=request_id)
-            message = "The call was not answered within its deadline; retry with the same ids."
-            return to_status("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", message, request_id)
-        log.error("call_failed", method=method, exc_info=error, request_id=request_id)
-        message = f"A defect of ours; the operator finds it by request id {request_id}."
-        return to_status("INTERNAL", "INTERNAL", message, request_id)
+        if failure is None:
+            self._measures.failed(self.started, code)
+            return
+        status = rpc_status.to_status(failure_to_pb(failure, self._rule.method, self._request_id))
+        self._measures.failed(self.started, status.code.name)
+        await self._context.abort_with_status(status)
 
 
 def _seconds_to_bound(context: ServicerContext) -> float | None:

@@ -17,6 +17,7 @@ from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
 from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
 from services.quota.application.audit_counters import AuditCounters
+from services.quota.application.check_batch import CheckBatch
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.check_together import CheckTogether
 from services.quota.application.commit_reservation import CommitReservation
@@ -37,6 +38,7 @@ from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
+from services.quota.rpc.many_checks import ManyChecks
 from services.quota.rpc.quota_servicer import QuotaServicer
 from services.quota.rpc.upkeep_servicer import UpkeepServicer
 from services.quota.workers.auditing import keep_auditing
@@ -80,8 +82,12 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     together = CheckTogether(counters, together_max=settings.checks_together_max, calls_max=COMMANDS_IN_FLIGHT_MAX)
+    check_quota = CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda)
+    check_batch = CheckBatch(counters, meters, settle, free_expired, agenda)
+    many_checks = ManyChecks(check_quota, check_batch, organizations.exists)
     servicer = QuotaServicer(
-        check_quota=CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda),
+        check_quota=check_quota,
+        many_checks=many_checks,
         extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda),
         commit_reservation=CommitReservation(counters, agenda),
         release_reservation=ReleaseReservation(counters, free_expired, agenda),
@@ -109,5 +115,6 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "expiry": partial(keep_freeing, agenda, free_expired),
         },
         prepare=prepare,
+        drain=many_checks.drain,
         ready=[partial(ping_redis, patient)],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.free_expired import FreeExpired
-from services.quota.application.metrics import DECISIONS
+from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Decides, MeterCatalog
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.checks import Check, validate
@@ -47,6 +47,5 @@ class CheckQuota:
         if answer.decision.is_denied and expiry_is_due and await self._free_expired.in_time(check.organization_id):
             answer = await self._settle(check.organization_id, attempt)
         self._agenda.note(check.organization_id, answer.instant)
-        reason = answer.decision.reason
-        DECISIONS.labels(answer.decision.outcome.value, reason.value if reason else "").inc()
+        count_decision(answer.decision.outcome, answer.decision.reason)
         return answer

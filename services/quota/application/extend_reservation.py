@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.free_expired import FreeExpired
-from services.quota.application.metrics import DECISIONS, RESTORED
+from services.quota.application.metrics import RESTORED, count_decision
 from services.quota.application.ports import Extended, MeterCatalog, Reservations
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.checks import Check
@@ -49,8 +49,7 @@ class ExtendReservation:
             extended = await self._settle(organization_id, attempt)
         answer = extended.answer
         self._agenda.note(organization_id, answer.instant)
-        reason = answer.decision.reason
-        DECISIONS.labels(answer.decision.outcome.value, reason.value if reason else "").inc()
+        count_decision(answer.decision.outcome, answer.decision.reason)
         if extended.restored:
             RESTORED.inc()
         return extended

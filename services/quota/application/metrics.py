@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter
 
-DECISIONS = Counter("tollbook_quota_decisions_total", "Checks that were decided.", ["decision", "reason"])
+from services.quota.domain.decisions import DenyReason, Outcome
+
+_DECISIONS = Counter("tollbook_quota_decisions_total", "Checks that were decided.", ["decision", "reason"])
 REBUILDS = Counter("tollbook_quota_rebuilds_total", "Counters set anew from the ledger.", ["cause"])
 OVERRUNS = Counter(
     "tollbook_quota_overruns_total",
@@ -19,3 +23,14 @@ UNMATCHED = Counter(
     "Committed reservations whose usage did not come in time.",
 )
 RESTORED = Counter("tollbook_quota_restored_reservations_total", "Reservations that an extension made anew.")
+
+
+def count_decision(outcome: Outcome, reason: DenyReason | None, count: int = 1) -> None:
+    """Counts checks that were decided so."""
+    _decisions(outcome, reason).inc(count)
+
+
+@cache
+def _decisions(outcome: Outcome, reason: DenyReason | None) -> Counter:
+    # Looking labels up costs more than counting does.
+    return _DECISIONS.labels(outcome.value, reason.value if reason else "")

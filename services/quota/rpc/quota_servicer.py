@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import ClassVar
 
 import grpc
@@ -31,6 +32,7 @@ from services.quota.rpc.convert_reservations import (
     extension_from_pb,
     settlement_to_pb,
 )
+from services.quota.rpc.many_checks import ManyChecks
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
 
 
@@ -50,9 +52,11 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         extend_reservation: ExtendReservation,
         commit_reservation: CommitReservation,
         release_reservation: ReleaseReservation,
+        many_checks: ManyChecks,
         exists: OrganizationExists,
     ) -> None:
         self._check_quota = check_quota
+        self._many_checks = many_checks
         self._list_quotas = list_quotas
         self._set_limit = set_limit
         self._list_limits = list_limits
@@ -72,6 +76,19 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         answer = await self._check_quota(check_from_pb(request, organization_id, owner=current_principal().name))
         _tell_edge(answer, context)
         return answer_to_pb(answer)
+
+    async def BatchCheck(
+        self, request: quota_pb2.BatchCheckRequest, context: ServicerContext
+    ) -> quota_pb2.BatchCheckResponse:
+        """See the proto."""
+        return await self._many_checks.batch(request)
+
+    async def StreamChecks(
+        self, request_iterator: AsyncIterator[quota_pb2.StreamChecksRequest], context: ServicerContext
+    ) -> AsyncIterator[quota_pb2.StreamChecksResponse]:
+        """See the proto."""
+        async for response in self._many_checks.stream(request_iterator):
+            yield response
 
     async def ExtendReservation(
         self, request: quota_pb2.ExtendReservationRequest, context: ServicerContext

@@ -7,7 +7,9 @@ from typing import Protocol
 from kit.feed import Follower
 from services.quota.adapters.memory import MemoryEntitlements, MemoryLedger, MemoryMeters
 from services.quota.adapters.memory_limits import MemoryLimits
+from services.quota.application.check_batch import CheckBatch
 from services.quota.application.check_quota import CheckQuota
+from services.quota.application.check_together import CheckTogether
 from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
@@ -31,10 +33,12 @@ from services.quota.application.ports import (
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
 from services.quota.application.release_reservation import ReleaseReservation
+from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.usage import UsageEntry
+from services.quota.rpc.many_checks import ManyChecks
 from services.quota.rpc.quota_servicer import QuotaServicer
 from tests.unit.quota.samples import AGENTS, CALLS, LATENCY, MINUTES, reserve_check
 
@@ -54,6 +58,7 @@ class House:
         ledger: Ledger | None = None,
         source: MemoryEntitlements | None = None,
         limits: MemoryLimits | None = None,
+        remembers_denials: bool = False,
     ) -> None:
         self.organization_id = organization_id
         self.recorded = MemoryLedger()
@@ -77,7 +82,10 @@ class House:
         self.set_limit = SetLimit(self.limits, meters, put_in_force)
         self.delete_limit = DeleteLimit(self.limits, put_in_force)
         self.list_limits = ListLimits(self.limits, self.terms)
-        self.check = CheckQuota(store, meters, settle, self.free_expired, self.agenda)
+        self.together = CheckTogether(store, together_max=8, calls_max=8)
+        decides = RememberDenials(self.together) if remembers_denials else self.together
+        self.check = CheckQuota(decides, meters, settle, self.free_expired, self.agenda)
+        self.check_batch = CheckBatch(store, meters, settle, self.free_expired, self.agenda)
         self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda)
         self.commit = CommitReservation(store, self.agenda)
         self.release = ReleaseReservation(store, self.free_expired, self.agenda)
@@ -94,6 +102,7 @@ class House:
 
         return QuotaServicer(
             check_quota=self.check,
+            many_checks=ManyChecks(self.check, self.check_batch, exists),
             extend_reservation=self.extend,
             commit_reservation=self.commit,
             release_reservation=self.release,
