@@ -74,7 +74,8 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     entitlement_follower = Follower("entitlements", source, EntitlementEffect(upkeep, source, terms))
     changes = PostgresLimitChanges(tenant, fleet, record)
     limits_follower = Follower("limits", changes, LimitsEffect(upkeep, record, terms))
-    settle = SettleCounters(terms, rebuild)
+    followers = (entitlement_follower, limits_follower, usage_follower)
+    settle = SettleCounters(terms, rebuild, counters, catch_up=usage_follower.catch_up)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)
     organizations = RemoteOrganizations(accounts)
@@ -111,7 +112,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,
             "limits": limits_follower.run,
-            "audit": partial(keep_auditing, terms.remembered, audit),
+            "audit": partial(keep_auditing, terms.remembered, followers, audit),
             "expiry": partial(keep_freeing, agenda, free_expired),
         },
         prepare=prepare,

@@ -77,3 +77,17 @@ async def test_repairing_a_sound_store_changes_nothing(place: Place) -> None:
 
 async def test_nothing_is_counted_of_an_organization_never_seen(place: Place) -> None:
     assert await place.store.recount(new_organization_id()) is None
+
+
+async def test_a_reset_of_counters_that_are_whole_and_current_is_done_only_by_force(place: Place) -> None:
+    await place.house.reserve("r1", agent_minutes=30)
+    await place.use(10, "r1")
+    state = await place.store.state(place.house.organization_id)
+    entitled = (await place.house.terms(place.house.organization_id)).entitlement
+    assert state is not None
+    again = {counter(MINUTES): 99}
+    assert not await place.store.reset(entitled, expected=state, position=state.position, used=again)
+    assert (await place.house.quota()).used == 10
+    assert await place.store.reset(entitled, expected=state, position=state.position, used=again, force=True)
+    quota = await place.house.quota()
+    assert (quota.used, quota.held) == (99, 20)

@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 
 from kit.clock import unix_microseconds
 from kit.feed import Head, Position
 from kit.grpc.access import TENANT_SCOPES
+from kit.grpc.errors import reason_of
 from kit.head_watch import HeadWatch, Look
+from kit.postgres.embedded import EmbeddedPostgres
+from kit.postgres.migrate import migrate
 from kit.process import ChildProcess
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import free_port, temporary_redis
@@ -106,6 +111,7 @@ class Suite:
     """Quota and what it stands on."""
 
     def __init__(self, channel: grpc.aio.Channel, redis: Redis, recorded: MemoryLedger, billing: Billing) -> None:
+        self.channel = channel
         self.quota = quota_pb2_grpc.QuotaServiceStub(channel)
         self.redis = redis
         self.billing = billing
@@ -140,6 +146,7 @@ class Suite:
         await self._recorded.append([event], now=datetime.now(UTC))
 
 
+PASSWORDS = {"tenant": "tenant-password-of-tests", "fleet": "fleet-password-of-tests"}
 KEY = (("authorization", "Bearer tb_live_acme"),)
 
 
@@ -157,10 +164,9 @@ def own_redis() -> Iterator[EmbeddedRedis]:
         yield server
 
 
-@pytest.fixture
-async def suite(
-    tmp_path: Path, own_redis: EmbeddedRedis, migrated: Callable[[str], dict[str, str]]
-) -> AsyncIterator[Suite]:
+@asynccontextmanager
+async def suite_on(folder: Path, own_redis: EmbeddedRedis, role_urls: Mapping[str, str]) -> AsyncIterator[Suite]:
+    """Quota as a process on these stores, with its peers."""
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
     ledger_servicer(recorded).add_to(peers)
@@ -186,11 +192,11 @@ async def suite(
             "TOLLBOOK_REDIS_URL": own_redis.url,
             # A machine that runs a whole test suite is no measure of 20 ms.
             "TOLLBOOK_REDIS_CHECK_MILLISECONDS": "1000",
-            "TOLLBOOK_POSTGRES_TENANT_URL": migrated("quota")["tenant"],
-            "TOLLBOOK_POSTGRES_FLEET_URL": migrated("quota")["fleet"],
+            "TOLLBOOK_POSTGRES_TENANT_URL": role_urls["tenant"],
+            "TOLLBOOK_POSTGRES_FLEET_URL": role_urls["fleet"],
         },
         working_folder=CHECKOUT,
-        log_path=tmp_path / "quota.log",
+        log_path=folder / "quota.log",
     )
     await process.start()
     redis = Redis.from_url(own_redis.url)
@@ -201,6 +207,25 @@ async def suite(
     await process.stop(signal.SIGTERM, 15)
     await redis.aclose()
     await peers.stop(None)
+
+
+@pytest.fixture
+async def suite(
+    tmp_path: Path, own_redis: EmbeddedRedis, migrated: Callable[[str], dict[str, str]]
+) -> AsyncIterator[Suite]:
+    async with suite_on(tmp_path, own_redis, migrated("quota")) as suite:
+        yield suite
+
+
+@pytest.fixture
+async def own_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A Postgres with quota's schema that the test may stop."""
+    server = EmbeddedPostgres(tmp_path / "postgres", free_port())
+    await server.start()
+    await server.wait_ready()
+    await asyncio.to_thread(migrate, server.url, "quota", PASSWORDS)
+    yield server
+    await server.stop()
 
 
 async def test_a_process_checks_follows_expires_and_recovers(suite: Suite) -> None:
@@ -241,3 +266,35 @@ async def test_a_process_checks_follows_expires_and_recovers(suite: Suite) -> No
     assert (await suite.check("r4", 1)).decision == quota_pb2.DECISION_DENIED
 
     assert await suite.process.stop(signal.SIGTERM, 15) == 0
+
+
+async def test_without_postgres_quota_stays_ready_and_checks_go_on_and_only_limits_cannot_change(
+    tmp_path: Path, own_redis: EmbeddedRedis, own_postgres: EmbeddedPostgres
+) -> None:
+    place = own_postgres.url.rpartition("@")[2]
+    role_urls = {kind: f"postgresql://tollbook_quota_{kind}:{password}@{place}" for kind, password in PASSWORDS.items()}
+    async with suite_on(tmp_path, own_redis, role_urls) as suite:
+        limit = quota_pb2.Limit(meter=MINUTES, kind=quota_pb2.LIMIT_KIND_PERIOD, value=10, grace_percent=0)
+        request = quota_pb2.SetLimitRequest(request_id="q1", limit=limit)
+        first = await suite.quota.SetLimit(request, metadata=KEY, wait_for_ready=True)
+        assert (await suite.check("r1", 11)).decision == quota_pb2.DECISION_DENIED
+
+        await own_postgres.stop()
+        assert (await suite.check("r2", 11)).decision == quota_pb2.DECISION_DENIED
+        assert (await suite.check("r3", 10)).decision == quota_pb2.DECISION_ALLOWED
+        request.request_id, request.limit.value = "q2", 20
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await suite.quota.SetLimit(request, metadata=KEY)
+        assert (refused.value.code(), reason_of(refused.value)) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "DEPENDENCY_UNAVAILABLE",
+        )
+        health: Any = health_pb2_grpc.HealthStub(suite.channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+        await own_postgres.start()
+        await own_postgres.wait_ready()
+        request.limit.limit_id = first.limit.limit_id
+        request.request_id = "q3"
+        await suite.quota.SetLimit(request, metadata=KEY)
+        assert (await suite.check("r4", 10)).decision == quota_pb2.DECISION_ALLOWED

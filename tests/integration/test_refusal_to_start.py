@@ -47,8 +47,8 @@ def unsafe_url(postgres: EmbeddedPostgres) -> Iterator[str]:
         owner.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(ROLE)))
 
 
-def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "services.accounts"]
+def start(environment: dict[str, str], service: str = "accounts") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"services.{service}"]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=START_SECONDS_MAX, check=False
     )
@@ -66,6 +66,21 @@ def test_a_service_refuses_to_start_as_the_owner(environment: dict[str, str], po
     ended = start(environment | {"TOLLBOOK_POSTGRES_FLEET_URL": postgres.url})
     assert ended.returncode == EXIT_REFUSED_TO_START
     assert "is a superuser" in ended.stderr
+
+
+def test_quota_refuses_to_start_on_an_unsafe_role_too(
+    environment: dict[str, str], unsafe_url: str, migrated: Callable[[str], dict[str, str]]
+) -> None:
+    nowhere = "127.0.0.1:1"
+    quota = environment | {
+        "TOLLBOOK_REDIS_URL": f"redis://{nowhere}",
+        **{f"TOLLBOOK_{peer}_ADDRESS": nowhere for peer in ("METERING", "BILLING", "ACCOUNTS")},
+        "TOLLBOOK_POSTGRES_TENANT_URL": migrated("quota")["tenant"],
+        "TOLLBOOK_POSTGRES_FLEET_URL": unsafe_url,
+    }
+    ended = start(quota, "quota")
+    assert ended.returncode == EXIT_REFUSED_TO_START
+    assert f"role {ROLE} bypasses row-level security" in ended.stderr
 
 
 def test_a_missing_and_a_bad_setting_are_both_named(environment: dict[str, str]) -> None:

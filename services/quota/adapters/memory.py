@@ -13,6 +13,7 @@ from kit.feed import START, Head, Page, Position
 from services.quota.application.ports import (
     Answer,
     Committed,
+    CountersBehind,
     CountersMissing,
     CounterState,
     Extended,
@@ -42,6 +43,7 @@ from services.quota.domain.maxima import (
     SWEPT_AT_ONCE_MAX,
 )
 from services.quota.domain.reservations import Settlement, growth, overrun, settle
+from services.quota.domain.seen import SeenSequences
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Draw, Tally, UsageEntry, tally
 from services.quota.domain.windows import Slots, WindowCounter, admitted_at
@@ -115,6 +117,7 @@ class MemoryCounters:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._seen = SeenSequences()
         self._organizations: dict[str, _Organization] = defaultdict(_Organization)
 
     def lose_everything(self) -> None:
@@ -237,6 +240,10 @@ class MemoryCounters:
         rates = {each: Rate(admitted.quantity, admitted.empty_us) for each, admitted in counted.windows.items()}
         return Readings(usage, rates, sequence, self._instant(organization, now_us))
 
+    def trust(self, organization_id: str) -> None:
+        """As Counters."""
+        self._seen.forget(organization_id)
+
     async def state(self, organization_id: str) -> CounterState | None:
         """As CounterUpkeep."""
         return self._organizations[organization_id].state
@@ -249,13 +256,17 @@ class MemoryCounters:
         position: Position,
         used: Mapping[Counter, int],
         tracked: frozenset[LevelMeter] = frozenset(),
+        force: bool = False,
     ) -> bool:
         """As CounterUpkeep."""
         organization = self._organizations[entitlement.organization_id]
         if organization.state != expected or organization.entitlement != entitlement:
             return False
         epoch = organization.state.epoch if organization.state else secrets.token_hex(8)
-        organization.state = CounterState(epoch, position, entitlement.period, tracked)
+        state = CounterState(epoch, position, entitlement.period, tracked)
+        if state == organization.state and not force:
+            return False
+        organization.state = state
         organization.used = {counter: min(quantity, COUNTER_MAX) for counter, quantity in used.items()}
         return True
 
@@ -477,6 +488,9 @@ class MemoryCounters:
             raise CountersMissing
         if not organization.state.tracked.issuperset(tracked):
             raise CountersMissing
+        if organization.state.position.sequence < self._seen.of(terms.organization_id):
+            raise CountersBehind
+        self._seen.note(terms.organization_id, organization.state.position.sequence)
         return organization.state.position.sequence
 
     def _draw(self, organization: _Organization, reservation: _Reservation, draw: Draw) -> bool:

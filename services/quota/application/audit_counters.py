@@ -84,7 +84,7 @@ class AuditCounters:
     async def _repair(self, organization_id: str, found: Audit) -> None:
         parts = {drift.part for drift in found.drifts}
         if found.is_missing or Part.USED in parts:
-            await self._rebuild(organization_id)
+            await self._rebuild(organization_id, force=True)
         if Part.HELD in parts:
             await self._counters.recount(organization_id, repair_held=True)
 

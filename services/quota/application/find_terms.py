@@ -40,7 +40,7 @@ class FindTerms:
         organization_id = refused.organization_id
         kept = await self._shelf.kept(organization_id)
         if kept != Kept(refused.entitlement, refused.own):
-            return await self._completed(organization_id, kept), False
+            return await self._completed(organization_id, _without_what_is_older(kept, refused)), False
         current = await self._ask_billing(organization_id)
         return self._remember(Terms(current, refused.own)), current == refused.entitlement
 
@@ -83,3 +83,15 @@ class FindTerms:
             return await self._shelf.put_limits(await self._record.own_limits(organization_id))
 
         return await self._reading(organization_id, read)
+
+
+def _without_what_is_older(kept: Kept, refused: Terms) -> Kept:
+    """What is kept, but for parts that are older than those refused: the store was taken back to an earlier state, or a
+    log was rewound. Only the record knows which.
+    """
+    entitlement, own = kept.entitlement, kept.own
+    if entitlement is not None and refused.entitlement.supersedes(entitlement):
+        entitlement = None
+    if own is not None and refused.own.sequence > own.sequence:
+        own = None
+    return Kept(entitlement, own)

@@ -24,6 +24,12 @@ class CountersMissing(Exception):
     """
 
 
+class CountersBehind(Exception):
+    """The counters include less of the ledger than they were seen to: the store was taken back to an earlier state, or
+    the ledger was.
+    """
+
+
 class TermsOutdated(Exception):
     """The terms that were sent are not those that the store keeps, or their period is over."""
 
@@ -152,14 +158,19 @@ class Decides(Protocol):
         a consumption of the last ten minutes, gets its first answer again, and changes nothing; RequestIdReused when
         the content differs. Otherwise raises TermsOutdated when the store keeps other terms or none, or its own clock
         is past the period (unless period_confirmed), and CountersMissing when there are no counters of the period, or
-        of a level that a limit of the check looks at. Raises DependencyUnavailable when the store does not answer in
-        time: the same check again finds out what happened.
+        of a level that a limit of the check looks at, and CountersBehind when less of the ledger is applied than a
+        check or read of this process has seen, until `trust`. Raises DependencyUnavailable when the store does not
+        answer in time: the same check again finds out what happened.
         """
         ...
 
 
 class Counters(Decides, Protocol):
     """Decides and holds."""
+
+    def trust(self, organization_id: str) -> None:
+        """Takes the counters for what they are: they were followed up, and what was seen before no longer counts."""
+        ...
 
     async def check_many(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
@@ -223,10 +234,12 @@ class CounterUpkeep(Protocol):
         position: Position,
         used: Mapping[Counter, int],
         tracked: frozenset[LevelMeter] = frozenset(),
+        force: bool = False,
     ) -> bool:
         """Sets what was used in the entitlement's period, as of a position, and what is tracked, in one atomic step.
 
-        Only if the state is still as expected and the entitlement is the one kept; else False, and nothing changes.
+        Only if the state is still as expected and the entitlement is the one kept, and (unless force) only if they are
+        not whole, or are of another position, period or tracked; else False, and nothing changes.
         What open reservations hold stays, unless their state was lost: then a new epoch begins, in which nothing is
         held and no earlier reservation is known.
         """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import structlog
 
+from kit.errors import OutOfRetention
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.metrics import REBUILDS
 from services.quota.application.ports import CounterState, CounterUpkeep, Ledger, Snapshot
@@ -27,20 +28,26 @@ class RebuildCounters:
         self._ledger = ledger
         self._rebuilding = SingleFlight[None]()
 
-    async def __call__(self, organization_id: str) -> None:
-        """Rebuilds for the current period and terms, or does nothing when another process did so meanwhile.
+    async def __call__(self, organization_id: str, *, force: bool = False) -> None:
+        """Rebuilds for the current period and terms, or does nothing when another process did so meanwhile: then only
+        with force, for counters that are whole and wrong.
 
         Raises DependencyUnavailable.
         """
-        await self._rebuilding(organization_id, lambda: self._rebuild(organization_id))
+        await self._rebuilding(organization_id, lambda: self._rebuild(organization_id, force=force))
 
-    async def _rebuild(self, organization_id: str) -> None:
+    async def _rebuild(self, organization_id: str, *, force: bool) -> None:
         state = await self._upkeep.state(organization_id)
         terms = await self._terms.kept(organization_id)
         period, tracked = terms.entitlement.period, _tracked(state, terms)
         snapshot, cause = await self._snapshot(organization_id, period, tracked, state)
         done = await self._upkeep.reset(
-            terms.entitlement, expected=state, position=snapshot.position, tracked=tracked, used=snapshot.used
+            terms.entitlement,
+            expected=state,
+            position=snapshot.position,
+            used=snapshot.used,
+            tracked=tracked,
+            force=force,
         )
         if done:
             REBUILDS.labels(cause).inc()
@@ -59,7 +66,11 @@ class RebuildCounters:
             return await self._ledger.snapshot(organization_id, period, tracked), "lost"
         # The position must not jump: the events between would never be drawn from the reservations that they name.
         applied = state.position
-        snapshot = await self._ledger.snapshot(organization_id, period, tracked, as_of_sequence=applied.sequence)
+        try:
+            snapshot = await self._ledger.snapshot(organization_id, period, tracked, as_of_sequence=applied.sequence)
+        except OutOfRetention:
+            # So far behind that what came next is gone; no reservation is that old.
+            return await self._ledger.snapshot(organization_id, period, tracked), "log_gone"
         if snapshot.position != applied:
             return await self._ledger.snapshot(organization_id, period, tracked), "log_rewound"
         if state.period != period:

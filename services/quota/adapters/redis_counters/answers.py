@@ -32,6 +32,7 @@ class Reply:
     def __init__(self, packed: bytes) -> None:
         # Records are kept as bytes within; texts are decoded where they are read.
         self._now_us, self._sequence, next_expiry_us, self._answers, self._readings = msgpack.unpackb(packed, raw=True)
+        self.applied_sequence: int = self._sequence
         self.instant = Instant(self._now_us, None if next_expiry_us == _NO_EXPIRY else next_expiry_us)
 
     def answers(self, checks: Sequence[Check], shapes: Sequence[Shape], terms: Terms) -> list[Answer | RequestIdReused]:

@@ -35,6 +35,7 @@ from services.quota.adapters.redis_counters.shapes import Shapes, pack, shape_of
 from services.quota.application.ports import (
     Answer,
     Committed,
+    CountersBehind,
     CountersMissing,
     CounterState,
     Extended,
@@ -60,6 +61,7 @@ from services.quota.domain.maxima import (
     SWEPT_AT_ONCE_MAX,
 )
 from services.quota.domain.reservations import Settlement
+from services.quota.domain.seen import SeenSequences
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally
 from services.quota.domain.windows import WindowCounter
@@ -93,6 +95,7 @@ class RedisCounters:
         self._client = client
         self._command_seconds = command_seconds
         self._shapes = Shapes()
+        self._seen = SeenSequences()
         self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
         self._check = Script(client, _SCRIPTS / "check.lua")
         self._apply = Script(client, _SCRIPTS / "apply.lua")
@@ -178,6 +181,7 @@ class RedisCounters:
             REMEMBERED_CONSUMPTION_US // 1_000,
             REMEMBERED_AFTER_END_MS,
             asked.checks,
+            self._seen.of(terms.organization_id),
         ]
         names = [keys.entitlement, keys.state, keys.used(period), keys.held, keys.expiries, *asked.keys]
         async with self._answering():
@@ -186,7 +190,14 @@ class RedisCounters:
             raise TermsOutdated
         if answered == [b"MISSING"]:
             raise CountersMissing
-        return Reply(answered)
+        if answered == [b"BEHIND"]:
+            raise CountersBehind
+        reply = Reply(answered)
+        self._seen.note(terms.organization_id, reply.applied_sequence)
+        return reply
+
+    def trust(self, organization_id: str) -> None:
+        self._seen.forget(organization_id)
 
     async def state(self, organization_id: str) -> CounterState | None:
         fields = ["epoch", "sequence", "commit_id", "period_start_us", "period_end_us", "tracked"]
@@ -207,6 +218,7 @@ class RedisCounters:
         position: Position,
         used: Mapping[Counter, int],
         tracked: frozenset[LevelMeter] = frozenset(),
+        force: bool = False,
     ) -> bool:
         keys = keys_of(entitlement.organization_id)
         period = entitlement.period
@@ -220,6 +232,7 @@ class RedisCounters:
             position.commit_id,
             tracked_to_text(tracked),
             _kept_until_ms(period),
+            int(force),
         ]
         for counter, quantity in used.items():
             args += (counter_field(counter), min(quantity, COUNTER_MAX))

@@ -7,7 +7,7 @@
 -- ARGV  1 packed {entitlement version, commit id of the organization's own limits, period start, period end, '1' when billing says that this
 --         period is current whatever the clock says, '1' in good standing (else everything is denied), when keys of the
 --         organization may be dropped in Unix milliseconds, how long a consumption and an ended reservation are
---         remembered in milliseconds, checks}
+--         remembered in milliseconds, checks, the applied sequence that the caller has seen}
 --         a check: {shape, quantities (-1: a gate), mode, how long to hold in microseconds, record's key or 0, id,
 --         digest of the content, owner}
 --       2.. packed shapes, what checks of the same subject and meters have in common:
@@ -16,7 +16,8 @@
 --         tracked (level|meter)}
 --         a limit: {kind, consumption, counter or window, limit, hard limit (-1 both: unlimited), 1 in shadow}
 --         a window: {length of a slot, slots counted};  an admission: {window, consumption}
--- Answers {'MISSING'} no counters for this period or level; {'OUTDATED'} other terms are kept, or the period is over; else packed
+-- Answers {'MISSING'} no counters for this period or level; {'OUTDATED'} other terms are kept, or the period is over;
+--      {'BEHIND'} less is applied than the caller has seen; else packed
 --      {now, applied sequence, next expiry or -1, answers, readings}; an answer:
 --      {DECIDED, outcome, numbers, expiry or 0, 1 when made anew} | {REPEATED, packed answer, terms, expiry or ''} |
 --      {REUSED} | {ENDED} | {UNKNOWN};  packed answer: {now, applied sequence, outcome, numbers, expiry or 0}
@@ -92,6 +93,9 @@ if header[5] == 0 and now >= header[4] then
 end
 if not epoch or state[3] ~= period_start or state[4] ~= period_end then
   return {'MISSING'}
+end
+if sequence < header[11] then
+  return {'BEHIND'}
 end
 if not redis.call('ZSCORE', KEYS[5], '|' .. epoch) then
   return {'MISSING'}

@@ -6,8 +6,9 @@
 --       9 epoch to begin if what was held is lost   10 sequence, 11 commit id: the position set
 --      12 what is tracked from now on: level|meter, each with a newline before and after it, or one newline
 --      13 when keys of this organization may be dropped, in Unix milliseconds
---      14.. field and quantity of each counter
--- Answers 1, or 0 when the state or the entitlement is another: then nothing changed.
+--      14 '1': also when the counters are whole and of this position and period, with the same tracked; else '0'
+--      15.. field and quantity of each counter
+-- Answers 1, or 0 when the state or the entitlement is another, or there is nothing to do: then nothing changed.
 --
 -- Why so: compare-and-set makes it happen once while many processes try. What is held survives a reset, since only Redis
 -- knows it; if it is gone, the new epoch makes every surviving reservation void, so that none frees what is not held.
@@ -34,6 +35,11 @@ end
 local epoch = state[1]
 local holds_lost = not epoch or redis.call('HGET', KEYS[4], 'epoch') ~= epoch
   or not redis.call('ZSCORE', KEYS[5], '|' .. epoch)
+-- Of many who find that something is missing, the first sets it.
+if ARGV[14] == '0' and not holds_lost and redis.call('HGET', KEYS[3], 'epoch') == epoch and state[2] == ARGV[10]
+    and state[3] == ARGV[11] and state[4] == ARGV[7] and state[5] == ARGV[12] then
+  return 0
+end
 if holds_lost then
   epoch = ARGV[9]
 end
@@ -45,7 +51,7 @@ if holds_lost then
 end
 redis.call('DEL', KEYS[3])
 redis.call('HSET', KEYS[3], 'epoch', epoch)
-for at = 14, #ARGV, 2 do
+for at = 15, #ARGV, 2 do
   redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
 end
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', ARGV[10], 'commit_id', ARGV[11],
