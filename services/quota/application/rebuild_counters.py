@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from kit.errors import LogRewound
+from kit.errors import LogRewound, OutOfRetention
 from services.quota.application.find_entitlement import FindEntitlement
 from services.quota.application.metrics import REBUILDS
 from services.quota.application.ports import CounterState, CounterUpkeep, Ledger, Snapshot
@@ -43,6 +43,9 @@ class RebuildCounters:
                 snapshot = await self._as_of(state, entitlement, snapshot)
             except LogRewound:
                 cause = "log_rewound"
+            except OutOfRetention:
+                # No reservation is as old as the events that are gone, so none is left undrawn.
+                cause = "events_gone"
         done = await self._upkeep.reset(entitlement, expected=state, position=snapshot.position, used=snapshot.used)
         if done:
             REBUILDS.labels(cause).inc()
