@@ -50,6 +50,6 @@ async def heads(ground: Ground) -> list[Figure]:
         await fleet.close()
     name = f"looking at {ORGANIZATIONS:,} heads"
     return [
-        Figure(id="heads", name=f"{name}, 100 moved", rounds=moved, unit="% of a core", floor=Floor(at_most=1.5)),
+        Figure(id="heads", name=f"{name}, 100 moved", rounds=moved, unit="% of a core", floor=Floor(at_most=2.0)),
         Figure(id="heads", name=f"{name}, all of them each time", rounds=every, unit="% of a core"),
     ]
