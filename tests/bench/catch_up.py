@@ -82,7 +82,7 @@ async def _rollups(ground: Ground, database: LedgerDatabase, count: int) -> list
         with database.connect() as owner:
             owner.execute(_EMPTY_ROLLUPS)
         follower = Follower("bench", spans, PostgresRollups(writer))
-        own, store, started = process_time(), ground.store_cpu(), perf_counter()
+        store, own, started = ground.store_cpu(), process_time(), perf_counter()
 
         async def follow(organization_id: str, follower: Follower[Span] = follower) -> None:
             async with turns:
