@@ -12,6 +12,7 @@ from services.metering.application.commit_batches import CommitBatches, UsageBat
 from services.metering.application.confirm_positions import ConfirmPositions
 from services.metering.application.create_meter import CreateMeter
 from services.metering.application.list_usage_events import ListUsageEvents
+from services.metering.application.ports import Confirmations
 from services.metering.application.query_usage import QueryUsage
 from services.metering.application.record_usage import RecordUsage
 from services.metering.application.stream_usage import StreamUsage
@@ -47,9 +48,14 @@ def metering_servicer(
     )
 
 
-def ledger_servicer(ledger: MemoryLedger, *, look_every_seconds: float = POLL_SECONDS) -> LedgerServicer:
+def ledger_servicer(
+    ledger: MemoryLedger,
+    *,
+    look_every_seconds: float = POLL_SECONDS,
+    confirmations: Confirmations | None = None,
+) -> LedgerServicer:
     return LedgerServicer(
         heads=HeadWatch(ledger.heads, every_seconds=look_every_seconds),
         reader=ledger,
-        confirm_positions=ConfirmPositions(MemoryRetention(ledger), SystemClock()),
+        confirm_positions=ConfirmPositions(confirmations or MemoryRetention(ledger), SystemClock()),
     )

@@ -16,9 +16,10 @@ _SERVICES = _HERE.parent.parent / "services"
 _MIGRATION_LOCK = 7_355_608
 
 
-def migrate(owner_url: str, service: str, role_passwords: Mapping[str, str]) -> None:
+def migrate(owner_url: str, service: str, role_passwords: Mapping[str, str], *, upto: str = "head") -> None:
     """Creates the roles `tollbook_<service>_<kind>` (kind: the keys of role_passwords), sets their passwords, makes
-    the service's schema and applies its new migrations. Running it again changes nothing but passwords. Blocking.
+    the service's schema and applies its new migrations, up to a revision. Running it again changes nothing but
+    passwords. Blocking.
     """
     with psycopg.connect(owner_url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
@@ -31,7 +32,7 @@ def migrate(owner_url: str, service: str, role_passwords: Mapping[str, str]) -> 
         config.set_main_option("path_separator", "newline")
         config.attributes["owner_url"] = owner_url
         config.attributes["schema"] = service
-        command.upgrade(config, "head")
+        command.upgrade(config, upto)
 
 
 def _ensure_role(connection: psycopg.Connection, role: str, password: str, *, schema: str) -> None:

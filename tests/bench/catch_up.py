@@ -40,11 +40,18 @@ _EMPTY_ROLLUPS = (
     "TRUNCATE metering.rollup_positions, metering.rollup_measurements, metering.rollup_calls,"
     " metering.subject_rollup_measurements, metering.subject_rollup_calls"
 )
-_EMPTY_COSTS = "TRUNCATE analytics.cost_positions, analytics.call_costs"
+# Back to where it was when it had seen the first event of each ledger. Not further: a follower that begins looks first
+# whether the ledger is whole, which is not what is measured.
+_KEEP_POSITIONS = "CREATE TABLE baseline.cost_positions AS TABLE analytics.cost_positions"
+_PUT_BACK_COSTS = """
+    TRUNCATE analytics.call_costs;
+    UPDATE analytics.cost_positions AS now SET sequence = kept.sequence, commit_id = kept.commit_id
+    FROM baseline.cost_positions AS kept WHERE now.organization_id = kept.organization_id
+"""
 
 
 async def catch_up(ground: Ground) -> list[Figure]:
-    """A6: rollups, the feed itself, analytics and quota, each from an empty state to the head of the same ledgers."""
+    """A6: rollups, the feed itself, analytics and quota, each from the beginning to the head of the same ledgers."""
     database, count = ground.new_database("followed"), ground.sizes.followed_events
     site = ground.site(database, "followed")
     async with metering_processes(site) as (metering,), quota_store(ground.folder) as redis:
@@ -52,9 +59,11 @@ async def catch_up(ground: Ground) -> list[Figure]:
             await write_rate(make_events(len(FOLLOWED), FOLLOWED))
             async with quota_process(metering, database.role_urls("quota"), redis, ground.folder) as quota:
                 await _begin_counters(quota)
-            # Once with nothing to price, so that calls never wait for a price while they are measured.
             async with analytics_process(metering, database.role_urls("analytics"), ground.folder):
-                pass
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await _reaches(_of_analytics(database), len(FOLLOWED))
+            with database.connect() as owner:
+                owner.execute(_KEEP_POSITIONS)
             await write_rate(make_events(count, FOLLOWED))
         figures = await _feed(ground, metering, count)
         figures += await _analytics(ground, metering, database, count)
@@ -73,7 +82,7 @@ async def _rollups(ground: Ground, database: LedgerDatabase, count: int) -> list
         with database.connect() as owner:
             owner.execute(_EMPTY_ROLLUPS)
         follower = Follower("bench", spans, PostgresRollups(writer))
-        own, store, started = process_time(), ground.store_cpu(), perf_counter()
+        store, own, started = ground.store_cpu(), process_time(), perf_counter()
 
         async def follow(organization_id: str, follower: Follower[Span] = follower) -> None:
             async with turns:
@@ -128,19 +137,22 @@ async def _analytics(ground: Ground, metering: MeteringProcess, database: Ledger
     rates, cpu = [], []
     for _ in range(ground.sizes.rounds):
         with database.connect() as owner:
-            owner.execute(_EMPTY_COSTS)
-
-        async def applied() -> int:
-            with database.connect() as owner:
-                row = owner.execute("SELECT coalesce(sum(sequence), 0) FROM analytics.cost_positions").fetchone()
-                assert row is not None
-                return int(row[0])
-
+            owner.execute(_PUT_BACK_COSTS)
         process = analytics_process(metering, database.role_urls("analytics"), ground.folder)
-        async with _measured(ground, metering, process, applied, count + len(FOLLOWED)) as (rate, used):
-            rates.append(rate)
-            cpu.append(used)
+        async with _measured(ground, metering, process, _of_analytics(database), count + len(FOLLOWED)) as measured:
+            rates.append(measured[0])
+            cpu.append(measured[1])
     return _speed(ground, "analytics", rates, cpu)
+
+
+def _of_analytics(database: LedgerDatabase) -> Callable[[], Awaitable[int]]:
+    async def applied() -> int:
+        with database.connect() as owner:
+            row = owner.execute("SELECT coalesce(sum(sequence), 0) FROM analytics.cost_positions").fetchone()
+            assert row is not None
+            return int(row[0])
+
+    return applied
 
 
 async def _quota(

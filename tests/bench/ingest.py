@@ -33,7 +33,7 @@ async def write_path(ground: Ground) -> list[Figure]:
         for _ in range(ground.sizes.rounds):
             for name, organizations in (("one", ONE), ("mixed", MIXED)):
                 fresh = make_events(events, organizations)
-                own, store = process_time(), ground.store_cpu()
+                store, own = ground.store_cpu(), process_time()
                 rate = await write_rate(fresh)
                 own_cpu.append((process_time() - own) / events * 1e6)
                 store_cpu.append((ground.store_cpu() - store) / events * 1e6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -38,11 +38,11 @@ class FailingUsage(MemoryUsage):
         super().__init__(*METERS.values())
         self.down_for: set[str] = set()
 
-    async def totals(self, organization_id: str, period: Period) -> UsageTotals:
+    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
         await asyncio.sleep(0)
         if organization_id in self.down_for:
             raise DependencyUnavailable(dependency="metering")
-        return await super().totals(organization_id, period)
+        return await super().totals(organization_id, period, meters)
 
 
 @dataclass

@@ -70,10 +70,14 @@ async def list_meters(_: metering_pb2.ListMetersRequest, __: ServicerContext) ->
     return metering_pb2.ListMetersResponse(meters=[minutes])
 
 
-async def query_usage(_: metering_pb2.QueryUsageRequest, __: ServicerContext) -> metering_pb2.QueryUsageResponse:
-    """Everybody used 1 100 minutes."""
-    row = metering_pb2.UsageRow(meter="agent_minutes", quantity=1_100 * 60_000)
-    return metering_pb2.QueryUsageResponse(rows=[row], as_of_sequence=5)
+async def query_usage(
+    request: metering_pb2.QueryUsageRequest, context: ServicerContext
+) -> metering_pb2.QueryUsageResponse:
+    """Everybody used 1 100 minutes, and so much of another meter that its total cannot be told."""
+    if not request.meters and request.start_time != request.end_time:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "a total is beyond what can be told")
+    rows = [metering_pb2.UsageRow(meter=meter, quantity=1_100 * 60_000) for meter in request.meters]
+    return metering_pb2.QueryUsageResponse(rows=rows, as_of_sequence=5)
 
 
 PEERS: dict[str, dict[str, tuple[Callable[[Any, ServicerContext], Awaitable[Any]], type[Any]]]] = {

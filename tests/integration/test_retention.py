@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 import pyarrow.parquet as pq
 import pytest
+from psycopg import sql
 
 from kit.clock import SystemClock
 from kit.errors import OutOfRetention
@@ -23,6 +25,7 @@ from kit.feed import START, Follower, Position
 from kit.head_watch import FROM_THE_START, HeadWatch
 from kit.postgres.database import Database
 from kit.postgres.embedded import EmbeddedPostgres
+from kit.postgres.migrate import migrate
 from services.metering.adapters.parquet_archive import ParquetArchive
 from services.metering.adapters.postgres_confirmations import PostgresConfirmations
 from services.metering.adapters.postgres_ledger import PostgresLedgerHeads, PostgresLedgerReader, PostgresLedgerWriter
@@ -475,3 +478,42 @@ async def test_rows_are_read_a_few_at_a_time(house: House, monkeypatch: pytest.M
     (share,) = await house.weeks.shares(OLD)
     pages: list[list[RawRow]] = [list(page) async for page in house.weeks.rows(OLD, share)]
     assert [len(page) for page in pages] == [10, 10, 10, 10, 2]
+
+
+async def test_weeks_go_where_the_owner_is_no_superuser_and_row_security_holds_for_it_too(
+    postgres: EmbeddedPostgres, migrated: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    """As on a hosted Postgres: the functions must see what they look at."""
+    roles, name = migrated("metering"), f"plain_{uuid4().hex[:8]}"
+    place = urlsplit(postgres.url)._replace(path=f"/{name}")
+    owner_url = place._replace(netloc=f"{name}:plain@{place.hostname}:{place.port}").geturl()
+    urls = {kind: urlsplit(url)._replace(path=f"/{name}").geturl() for kind, url in roles.items()}
+    with psycopg.connect(postgres.url, autocommit=True) as superuser:
+        identifier = sql.Identifier(name)
+        superuser.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD 'plain'").format(identifier))
+        for kind in roles:
+            role = sql.Identifier(f"tollbook_metering_{kind}")
+            superuser.execute(sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(role, identifier))
+        superuser.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(identifier, identifier))
+        try:
+            migrate(owner_url, "metering", {kind: str(urlsplit(url).password) for kind, url in roles.items()})
+            async with AsyncExitStack() as resources:
+                databases = {kind: Database(url) for kind, url in urls.items()}
+                for database in databases.values():
+                    resources.push_async_callback(database.close)
+                with psycopg.connect(owner_url, autocommit=True) as owner:
+                    for week in (OLD, NEXT):
+                        owner.execute("SELECT metering.make_event_partition(%s)", (week,))
+                    house = House(databases, owner, tmp_path / "archive", "acme")
+                    await house.record_two_weeks_and_today()
+                    before = await house.total()
+                    retired = await house.retire()
+                    assert retired.held is not None
+                    assert retired.held.reason is HeldReason.NOT_PASSED
+                    await house.confirm()
+                    assert await house.retire() == Retired((OLD, NEXT))
+                    assert await house.total() == before
+        finally:
+            superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+            superuser.execute(sql.SQL("DROP OWNED BY {}").format(identifier))
+            superuser.execute(sql.SQL("DROP ROLE {}").format(identifier))

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import grpc
 import pytest
 
+from kit.errors import OutOfRetention
 from kit.feed import Follower
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, Principal
@@ -242,3 +243,24 @@ async def test_the_operator_names_the_organization(priced: Analytics) -> None:
         grpc.StatusCode.NOT_FOUND,
         "ORGANIZATION_NOT_FOUND",
     )
+
+
+async def test_costs_whose_calls_are_gone_are_never_dropped(priced: Analytics) -> None:
+    """A rewound ledger would be priced anew from its first entry."""
+    await priced.record("acme", call("openai_codex"), call("openai_codex"))
+    before = await priced.summary()
+    priced.feed.rewind("acme", 1)
+    priced.feed.drop("acme", 1)
+    priced.feed.record("acme", call("openai_codex"))
+    for _ in range(2):
+        with pytest.raises(OutOfRetention):
+            await priced.follower.catch_up("acme")
+    assert await priced.summary() == before
+
+
+async def test_an_organization_whose_first_calls_are_gone_is_not_begun(priced: Analytics) -> None:
+    priced.feed.record("globex", call("openai_codex"), call("openai_codex"))
+    priced.feed.drop("globex", 1)
+    with pytest.raises(OutOfRetention):
+        await priced.follower.catch_up("globex")
+    assert await priced.costs.position("globex") is None

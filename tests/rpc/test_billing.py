@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -66,10 +66,10 @@ class MeteringThatMayBeDown(MemoryUsage):
 
     is_down = False
 
-    async def totals(self, organization_id: str, period: Period) -> UsageTotals:
+    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
         if self.is_down:
             raise DependencyUnavailable(dependency="metering")
-        return await super().totals(organization_id, period)
+        return await super().totals(organization_id, period, meters)
 
 
 @dataclass

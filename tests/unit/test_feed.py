@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from prometheus_client import REGISTRY
 
-from kit.errors import DependencyUnavailable, LogRewound
+from kit.errors import DependencyUnavailable, LogRewound, OutOfRetention
 from kit.feed import START, Follower, Head, Page, Position
 
 
@@ -251,3 +251,86 @@ async def test_a_log_that_is_rewound_at_every_look_is_rebuilt_ever_more_rarely(m
         await enough.wait()
     await stop(tasks)
     assert pauses[:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+# ---- entries that are gone
+
+
+class ForgetfulLog(Log):
+    """One that keeps the entries of a key from a position on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.horizons: dict[str, int] = {}
+
+    async def read(self, key: str, after: Position) -> AsyncIterator[Page[int]]:
+        if after.sequence < self.horizons.get(key, 0):
+            raise OutOfRetention(problem="the next entries are gone")
+        async for page in super().read(key, after):
+            yield page
+
+
+class Snapshots(Sums):
+    """Sums that begin from the owner's, as of a position."""
+
+    def __init__(self, log: ForgetfulLog) -> None:
+        super().__init__()
+        self.log = log
+
+    async def rebuild(self, key: str) -> None:
+        self.rebuilt.append(key)
+        self.state[key] = (self.log.head(key), sum(value for value, _ in self.log.entries[key]))
+        async with self.changed:
+            self.changed.notify_all()
+
+
+class Whole(Sums):
+    """Sums that can only be made from every entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried_again = asyncio.Event()
+
+    async def rebuild(self, key: str) -> None:
+        self.rebuilt.append(key)
+        if len(self.rebuilt) > 1:
+            self.tried_again.set()
+        raise OutOfRetention(problem="the first entries are gone")
+
+
+async def test_a_follower_of_entries_that_are_gone_begins_from_a_snapshot_and_follows_on() -> None:
+    log = ForgetfulLog()
+    sums = Snapshots(log)
+    log.append("a", 1, 2, 3)
+    sums.state["a"] = (Position(1, "c0"), 1)
+    log.horizons["a"] = 2
+    tasks = await running(Follower("tests", log, sums))
+    await sums.reaches("a", 6)
+    log.append("a", 10)
+    await sums.reaches("a", 16)
+    await stop(tasks)
+    assert sums.rebuilt == ["a"]
+
+
+async def test_a_follower_that_needs_entries_that_are_gone_stays_where_it_is_and_does_not_hold_up_others() -> None:
+    log, sums = ForgetfulLog(), Whole()
+    log.append("a", 1, 2, 3)
+    log.append("b", 5)
+    sums.state |= {"a": (Position(1, "c0"), 1), "b": (START, 0)}
+    log.horizons["a"] = 2
+    tasks = await running(Follower("tests", log, sums))
+    await sums.reaches("b", 5)
+    await asyncio.wait_for(sums.tried_again.wait(), 5)
+    await stop(tasks)
+    assert sums.state["a"] == (Position(1, "c0"), 1)
+
+
+async def test_a_follower_tells_how_far_each_key_is_applied() -> None:
+    log, sums = Log(), Sums()
+    log.append("a", 1, 2, 3)
+    reached: asyncio.Queue[tuple[str, Position]] = asyncio.Queue()
+    tasks = await running(Follower("tests", log, sums, reached=lambda *told: reached.put_nowait(told)))
+    assert await asyncio.wait_for(reached.get(), 5) == ("a", log.head("a"))
+    log.append("a", 4)
+    assert await asyncio.wait_for(reached.get(), 5) == ("a", log.head("a"))
+    await stop(tasks)

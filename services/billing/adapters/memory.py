@@ -6,7 +6,7 @@ import asyncio
 import copy
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -406,9 +406,11 @@ class MemoryUsage:
         self.used: dict[str, UsageTotals] = {}
         """By organization, whatever the period."""
 
-    async def totals(self, organization_id: str, period: Period) -> UsageTotals:  # noqa: ARG002
+    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:  # noqa: ARG002
         """As Usage."""
-        return self.used.get(organization_id, UsageTotals({}, 0))
+        used = self.used.get(organization_id, UsageTotals({}, 0))
+        of_meters = {meter: quantity for meter, quantity in used.quantities.items() if meter in meters}
+        return UsageTotals(of_meters, used.as_of_sequence)
 
     async def meters(self) -> Mapping[str, Meter]:
         """As Usage."""

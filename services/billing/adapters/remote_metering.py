@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import monotonic
 
 import grpc
@@ -25,12 +25,14 @@ class MeteringUsage:
         self._meters: Mapping[str, Meter] = {}
         self._asked_at = float("-inf")
 
-    async def totals(self, organization_id: str, period: Period) -> UsageTotals:
+    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
         """As Usage."""
         request = metering_pb2.QueryUsageRequest(
             organization_id=organization_id,
+            meters=meters,
             start_time=moment_to_pb(period.start),
-            end_time=moment_to_pb(period.end),
+            # No meter stands for every meter there; of an empty interval there is only the position to tell.
+            end_time=moment_to_pb(period.end if meters else period.start),
         )
         try:
             answer = await self._stub.QueryUsage(request)

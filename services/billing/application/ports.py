@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,8 +29,8 @@ class UsageTotals:
 class Usage(Protocol):
     """The usage ledger, as far as billing asks it."""
 
-    async def totals(self, organization_id: str, period: Period) -> UsageTotals:
-        """What was used within the period by event time, exactly, as recorded up to now. Raises
+    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
+        """What was used of the meters within the period by event time, exactly, as recorded up to now. Raises
         DependencyUnavailable.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.billing.application.ports import Plans, Usage
 from services.billing.application.subscription_in_force import Standing
 from services.billing.domain.invoices import Invoice, InvoiceState, total_of
-from services.billing.domain.rating import rate
+from services.billing.domain.rating import charged_meters, rate
 
 
 class RatePeriod:
@@ -22,7 +22,8 @@ class RatePeriod:
         subscription = standing.subscription
         plan = await self._plans.version(subscription.plan_id, subscription.plan_version)
         meters = await self._usage.meters()
-        used = await self._usage.totals(subscription.organization_id, standing.period)
+        # Only of what is charged: a total of another meter that cannot be told must hold up no invoice.
+        used = await self._usage.totals(subscription.organization_id, standing.period, charged_meters(plan))
         lines = rate(plan, standing.period, used.quantities, meters)
         return Invoice(
             organization_id=subscription.organization_id,

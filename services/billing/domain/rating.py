@@ -12,6 +12,11 @@ from services.billing.domain.periods import Period
 from services.billing.domain.wording import base_fee_text, overage_text
 
 
+def charged_meters(plan: Plan) -> tuple[str, ...]:
+    """The meters whose usage the plan charges for, by name."""
+    return tuple(each.meter for each in plan.meters if each.overage_unit_price is not None)
+
+
 def rate(plan: Plan, period: Period, used: Mapping[str, int], meters: Mapping[str, Meter]) -> tuple[Line, ...]:
     """The plan's price, then one line for every meter that the plan charges for, by meter name, also when its usage is
     within what the plan includes. `used` is by meter in base units; a meter that is not in it was not used.

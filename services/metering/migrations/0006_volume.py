@@ -15,6 +15,10 @@ down_revision = "metering_0005"
 def upgrade() -> None:
     """Adds the column, with the volume of what is recorded already. A reversal's row is negative."""
     op.execute("ALTER TABLE metering.ledger_heads ADD COLUMN volume numeric NOT NULL DEFAULT 0")
+    # Row security that is forced hides every row from an owner who is no superuser, and nothing would be added up.
+    tables = ("ledger_heads", "events")
+    for table in tables:
+        op.execute(f"ALTER TABLE metering.{table} NO FORCE ROW LEVEL SECURITY")
     op.execute("""
         UPDATE metering.ledger_heads AS heads SET volume = recorded.volume
         FROM (
@@ -31,3 +35,5 @@ def upgrade() -> None:
         ) AS recorded
         WHERE recorded.organization_id = heads.organization_id
     """)
+    for table in tables:
+        op.execute(f"ALTER TABLE metering.{table} FORCE ROW LEVEL SECURITY")

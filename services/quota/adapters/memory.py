@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kit.clock import Clock, unix_microseconds
-from kit.errors import DependencyUnavailable, LogRewound, NotFound, RequestIdReused
+from kit.errors import DependencyUnavailable, LogRewound, NotFound, OutOfRetention, RequestIdReused
 from kit.feed import START, Head, Page, Position
 from services.quota.application.ports import (
     Answer,
@@ -521,6 +521,7 @@ class MemoryLedger:
     def __init__(self, *, page_entries: int = 3) -> None:
         self._page_entries = page_entries
         self._entries: dict[str, list[tuple[UsageEntry, str]]] = defaultdict(list)
+        self._horizons: dict[str, int] = defaultdict(int)
 
     def append(self, organization_id: str, *entries: UsageEntry) -> None:
         """Records entries, giving them their sequences."""
@@ -532,6 +533,10 @@ class MemoryLedger:
         """Forgets what was recorded after a sequence, as a restored backup does."""
         del self._entries[organization_id][to:]
 
+    def drop(self, organization_id: str, *, upto: int) -> None:
+        """Keeps the entries up to a sequence for snapshots alone, as retention does."""
+        self._horizons[organization_id] = upto
+
     async def watch(self) -> AsyncIterator[Sequence[Head]]:
         """As Feed; ends after the heads of now."""
         yield [Head(key, self._position(key, len(ledger))) for key, ledger in self._entries.items() if ledger]
@@ -539,6 +544,8 @@ class MemoryLedger:
     async def read(self, key: str, after: Position) -> AsyncIterator[Page[UsageEntry]]:
         """As Feed."""
         ledger = self._entries[key]
+        if after.sequence < self._horizons[key]:
+            raise OutOfRetention(problem="the next events are gone")
         if after != (self._position(key, after.sequence) if after.sequence <= len(ledger) else None):
             raise LogRewound(sequence=after.sequence)
         for start in range(after.sequence, len(ledger), self._page_entries):

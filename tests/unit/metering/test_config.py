@@ -77,3 +77,32 @@ def test_a_bad_list_of_label_keys_is_named_at_the_start(
     with pytest.raises(SystemExit):
         load(MeteringSettings)
     assert "bad setting TOLLBOOK_LABEL_KEYS" in capsys.readouterr().err
+
+
+def test_raw_events_are_kept_for_90_days_and_archived_nowhere_unless_it_is_set() -> None:
+    settings = load(MeteringSettings)
+    assert (settings.retention_days, settings.archive_dir) == (90, None)
+    assert settings.retention_followers == ("analytics", "billing")
+
+
+@pytest.mark.parametrize(
+    ("listed", "followers"), [("", ()), ("billing", ("billing",)), (" billing , analytics ", ("billing", "analytics"))]
+)
+def test_who_must_have_passed_raw_events_is_listed_with_commas(
+    monkeypatch: pytest.MonkeyPatch, listed: str, followers: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TOLLBOOK_RETENTION_FOLLOWERS", listed)
+    assert load(MeteringSettings).retention_followers == followers
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("RETENTION_DAYS", "39"), ("RETENTION_FOLLOWERS", "quota"), ("RETENTION_FOLLOWERS", "billing,,analytics")],
+)
+def test_a_retention_that_could_lose_usage_stops_the_service(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    monkeypatch.setenv(f"TOLLBOOK_{name}", said)
+    with pytest.raises(SystemExit):
+        load(MeteringSettings)
+    assert f"bad setting TOLLBOOK_{name}" in capsys.readouterr().err

@@ -204,6 +204,21 @@ async def test_a_rewound_ledger_is_followed_again_from_its_snapshot(stage: Stage
     assert (state.used, state.held) == (15, 20)
 
 
+async def test_a_ledger_whose_next_events_are_gone_is_followed_again_from_its_snapshot(stage: Stage) -> None:
+    stage.plan()
+    await stage.house.reserve("r1", agent_minutes=20)
+    stage.house.record(stage.usage(10))
+    await stage.house.follow()
+    stage.house.record(stage.usage(30), stage.usage(5))
+    stage.house.recorded.drop("acme", upto=2)
+    await stage.house.follow()
+    state = await stage.house.quota()
+    assert (state.used, state.held) == (45, 20)
+    stage.house.record(stage.usage(1))
+    await stage.house.follow()
+    assert (await stage.house.quota()).used == 46
+
+
 async def test_two_followers_at_once_count_every_event_once(stage: Stage) -> None:
     stage.plan(minutes=None)
     others = [House(stage.store, "acme", ledger=stage.house.recorded, source=stage.house.plans) for _ in range(4)]
