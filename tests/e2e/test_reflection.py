@@ -15,7 +15,7 @@ _OWN_SERVICES = {
         "tollbook.metering.v1.MeteringService",
         "tollbook.metering.v1.TaskTimeService",
     },
-    "quota": {"tollbook.quota.v1.QuotaService"},
+    "quota": {"tollbook.quota.v1.QuotaService", "tollbook.quota.v1.QuotaUpkeepService"},
     "billing": {
         "tollbook.billing.v1.BillingService",
         "tollbook.billing.v1.CatalogService",
