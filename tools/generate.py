@@ -16,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
-GOOGLE_PROTOS = ROOT / "third_party" / "protos"
+FOREIGN_PROTOS = ROOT / "third_party" / "protos"
+ENVOY_PROTOS = FOREIGN_PROTOS / "envoyproxy"
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -37,15 +38,17 @@ def main() -> None:
 
 
 def generate_python(out: Path) -> None:
-    """Writes the import package `tollbook`; google.api and google.rpc come from googleapis-common-protos."""
+    """Writes the import packages `tollbook` and, of the protos of others that no distribution brings along without
+    claiming names that are not its own, `envoyproxy`; google.api and google.rpc come from googleapis-common-protos.
+    """
     out.mkdir(parents=True)
-    protos = sorted(str(path) for path in PROTOS.rglob("*.proto"))
+    protos = sorted(str(path) for root in (PROTOS, ENVOY_PROTOS) for path in root.rglob("*.proto"))
     run(
         sys.executable,
         "-m",
         "grpc_tools.protoc",
         f"--proto_path={PROTOS}",
-        f"--proto_path={GOOGLE_PROTOS}",
+        f"--proto_path={FOREIGN_PROTOS}",
         f"--python_out={out}",
         f"--grpc_python_out={out}",
         f"--mypy_out=quiet:{out}",
@@ -57,7 +60,8 @@ def generate_python(out: Path) -> None:
             if package == out:
                 break
             (package / "__init__.py").touch()
-    (out / "tollbook" / "py.typed").touch()
+    for name in ("tollbook", "envoyproxy"):
+        (out / name / "py.typed").touch()
 
 
 def generate_go_and_openapi(out: Path) -> None:

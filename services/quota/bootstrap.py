@@ -17,6 +17,7 @@ from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
 from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
 from services.quota.application.audit_counters import AuditCounters
+from services.quota.application.check_all import CheckAll
 from services.quota.application.check_batch import CheckBatch
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.check_together import CheckTogether
@@ -38,6 +39,7 @@ from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
 from services.quota.config import QuotaSettings
+from services.quota.rpc.envoy_servicer import FOREIGN_SCOPES, RateLimitServicer
 from services.quota.rpc.many_checks import ManyChecks
 from services.quota.rpc.quota_servicer import QuotaServicer
 from services.quota.rpc.upkeep_servicer import UpkeepServicer
@@ -98,6 +100,11 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
         delete_limit=DeleteLimit(record, put_in_force),
         exists=organizations.exists,
     )
+    rate_limits = RateLimitServicer(
+        check_quota=check_quota,
+        check_all=CheckAll(counters, meters, settle, free_expired, agenda),
+        exists=organizations.exists,
+    )
 
     async def prepare() -> None:
         for database in (tenant, fleet):
@@ -107,7 +114,8 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[servicer, UpkeepServicer(audit=audit, exists=organizations.exists)],
+        servicers=[servicer, rate_limits, UpkeepServicer(audit=audit, exists=organizations.exists)],
+        foreign_scopes=FOREIGN_SCOPES,
         workers={
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,

@@ -15,7 +15,11 @@ _OWN_SERVICES = {
         "tollbook.metering.v1.MeteringService",
         "tollbook.metering.v1.TaskTimeService",
     },
-    "quota": {"tollbook.quota.v1.QuotaService"},
+    "quota": {
+        "envoy.service.ratelimit.v3.RateLimitService",
+        "tollbook.quota.v1.QuotaService",
+        "tollbook.quota.v1.QuotaUpkeepService",
+    },
     "billing": {
         "tollbook.billing.v1.BillingService",
         "tollbook.billing.v1.CatalogService",
@@ -48,7 +52,7 @@ def test_every_server_lists_its_services_without_a_key(suite: RunningSuite, serv
         suite.channel(service), version, reflection_pb2.ServerReflectionRequest(list_services="")
     ).list_services_response
     listed = {entry.name for entry in answer.service}
-    assert {name for name in listed if name.startswith("tollbook.")} == _OWN_SERVICES[service]
+    assert {name for name in listed if name.startswith(("tollbook.", "envoy."))} == _OWN_SERVICES[service]
     assert "grpc.health.v1.Health" in listed
 
 

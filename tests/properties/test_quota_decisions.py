@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -18,7 +18,7 @@ from services.quota.adapters.redis_counters.keys import counter_field, keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import InForce
 from services.quota.domain.checks import Check, Consumption, Mode, Subject, matching
-from services.quota.domain.decisions import Counted, decide
+from services.quota.domain.decisions import Counted, Decision, decide, decide_all
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.limits import (
     Counter,
@@ -141,6 +141,21 @@ def terms_of(limits: list[Limit], standing: Standing) -> Terms:
     return Terms(entitlement(organization_id, *limits[:half], standing=standing), own)
 
 
+def decided(
+    terms: Terms, checks: list[Check], counted: Counted, *, all_or_none: bool
+) -> tuple[Sequence[Decision], Counted]:
+    """What the domain says of the checks."""
+    standing = terms.entitlement.standing
+    asked = [(matching(terms.limits, check), check) for check in checks]
+    if all_or_none:
+        return decide_all(asked, counted, standing=standing)
+    decisions: list[Decision] = []
+    for applied, check in asked:
+        decision, counted = decide(applied, counted, check, standing=standing)
+        decisions.append(decision)
+    return decisions, counted
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     LIMITS,
@@ -148,6 +163,7 @@ def terms_of(limits: list[Limit], standing: Standing) -> Terms:
     COUNTS,
     st.lists(SLOTS, min_size=8, max_size=8),
     st.sampled_from(Standing),
+    st.booleans(),
 )
 def test_decide_equals_its_lua_twin(  # noqa: PLR0917 - what hypothesis draws
     twin: Twin,
@@ -156,12 +172,15 @@ def test_decide_equals_its_lua_twin(  # noqa: PLR0917 - what hypothesis draws
     counts: list[tuple[int, int]],
     ages: list[dict[int, int]],
     standing: Standing,
+    all_or_none: bool,  # noqa: FBT001 - drawn
 ) -> None:
     terms = terms_of(limits, standing)
     checks = [
         check_of(replace(subject, organization_id=terms.organization_id), quantities, mode, f"r{place}")
         for place, (subject, quantities, mode) in enumerate(asked)
     ]
+    if all_or_none:
+        checks = [replace(check, mode=Mode.CONSUME, request_id="", reserve_us=0) for check in checks]
 
     async def compare() -> None:
         counters = sorted({counter for check in checks for counter, _ in check.counters}, key=counter_field)
@@ -179,12 +198,12 @@ def test_decide_equals_its_lua_twin(  # noqa: PLR0917 - what hypothesis draws
         }
         await twin.begin(terms, usage, slots)
         store = RedisCounters(twin.client, command_seconds=5)
-        answers = await store.check_many(checks, terms)
+        answers = await (store.check_all if all_or_none else store.check_many)(checks, terms)
         windows = {key: admitted_at(key.window, slots.get(key, {}), now_us) for key in keys}
         counted = Counted(usage, windows)
-        for check, answer in zip(checks, answers, strict=True):
+        decisions, counted = decided(terms, checks, counted, all_or_none=all_or_none)
+        for check, answer, decision in zip(checks, answers, decisions, strict=True):
             assert not isinstance(answer, Exception)
-            decision, counted = decide(matching(terms.limits, check), counted, check, standing=standing)
             assert answer.decision == decision, check
             assert (answer.reservation is not None) is (check.mode is Mode.RESERVE and not decision.is_denied)
         readings = await store.read(terms, counters, list(keys))

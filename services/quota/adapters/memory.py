@@ -30,8 +30,16 @@ from services.quota.application.ports import (
     Snapshot,
     TermsOutdated,
 )
-from services.quota.domain.checks import Check, Mode, content_digest, matching
-from services.quota.domain.decisions import NOTHING_DRAWN, Counted, Decision, conclude, decide, holdable
+from services.quota.domain.checks import Check, Mode, content_digest, matching, require_plain_consumptions
+from services.quota.domain.decisions import (
+    NOTHING_DRAWN,
+    Counted,
+    Decision,
+    conclude,
+    decide,
+    decide_all,
+    holdable,
+)
 from services.quota.domain.entitlements import Entitlement, Period
 from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import Counter, LevelMeter, Scope, Usage
@@ -156,6 +164,33 @@ class MemoryCounters:
             except RequestIdReused as reused:
                 answers.append(reused)
         return answers
+
+    async def check_all(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer]:
+        """As Counters."""
+        require_plain_consumptions(checks)
+        organization, now_us = self._organizations[terms.organization_id], unix_microseconds(self._clock.now())
+        asked = [(matching(terms.limits, check), check) for check in checks]
+        every = [each for applied, _ in asked for each in applied]
+        tracked = {tracks for each in every if (tracks := each.limit.tracks)}
+        sequence = self._settled(organization, terms, tracked, now_us, period_confirmed=period_confirmed)
+        windows = {WindowCounter(each.counter, each.limit.window) for each in every if each.limit.window}
+        counted = organization.counted(windows, now_us)
+        decisions, after = decide_all(asked, counted, standing=terms.entitlement.standing)
+        organization.windows.update({each: admitted.slots for each, admitted in after.windows.items()})
+        return [
+            Answer(
+                decision=decision,
+                reservation=None,
+                entitlement_version=terms.entitlement.version,
+                period=terms.entitlement.period,
+                applied_sequence=sequence,
+                decided_us=now_us,
+                instant=self._instant(organization, now_us),
+            )
+            for decision in decisions
+        ]
 
     async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
         """As Reservations."""

@@ -23,6 +23,9 @@ UNMATCHED = Counter(
     "Committed reservations whose usage did not come in time.",
 )
 RESTORED = Counter("tollbook_quota_restored_reservations_total", "Reservations that an extension made anew.")
+FOREIGN_DESCRIPTORS = Counter(
+    "tollbook_quota_foreign_descriptors_total", "Descriptors of Envoy's that no limit can match: an unknown entry."
+)
 
 
 def count_decision(outcome: Outcome, reason: DenyReason | None, count: int = 1) -> None:

@@ -180,6 +180,14 @@ class Counters(Decides, Protocol):
         """
         ...
 
+    async def check_all(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer]:
+        """Consumptions of one organization without ids, in one atomic step, all or none: as `decide_all` says. Raises
+        as `check`.
+        """
+        ...
+
     async def read(
         self,
         terms: Terms,

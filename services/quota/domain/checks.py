@@ -89,6 +89,8 @@ class Check:
     """How long a reservation holds, in microseconds; 0 without RESERVE."""
     owner: str = ""
     """Whose reservation it is: the id of the caller's key. It says whom to ask, and permits nothing."""
+    brought: tuple[Limit, ...] = ()
+    """Window limits that the check brings along: it is decided by them too, and nobody else is."""
 
     @property
     def organization_id(self) -> str:
@@ -182,10 +184,16 @@ def matching(limits: Iterable[Limit], check: Check) -> tuple[Applied, ...]:
     scopes = {scope.kind: scope for scope in check.subject.scopes}
     applied = [
         Applied(limit, Counter(scope, limit.meter))
-        for limit in limits
+        for limit in (*limits, *check.brought)
         if limit.meter in meters and (scope := limit.scope.covered(scopes)) is not None
     ]
     return tuple(sorted(applied, key=lambda each: each.limit.order))
+
+
+def require_plain_consumptions(checks: Iterable[Check]) -> None:
+    """Raises AssertionError unless each is a consumption that leaves no record: no other is taken back together."""
+    if any(check.mode is not Mode.CONSUME or check.request_id for check in checks):
+        raise AssertionError("only consumptions without an id can be decided all or none")
 
 
 def content_digest(check: Check) -> str:

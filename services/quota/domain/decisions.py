@@ -138,6 +138,23 @@ def decide(
     return replace(decision, states=shown), after
 
 
+def decide_all(
+    asked: Sequence[tuple[Sequence[Applied], Check]], counted: Counted, *, standing: Standing = Standing.ACTIVE
+) -> tuple[Sequence[Decision], Counted]:
+    """Decides consumptions of one organization all or none: each sees what those before it admitted, and when one is
+    denied nothing is admitted. Their limits then say what is counted without them.
+    """
+    decisions: list[Decision] = []
+    after = counted
+    for applied, check in asked:
+        decision, after = decide(applied, after, check, standing=standing)
+        decisions.append(decision)
+    if not any(decision.is_denied for decision in decisions):
+        return decisions, after
+    shown = [tuple(_shown(state, counted) for state in decision.states) for decision in decisions]
+    return [replace(decision, states=states) for decision, states in zip(decisions, shown, strict=True)], counted
+
+
 def conclude(states: Iterable[LimitState], consumptions: Iterable[Consumption], standing: Standing) -> Decision:
     """The answer that follows from what each limit says, in the order they are reported."""
     denying: list[LimitState] = []

@@ -11,6 +11,8 @@ REMEMBERED_AFTER_END_US = 3_600_000_000
 """How long a retry of a reservation that ended gets its first answer."""
 REMEMBERED_CONSUMPTION_US = 600_000_000
 """How long a retry of a consumption gets its first answer, and is not counted again."""
+DESCRIPTORS_MAX = 32
+"""Of one request to Envoy's door; a gateway sends a handful."""
 CHECKS_AT_ONCE_MAX = 1_000
 """Of a batch, and unanswered of a stream."""
 RESERVE_US_MIN = 1_000_000

@@ -7,6 +7,7 @@ from typing import Protocol
 from kit.feed import Follower
 from services.quota.adapters.memory import MemoryEntitlements, MemoryLedger, MemoryMeters
 from services.quota.adapters.memory_limits import MemoryLimits
+from services.quota.application.check_all import CheckAll
 from services.quota.application.check_batch import CheckBatch
 from services.quota.application.check_quota import CheckQuota
 from services.quota.application.check_together import CheckTogether
@@ -86,6 +87,7 @@ class House:
         decides = RememberDenials(self.together) if remembers_denials else self.together
         self.check = CheckQuota(decides, meters, settle, self.free_expired, self.agenda)
         self.check_batch = CheckBatch(store, meters, settle, self.free_expired, self.agenda)
+        self.check_all = CheckAll(store, meters, settle, self.free_expired, self.agenda)
         self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda)
         self.commit = CommitReservation(store, self.agenda)
         self.release = ReleaseReservation(store, self.free_expired, self.agenda)

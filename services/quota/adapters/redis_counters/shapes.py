@@ -89,7 +89,7 @@ class Shapes:
         """The shape of a check."""
         # What leaves a record names all of its scopes in it; for what does not, only those that limits look at count.
         scopes = check.visible(ALL_LEVELS if records else terms.levels)
-        key = (id(terms), records, scopes, *[each.meter for each in check.consumptions])
+        key = (id(terms), records, check.brought, scopes, *[each.meter for each in check.consumptions])
         known = self._known.get(key)
         # The terms are kept, so that no others take their identity.
         if known is not None and known[0] is terms:

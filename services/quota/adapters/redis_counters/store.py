@@ -49,7 +49,7 @@ from services.quota.application.ports import (
     Recount,
     TermsOutdated,
 )
-from services.quota.domain.checks import Check
+from services.quota.domain.checks import Check, require_plain_consumptions
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import Counter, LevelMeter
 from services.quota.domain.maxima import (
@@ -121,6 +121,15 @@ class RedisCounters:
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.answers(checks, asked.shapes_of_checks, terms)
 
+    async def check_all(
+        self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer]:
+        require_plain_consumptions(checks)
+        asked = Inquiry(terms, checks, self._shapes)
+        reply = await self._ask(asked, terms, period_confirmed=period_confirmed, all_or_none=True)
+        answers = reply.answers(checks, asked.shapes_of_checks, terms)
+        return [answer for answer in answers if isinstance(answer, Answer)]
+
     async def extend(self, target: Check, terms: Terms, *, period_confirmed: bool = False) -> Extended:
         asked = Inquiry(terms, [target], self._shapes, extends=True)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
@@ -168,7 +177,7 @@ class RedisCounters:
         reply = await self._ask(Inquiry(terms, (), self._shapes, [shape]), terms, period_confirmed=period_confirmed)
         return reply.readings(shape)
 
-    async def _ask(self, asked: Inquiry, terms: Terms, *, period_confirmed: bool) -> Reply:
+    async def _ask(self, asked: Inquiry, terms: Terms, *, period_confirmed: bool, all_or_none: bool = False) -> Reply:
         keys, period = keys_of(terms.organization_id), terms.entitlement.period
         header = [
             terms.entitlement.version,
@@ -182,6 +191,7 @@ class RedisCounters:
             REMEMBERED_AFTER_END_MS,
             asked.checks,
             self._seen.of(terms.organization_id),
+            int(all_or_none),
         ]
         names = [keys.entitlement, keys.state, keys.used(period), keys.held, keys.expiries, *asked.keys]
         async with self._answering():

@@ -7,7 +7,8 @@
 -- ARGV  1 packed {entitlement version, commit id of the organization's own limits, period start, period end, '1' when billing says that this
 --         period is current whatever the clock says, '1' in good standing (else everything is denied), when keys of the
 --         organization may be dropped in Unix milliseconds, how long a consumption and an ended reservation are
---         remembered in milliseconds, checks, the applied sequence that the caller has seen}
+--         remembered in milliseconds, checks, the applied sequence that the caller has seen, '1' when all checks are to be
+--         allowed or none}
 --         a check: {shape, quantities (-1: a gate), mode, how long to hold in microseconds, record's key or 0, id,
 --         digest of the content, owner}
 --       2.. packed shapes, what checks of the same subject and meters have in common:
@@ -365,6 +366,35 @@ for index, check in ipairs(checks) do
         check = check, shape = shape, fields = fields, record = kept_record, before = record, made_anew = made_anew,
       }
       records[key] = kept_record
+    end
+  end
+end
+
+-- All or none: one denial takes back what the others admitted. They are consumptions that leave no record and hold nothing.
+if header[12] == 1 then
+  local denied = false
+  for _, answer in ipairs(answers) do
+    denied = denied or answer[2] == DENIED
+  end
+  if denied then
+    for _, window in pairs(windows) do
+      if window.admitted > 0 then
+        window.quantity = window.quantity - window.admitted
+        window.slots[window.current] = window.slots[window.current] - window.admitted
+        window.admitted = 0
+      end
+    end
+    for index, check in ipairs(checks) do
+      local said, outcomes = answers[index][3], {}
+      for at = 3, #said, 5 do
+        outcomes[#outcomes + 1] = said[at]
+      end
+      -- What each said stands, and so does when that will be otherwise.
+      local numbers = show(shapes[check[1]], check[2], outcomes)
+      for at = 5, #said, 5 do
+        numbers[at] = said[at]
+      end
+      answers[index][3] = numbers
     end
   end
 end
