@@ -597,6 +597,8 @@ class MemoryLedger:
     ) -> Snapshot:
         """As Ledger."""
         ledger = self._entries[organization_id]
+        if as_of_sequence is not None and as_of_sequence < self._horizons[organization_id]:
+            raise OutOfRetention(problem="what stood there is gone")
         reached = len(ledger) if as_of_sequence is None else min(as_of_sequence, len(ledger))
         totals = tally((entry for entry, _ in ledger[:reached]), period, tracked).used
         return Snapshot(totals, self._position(organization_id, reached))
