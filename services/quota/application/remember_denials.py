@@ -77,7 +77,7 @@ def _counters_key(check: Check, terms: Terms) -> tuple[str, ...]:
     """
     return (
         check.organization_id,
-        *check.visible(terms.levels),
+        *check.visible(terms.parts),
         *[each.meter for each in check.consumptions],
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from kit.errors import InvalidField, LimitExceeded
@@ -15,6 +15,8 @@ from services.quota.domain.maxima import CONSUMPTIONS_MAX, QUANTITY_MAX, RESERVE
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+# All of a subject at once: one look instead of six on the path of every check.
+_SUBJECT_IDS = re.compile(r"[A-Za-z0-9_.:@-]{0,128}(?: [A-Za-z0-9_.:@-]{0,128}){5}")
 _DIGEST_BYTES = 16
 
 
@@ -103,18 +105,12 @@ class Check:
         scopes = self.subject.scopes
         return tuple((Counter(scope, each.meter), each) for each in self.consumptions for scope in scopes)
 
-    def visible(self, levels: Collection[ScopeKind]) -> tuple[str, ...]:
-        """The subject's ids of these levels, the widest first, with empty ones for the other levels. Checks of one
-        organization, one mode and the same meters for which they are the same are decided by the same counters.
+    def visible(self, parts: Sequence[str]) -> tuple[str, ...]:
+        """The subject's ids of these parts. Checks of one organization and the same meters for which they are the same
+        are decided by the same counters, if the parts are all that the limits are of.
         """
         subject = self.subject
-        return (
-            subject.project_id if ScopeKind.PROJECT in levels else "",
-            subject.team_id if ScopeKind.TEAM in levels else "",
-            subject.user_id if ScopeKind.USER in levels else "",
-            subject.agent_id if ScopeKind.AGENT in levels else "",
-            subject.task_id if ScopeKind.TASK in levels else "",
-        )
+        return tuple([getattr(subject, part) for part in parts])
 
 
 def is_subject_id(text: str) -> bool:
@@ -147,6 +143,12 @@ def validate_reserve(reserve_us: int) -> None:
 
 def validate_subject(subject: Subject) -> None:
     """Raises InvalidField unless every part that is named may be called so."""
+    parts = (
+        f"{subject.project_id} {subject.team_id} {subject.user_id} {subject.agent_id} {subject.task_id}"
+        f" {subject.session_id}"
+    )
+    if _SUBJECT_IDS.fullmatch(parts):
+        return
     for name in ("project_id", "team_id", "user_id", "agent_id", "task_id", "session_id"):
         value = getattr(subject, name)
         if value and not is_subject_id(value):
@@ -198,12 +200,11 @@ def require_plain_consumptions(checks: Iterable[Check]) -> None:
 
 def content_digest(check: Check) -> str:
     """128 bits of everything but the request_id, by which a retry is known from a request_id used twice."""
-    fields: list[str | int | None] = [*astuple(check.subject), check.mode.value, check.reserve_us]
-    for consumption in check.consumptions:
-        fields += (consumption.meter, consumption.quantity)
-    encoded = bytearray()
-    for value in fields:
-        # Length-prefixed, so that no two different checks share their bytes.
-        kind, data = (b"n", b"") if value is None else (b"s" if isinstance(value, str) else b"i", str(value).encode())
-        encoded += kind + len(data).to_bytes(4, "big") + data
-    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).hexdigest()
+    subject = check.subject
+    fields = (
+        *(subject.organization_id, subject.project_id, subject.team_id, subject.user_id, subject.agent_id),
+        *(subject.task_id, subject.session_id, check.mode.value, check.reserve_us),
+        *[value for each in check.consumptions for value in (each.meter, each.quantity)],
+    )
+    # Texts are quoted and escaped in it, so no two different checks share their text.
+    return hashlib.blake2b(repr(fields).encode(), digest_size=_DIGEST_BYTES).hexdigest()

@@ -23,6 +23,10 @@ class ScopeKind(Enum):
     TASK = "task"
 
 
+PARTS = {kind: f"{kind.value}_id" for kind in ScopeKind if kind is not ScopeKind.ORGANIZATION}
+"""What the id of each level below the organization is called in a subject, the widest first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """A part of one organization. `id` is empty for the organization itself."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from services.quota.domain.entitlements import Entitlement
-from services.quota.domain.limits import LevelMeter, Limit, ScopeKind
+from services.quota.domain.limits import PARTS, LevelMeter, Limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,10 @@ class Terms:
         return self.entitlement.limits + self.own.limits
 
     @cached_property
-    def levels(self) -> frozenset[ScopeKind]:
-        """The levels that some limit is of: a check's ids of other levels change nothing about its decision."""
-        return frozenset(limit.scope.kind for limit in self.limits)
+    def parts(self) -> tuple[str, ...]:
+        """The parts of a subject that some limit is of: other ids of a check change nothing about its decision."""
+        levels = {limit.scope.kind for limit in self.limits}
+        return tuple(part for kind, part in PARTS.items() if kind in levels)
 
     @cached_property
     def tracked(self) -> frozenset[LevelMeter]:

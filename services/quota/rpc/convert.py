@@ -83,7 +83,9 @@ def subject_from_pb(message: metering_pb2.Subject, organization_id: str) -> Subj
 def consumptions_from_pb(messages: Iterable[quota_pb2.Consumption]) -> tuple[Consumption, ...]:
     """The consumptions, by meter."""
     consumptions = [Consumption(each.meter, each.quantity if each.HasField("quantity") else None) for each in messages]
-    return tuple(sorted(consumptions, key=lambda each: each.meter))
+    if len(consumptions) > 1:
+        consumptions.sort(key=lambda each: each.meter)
+    return tuple(consumptions)
 
 
 def reserve_us_from_pb(message: quota_pb2.CheckRequest | quota_pb2.ExtendReservationRequest) -> int:

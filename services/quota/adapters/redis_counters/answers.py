@@ -20,6 +20,7 @@ from services.quota.domain.terms import Terms
 
 _DECIDED, _REPEATED, _REUSED, _ENDED, _UNKNOWN = 0, 1, 2, 3, 4
 _OUTCOMES = (Outcome.ALLOWED, Outcome.ALLOWED_IN_GRACE, Outcome.DENIED)
+_DENIED = _OUTCOMES.index(Outcome.DENIED)
 _NUMBERS_PER_LIMIT = 5
 _NO_EXPIRY = -1
 
@@ -37,10 +38,20 @@ class Reply:
 
     def answers(self, checks: Sequence[Check], shapes: Sequence[Shape], terms: Terms) -> list[Answer | RequestIdReused]:
         """The answers, in the order of the checks. `shapes`: of each check."""
-        return [
-            self._answer(answer, check, shape, terms)
-            for answer, check, shape in zip(self._answers, checks, shapes, strict=True)
-        ]
+        found: list[Answer | RequestIdReused] = []
+        alike: dict[tuple[int, ...], Answer | RequestIdReused] = {}
+        for answer, check, shape in zip(self._answers, checks, shapes, strict=True):
+            if answer[0] != _DECIDED or answer[3] or answer[1] == _DENIED:
+                found.append(self._answer(answer, check, shape, terms))
+                continue
+            # Allowed and nothing held: what two are told by the same numbers of the same limits is one answer. (How a
+            # denial can be lifted depends on what was asked, too.)
+            key = (id(shape), *answer[2])
+            known = alike.get(key)
+            if known is None:
+                known = alike[key] = self._answer(answer, check, shape, terms)
+            found.append(known)
+        return found
 
     def extension(self, target: Check, shape: Shape, terms: Terms) -> Extended:
         """The answer to the one target that was sent."""

@@ -17,7 +17,7 @@ from services.quota.adapters.redis_counters.keys import (
     scope_prefix,
 )
 from services.quota.domain.checks import Applied, Check, matching
-from services.quota.domain.limits import Counter, LevelMeter, LimitKind, ScopeKind
+from services.quota.domain.limits import PARTS, Counter, LevelMeter, LimitKind
 from services.quota.domain.terms import Terms
 from services.quota.domain.windows import WindowCounter
 
@@ -31,7 +31,7 @@ def pack(value: object) -> bytes:
 _KIND_CODES = {LimitKind.PERIOD: 0, LimitKind.WINDOW: 1, LimitKind.CONCURRENCY: 2}
 _UNLIMITED = -1
 _SHAPES_MAX = 10_000
-ALL_LEVELS = frozenset(ScopeKind)
+_ALL_PARTS = tuple(PARTS.values())
 
 
 class Shape(NamedTuple):
@@ -88,7 +88,7 @@ class Shapes:
     def of(self, terms: Terms, check: Check, *, records: bool) -> Shape:
         """The shape of a check."""
         # What leaves a record names all of its scopes in it; for what does not, only those that limits look at count.
-        scopes = check.visible(ALL_LEVELS if records else terms.levels)
+        scopes = check.visible(_ALL_PARTS if records else terms.parts)
         key = (id(terms), records, check.brought, scopes, *[each.meter for each in check.consumptions])
         known = self._known.get(key)
         # The terms are kept, so that no others take their identity.
