@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +21,8 @@ from kit.testing.stores import temporary_redis
 from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import CountersMissing, InForce
-from services.quota.domain.limits import Limit, Usage
+from services.quota.domain.checks import Mode
+from services.quota.domain.limits import Limit, LimitKind, LimitScope, ScopeKind, Usage, Window, WindowStyle
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
     AGENTS,
@@ -290,3 +291,18 @@ async def test_time_is_the_clock_of_redis(place: Place) -> None:
     assert answer.reservation.expire_us == answer.decided_us + 5_000_000
     assert answer.decided_us <= seconds * 1_000_000 + microseconds
     assert abs(answer.decided_us - unix_microseconds(datetime.now(UTC))) < 60_000_000
+
+
+async def test_a_limit_that_a_check_brings_along_counts_each_user_apart(place: Place) -> None:
+    decided_by = terms(entitlement(place.organization_id, minutes_limit(None)))
+    await place.store.put(InForce(decided_by.entitlement, START))
+    await place.store.put_limits(decided_by.own)
+    assert await place.store.reset(decided_by.entitlement, expected=None, position=START, used={})
+    window = Window(60_000_000, WindowStyle.SLIDING)
+    limit = Limit("brought", LimitScope(ScopeKind.USER), MINUTES, LimitKind.WINDOW, 1, 0, window)
+    check = replace(decide_check(place.organization_id, {MINUTES: 1}), mode=Mode.CONSUME, brought=(limit,))
+    outcomes = [
+        (await place.store.check(replace(check, subject=replace(check.subject, user_id=user)), decided_by)).decision
+        for user in ("a", "b", "a")
+    ]
+    assert [decision.is_denied for decision in outcomes] == [False, False, True]

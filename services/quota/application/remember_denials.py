@@ -33,7 +33,7 @@ class RememberDenials:
 
     It answers checks of the same counters and the same terms that need at least as much of every meter. Only those that
     may be answered anew: one with RESERVE, or a consumption with an id, may be the retry of one that was allowed, and
-    gets its first answer from the store.
+    gets its first answer from the store. And none that brings limits of its own.
     """
 
     def __init__(self, decides: Decides, *, now: Callable[[], float] = monotonic) -> None:
@@ -44,7 +44,7 @@ class RememberDenials:
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """As Counters."""
-        if check.mode is Mode.RESERVE or (check.mode is Mode.CONSUME and check.request_id):
+        if check.brought or check.mode is Mode.RESERVE or (check.mode is Mode.CONSUME and check.request_id):
             return await self._decides.check(check, terms, period_confirmed=period_confirmed)
         key = _counters_key(check, terms)
         denial = self._denials.get(key)

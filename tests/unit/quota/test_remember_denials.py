@@ -15,7 +15,7 @@ from services.quota.application.remember_denials import RememberDenials
 from services.quota.domain.checks import Check, Mode
 from services.quota.domain.decisions import Outcome, Remedy
 from services.quota.domain.entitlements import Period
-from services.quota.domain.limits import Limit, LimitKind, LimitScope, ScopeKind
+from services.quota.domain.limits import Limit, LimitKind, LimitScope, ScopeKind, Window, WindowStyle
 from services.quota.domain.maxima import DENIAL_REMEMBERED_SECONDS
 from services.quota.domain.terms import Terms
 from tests.unit.quota.house import House
@@ -168,6 +168,14 @@ async def test_what_no_limit_looks_at_makes_no_difference(stage: Stage) -> None:
     await stage.ask(minutes(10))
     of_a_task = replace(minutes(10), subject=replace(minutes(10).subject, task_id="task-1", user_id="u"))
     assert await stage.ask(of_a_task) == (Outcome.DENIED, 0)
+
+
+async def test_a_check_that_brings_limits_along_is_always_asked(stage: Stage) -> None:
+    await stage.ask(minutes(10))
+    window = Limit(
+        "w", LimitScope(ScopeKind.USER), MINUTES, LimitKind.WINDOW, 1, 0, Window(1_000_000, WindowStyle.FIXED)
+    )
+    assert await stage.ask(replace(minutes(10), brought=(window,))) == (Outcome.DENIED, 1)
 
 
 async def test_a_larger_request_is_told_what_is_true_of_it(stage: Stage) -> None:

@@ -88,7 +88,8 @@ class Shapes:
     def of(self, terms: Terms, check: Check, *, records: bool) -> Shape:
         """The shape of a check."""
         # What leaves a record names all of its scopes in it; for what does not, only those that limits look at count.
-        scopes = check.visible(_ALL_PARTS if records else terms.parts)
+        # A limit that the check brings along may look at any.
+        scopes = check.visible(_ALL_PARTS if records or check.brought else terms.parts)
         key = (id(terms), records, check.brought, scopes, *[each.meter for each in check.consumptions])
         known = self._known.get(key)
         # The terms are kept, so that no others take their identity.
