@@ -73,7 +73,7 @@ class House:
         self.plan_changes = Follower("entitlements", self.plans, effect)
         self.agenda = ExpiryAgenda()
         self.free_expired = FreeExpired(store, read_ledger, self.agenda, catch_up=self.usage.catch_up)
-        settle = SettleCounters(self.terms, self.rebuild, store, catch_up=self.usage.catch_up)
+        self.settle = settle = SettleCounters(self.terms, self.rebuild, store, catch_up=self.usage.catch_up)
         meters = MemoryMeters(MINUTES, AGENTS, CALLS, otherwise=[LATENCY])
         self.limit_changes = Follower("limits", self.limits, LimitsEffect(store, self.limits, self.terms))
         self.pauses: list[float] = []

@@ -415,6 +415,7 @@ end
 for _, write in ipairs(writes) do
   local key, mode, record, before = KEYS[write.check[5]], write.check[3], write.record, write.before
   if mode == CONSUME then
+    redis.call('DEL', key)
     redis.call('HSET', key, 'epoch', epoch, 'digest', record.digest, 'answer', record.answer, 'terms', record.terms,
       'ended', 'consumed')
     redis.call('PEXPIRE', key, whole(header[8]))
