@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from functools import partial
 
+from kit.clock import SystemClock
 from kit.feed import Follower
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
@@ -16,6 +17,7 @@ from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
 from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
+from services.quota.application.answer_degraded import AnswerDegraded
 from services.quota.application.audit_counters import AuditCounters
 from services.quota.application.check_all import CheckAll
 from services.quota.application.check_batch import CheckBatch
@@ -25,15 +27,19 @@ from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.extend_reservation import ExtendReservation
+from services.quota.application.fallback import Fallback
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
 from services.quota.application.follow_usage import UsageEffect
 from services.quota.application.free_expired import FreeExpired
+from services.quota.application.grants import Grants
+from services.quota.application.last_seen import LastSeen
 from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.register_grants import RegisterGrants
 from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
@@ -45,6 +51,7 @@ from services.quota.rpc.quota_servicer import QuotaServicer
 from services.quota.rpc.upkeep_servicer import UpkeepServicer
 from services.quota.workers.auditing import keep_auditing
 from services.quota.workers.expiry import keep_freeing
+from services.quota.workers.registering import keep_registering
 
 
 async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Application:
@@ -85,15 +92,18 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     together = CheckTogether(counters, together_max=settings.checks_together_max, calls_max=COMMANDS_IN_FLIGHT_MAX)
-    check_quota = CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda)
-    check_batch = CheckBatch(counters, meters, settle, free_expired, agenda)
+    clock, seen, grants = SystemClock(), LastSeen(), Grants()
+    register = RegisterGrants(counters, settle, grants=grants, seen=seen, agenda=agenda, clock=clock)
+    fallback = Fallback(register, seen, AnswerDegraded(terms, seen, grants, clock))
+    check_quota = CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda, fallback=fallback)
+    check_batch = CheckBatch(counters, meters, settle, free_expired, agenda, fallback=fallback)
     many_checks = ManyChecks(check_quota, check_batch, organizations.exists)
     servicer = QuotaServicer(
         check_quota=check_quota,
         many_checks=many_checks,
-        extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda),
-        commit_reservation=CommitReservation(counters, agenda),
-        release_reservation=ReleaseReservation(counters, free_expired, agenda),
+        extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda, fallback=fallback),
+        commit_reservation=CommitReservation(counters, agenda, fallback),
+        release_reservation=ReleaseReservation(counters, free_expired, agenda, fallback),
         list_quotas=ListQuotas(counters, settle, free_expired, agenda),
         set_limit=SetLimit(record, meters, put_in_force),
         list_limits=ListLimits(record, terms),
@@ -102,7 +112,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     )
     rate_limits = RateLimitServicer(
         check_quota=check_quota,
-        check_all=CheckAll(counters, meters, settle, free_expired, agenda),
+        check_all=CheckAll(counters, meters, settle, free_expired, agenda, fallback=fallback),
         exists=organizations.exists,
     )
 
@@ -122,8 +132,8 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "limits": limits_follower.run,
             "audit": partial(keep_auditing, terms.remembered, followers, audit),
             "expiry": partial(keep_freeing, agenda, free_expired),
+            "grants": partial(keep_registering, grants, register),
         },
         prepare=prepare,
         drain=many_checks.drain,
-        ready=[partial(ping_redis, patient)],
     )

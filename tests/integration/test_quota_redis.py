@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import CountersMissing, InForce
 from services.quota.domain.checks import Mode
+from services.quota.domain.decisions import DenyReason
 from services.quota.domain.limits import Limit, LimitKind, LimitScope, ScopeKind, Usage, Window, WindowStyle
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
@@ -258,16 +259,30 @@ async def test_a_store_that_does_not_answer_is_unavailable_at_once() -> None:
             await client.aclose()
 
 
-async def test_a_store_that_is_full_is_unavailable_and_reads_still_answer(lonely_place: Place) -> None:
+async def test_a_store_that_is_full_reads_and_reservations_go_by_policy(lonely_place: Place) -> None:
     place = lonely_place
     place.plan(minutes_limit(100))
     await place.house.list(place.organization_id)
     await place.client.config_set("maxmemory", "1")
-    with pytest.raises(DependencyUnavailable):
-        await place.house.reserve("r1", agent_minutes=1)
-    assert not (await place.house.check(decide_check(place.organization_id, {MINUTES: 1}))).decision.is_denied
+    decided = await place.house.check(decide_check(place.organization_id, {MINUTES: 1}))
+    assert (decided.decision.is_denied, decided.degraded) == (False, False)
+    granted = await place.house.reserve("r1", agent_minutes=1)
+    assert (granted.decision.is_denied, granted.degraded) == (False, True)
+    assert (await place.house.reserve("r2", agent_minutes=1)).decision.reason is DenyReason.STORE_UNAVAILABLE
     await place.client.config_set("maxmemory", "0")
-    assert (await place.house.reserve("r1", agent_minutes=1)).decision.states[0].held == 1
+    await eventually(lambda: place.house.register(place.organization_id))
+    assert (await place.house.quota()).held == 1
+
+
+async def eventually(attempt: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await attempt()
+            except DependencyUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return
 
 
 async def test_an_answer_that_was_lost_after_the_script_ran_is_found_by_the_same_check(place: Place) -> None:

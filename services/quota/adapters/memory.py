@@ -18,6 +18,7 @@ from services.quota.application.ports import (
     CounterState,
     Extended,
     Freed,
+    Grant,
     Holds,
     InForce,
     Instant,
@@ -35,12 +36,13 @@ from services.quota.domain.decisions import (
     NOTHING_DRAWN,
     Counted,
     Decision,
+    Outcome,
     conclude,
     decide,
     decide_all,
     holdable,
 )
-from services.quota.domain.entitlements import Entitlement, Period
+from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import Counter, LevelMeter, Scope, Usage
 from services.quota.domain.maxima import (
@@ -223,6 +225,48 @@ class MemoryCounters:
             made = organization.reservations[target.request_id]
             made.digest, made.is_restored = "", True
         return Extended(replace(answer, instant=self._instant(organization, now_us)), restored=not is_open)
+
+    async def register(
+        self, grants: Sequence[Grant], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer]:
+        """As Reservations."""
+        organization = self._organizations[terms.organization_id]
+        now_us = unix_microseconds(self._clock.now())
+        self._settled(organization, terms, (), now_us, period_confirmed=period_confirmed)
+        made: list[Answer] = []
+        for grant in grants:
+            check = grant.check
+            known = self._known(organization, check.request_id, now_us)
+            if known is not None and not known.ended_by_time:
+                if known.ended_us is None and not known.is_over and now_us + check.reserve_us > known.expire_us:
+                    known.expire_us, known.expired_at_head = now_us + check.reserve_us, None
+            elif check.consumptions:
+                made.append(self._register(organization, grant, terms, now_us, period_confirmed=period_confirmed))
+                organization.reservations[check.request_id].is_restored = known is not None
+        return made
+
+    def _register(
+        self, organization: _Organization, grant: Grant, terms: Terms, now_us: int, *, period_confirmed: bool
+    ) -> Answer:
+        check, reservation = grant.check, Reservation(grant.check.request_id, now_us + grant.check.reserve_us)
+        looked = replace(check, mode=Mode.DECIDE)
+        _, counted, answer = self._decided(organization, looked, terms, now_us, period_confirmed=period_confirmed)
+        self._reserve(organization, check, replace(answer, reservation=reservation), counted, now_us)
+        states = [
+            replace(
+                state,
+                held=state.held if state.limit.window else organization.held[state.counter],
+                outcome=Outcome.ALLOWED,
+                room_us=None,
+            )
+            for state in answer.decision.states
+        ]
+        # It was allowed already, and its retries are answered so.
+        decision = conclude(sorted(states, key=lambda each: each.limit.order), check.consumptions, Standing.ACTIVE)
+        made = organization.reservations[check.request_id]
+        made.answer = replace(answer, decision=decision, reservation=reservation)
+        made.digest = grant.digest
+        return replace(made.answer, instant=self._instant(organization, now_us))
 
     async def commit(self, organization_id: str, reservation_id: str, actuals: Mapping[str, int]) -> Committed:
         """As Reservations."""

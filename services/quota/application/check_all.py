@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.fallback import Fallback
 from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Counters, MeterCatalog
@@ -24,12 +25,15 @@ class CheckAll:
         settle: SettleCounters,
         free_expired: FreeExpired,
         agenda: ExpiryAgenda,
+        *,
+        fallback: Fallback,
     ) -> None:
         self._counters = counters
         self._meters = meters
         self._settle = settle
         self._free_expired = free_expired
         self._agenda = agenda
+        self._fallback = fallback
 
     async def __call__(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer]:
         """The answers, in order; when one is a denial, nothing was counted. Every check is a consumption of the
@@ -41,6 +45,14 @@ class CheckAll:
         for meter in await self._meters.unknown(named):
             raise UnknownMeter(meter=meter[:128])
 
+        answers = await self._fallback.check_all(
+            organization_id, checks, lambda: self._decided(organization_id, checks)
+        )
+        for answer in answers:
+            count_decision(answer.decision.outcome, answer.decision.reason)
+        return answers
+
+    async def _decided(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer]:
         async def attempt(terms: Terms, period_confirmed: bool) -> Sequence[Answer]:  # noqa: FBT001 - called by Settle
             return await self._counters.check_all(checks, terms, period_confirmed=period_confirmed)
 
@@ -51,5 +63,4 @@ class CheckAll:
             answers = await self._settle(organization_id, attempt)
         for answer in answers:
             self._agenda.note(organization_id, answer.instant)
-            count_decision(answer.decision.outcome, answer.decision.reason)
         return answers

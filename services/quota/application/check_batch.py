@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kit.errors import Refused
 from services.quota.application.decide_each import decide_each
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.fallback import Fallback
 from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Counters, MeterCatalog
@@ -30,12 +31,15 @@ class CheckBatch:
         settle: SettleCounters,
         free_expired: FreeExpired,
         agenda: ExpiryAgenda,
+        *,
+        fallback: Fallback,
     ) -> None:
         self._counters = counters
         self._meters = meters
         self._settle = settle
         self._free_expired = free_expired
         self._agenda = agenda
+        self._fallback = fallback
 
     async def __call__(self, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
         """What CheckQuota would answer or raise of each, in order. Checks of one organization are decided in their
@@ -72,13 +76,15 @@ class CheckBatch:
     async def _of_one(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
         answers: list[Answer | Exception] = []
         for first in range(0, len(checks), CHECKS_TOGETHER_MAX):
-            some = checks[first : first + CHECKS_TOGETHER_MAX]
-            try:
-                answers += await self._together(organization_id, some)
-            except Refused as refusal:
-                # Those before were decided; of these nothing is known.
-                answers += [refusal] * len(some)
+            answers += await self._some(organization_id, checks[first : first + CHECKS_TOGETHER_MAX])
         return answers
+
+    async def _some(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
+        try:
+            return await self._fallback.checks(organization_id, checks, lambda: self._together(organization_id, checks))
+        except Refused as refusal:
+            # Those before were decided; of these nothing is known.
+            return [refusal] * len(checks)
 
     async def _together(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
         answers = list(await self._decided(organization_id, checks))

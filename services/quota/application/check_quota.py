@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.fallback import Fallback
 from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Decides, MeterCatalog
@@ -22,15 +23,19 @@ class CheckQuota:
         settle: SettleCounters,
         free_expired: FreeExpired,
         agenda: ExpiryAgenda,
+        *,
+        fallback: Fallback,
     ) -> None:
         self._decides = decides
         self._meters = meters
         self._settle = settle
         self._free_expired = free_expired
         self._agenda = agenda
+        self._fallback = fallback
 
     async def __call__(self, check: Check) -> Answer:
-        """The answer; a denial is one. A hold whose time has passed denies nobody while metering can be reached.
+        """The answer; a denial is one. A hold whose time has passed denies nobody while metering can be reached. While
+        the store cannot be reached, the limits' policies answer (see AnswerDegraded).
 
         Raises what `validate` raises, UnknownMeter, RequestIdReused, and DependencyUnavailable when nothing could be
         decided; a reservation may have been made then, and the same check again gets its answer.
@@ -39,6 +44,11 @@ class CheckQuota:
         for meter in await self._meters.unknown([consumption.meter for consumption in check.consumptions]):
             raise UnknownMeter(meter=meter[:128])
 
+        answer = await self._fallback.check(check, lambda: self._decided(check))
+        count_decision(answer.decision.outcome, answer.decision.reason)
+        return answer
+
+    async def _decided(self, check: Check) -> Answer:
         async def attempt(terms: Terms, period_confirmed: bool) -> Answer:  # noqa: FBT001 - called by Settle
             return await self._decides.check(check, terms, period_confirmed=period_confirmed)
 
@@ -47,5 +57,4 @@ class CheckQuota:
         if answer.decision.is_denied and expiry_is_due and await self._free_expired.in_time(check.organization_id):
             answer = await self._settle(check.organization_id, attempt)
         self._agenda.note(check.organization_id, answer.instant)
-        count_decision(answer.decision.outcome, answer.decision.reason)
         return answer

@@ -28,6 +28,10 @@ class FindTerms:
         remembered = self._remembered.get(organization_id)
         return remembered or await self.kept(organization_id)
 
+    def last_seen(self, organization_id: str) -> Terms | None:
+        """The terms that this process used last; None when it never did, or long ago."""
+        return self._remembered.get(organization_id)
+
     async def kept(self, organization_id: str) -> Terms:
         """Those kept beside the counters; what is missing there is put there. Raises DependencyUnavailable."""
         return await self._completed(organization_id, await self._shelf.kept(organization_id))

@@ -26,6 +26,8 @@ RESTORED = Counter("tollbook_quota_restored_reservations_total", "Reservations t
 FOREIGN_DESCRIPTORS = Counter(
     "tollbook_quota_foreign_descriptors_total", "Descriptors of Envoy's that no limit can match: an unknown entry."
 )
+DEGRADED = Counter("tollbook_quota_degraded_decisions_total", "Checks that were decided without Redis.", ["decision"])
+REGISTERED = Counter("tollbook_quota_registered_grants_total", "Grants given without Redis that it then held.")
 
 
 def count_decision(outcome: Outcome, reason: DenyReason | None, count: int = 1) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kit.errors import RequestIdReused
+from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.feed import Feed, Position
 from services.quota.domain.checks import Check
 from services.quota.domain.decisions import Decision
@@ -16,6 +16,10 @@ from services.quota.domain.reservations import Settlement
 from services.quota.domain.terms import OwnLimits, Terms
 from services.quota.domain.usage import Tally, UsageEntry
 from services.quota.domain.windows import WindowCounter
+
+
+class StoreUnavailable(DependencyUnavailable):
+    """{dependency} cannot be reached now; nothing was changed that a retry with the same ids would repeat."""
 
 
 class CountersMissing(Exception):
@@ -67,6 +71,20 @@ class Answer:
     decided_us: int
     """When it was decided; for a repeated answer, when the first was."""
     instant: Instant
+    degraded: bool = False
+    """Whether it was decided without the store, by policy; then its counters are as last seen, and its times those of
+    the process.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What was allowed while the store was away: at least so much, to be held for what is left of its time."""
+
+    check: Check
+    """With RESERVE."""
+    digest: str
+    """Of what was asked with its request_id first; empty when that is not known: any retry gets the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +177,8 @@ class Decides(Protocol):
         the content differs. Otherwise raises TermsOutdated when the store keeps other terms or none, or its own clock
         is past the period (unless period_confirmed), and CountersMissing when there are no counters of the period, or
         of a level that a limit of the check looks at, and CountersBehind when less of the ledger is applied than a
-        check or read of this process has seen, until `trust`. Raises DependencyUnavailable when the store does not
-        answer in time: the same check again finds out what happened.
+        check or read of this process has seen, until `trust`. Raises StoreUnavailable when the store does not answer in
+        time: the same check again finds out what happened.
         """
         ...
 
@@ -211,6 +229,17 @@ class Reservations(Protocol):
         One that is not known, or ended by time, is made anew as a check with RESERVE makes it; NotFound without
         consumptions. Raises ReservationEnded for one that is committed, released or ended otherwise, RequestIdReused
         when the subject is of other scopes, and as `Counters.check`.
+        """
+        ...
+
+    async def register(
+        self, grants: Sequence[Grant], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer]:
+        """Holds what was granted, in one atomic step, whatever the limits and the standing say; a retry of the request
+        gets an answer that allows. What was drawn by usage that came before is not held again. A reservation that is
+        known keeps what it holds, for the longer of both times; one that ended by time is made anew, one that ended
+        otherwise stays ended. Windows admit nothing: what was granted belongs to a time that is over. Without grants it
+        changes nothing. Answers those that were made, with the counters as they are now. Raises as `Counters.check`.
         """
         ...
 

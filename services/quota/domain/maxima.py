@@ -48,3 +48,11 @@ SWEPT_AT_ONCE_MAX = 100
 """Reservations that one script frees: a script keeps everybody else waiting."""
 SETTLE_US = 24 * 3_600_000_000
 """How long what was committed is held for its usage events."""
+GRANTS_MAX = 10_000
+"""Per process, given while the store was away and not registered yet; some 2 kB each. Above it limits deny."""
+GRANTS_AT_ONCE_MAX = 50
+"""Registered by one script."""
+SEEN_COUNTERS_MAX = 50_000
+"""Per process, remembered as last seen; some 300 bytes each. One that was forgotten is as if it was never seen."""
+SEEN_RESERVATIONS_MAX = 20_000
+"""The same of reservations."""

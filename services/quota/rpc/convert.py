@@ -126,6 +126,7 @@ def answer_to_pb(answer: Answer) -> quota_pb2.CheckResponse:
             for state in decision.states
         ],
     )
+    response.degraded = answer.degraded
     if decision.reason is not None:
         response.deny_reason = _REASONS[decision.reason]
         response.message = _MESSAGES[decision.reason]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kit.clock import Clock, SystemClock
 from kit.feed import Follower
 from services.quota.adapters.memory import MemoryEntitlements, MemoryLedger, MemoryMeters
 from services.quota.adapters.memory_limits import MemoryLimits
+from services.quota.application.answer_degraded import AnswerDegraded
 from services.quota.application.check_all import CheckAll
 from services.quota.application.check_batch import CheckBatch
 from services.quota.application.check_quota import CheckQuota
@@ -15,11 +17,14 @@ from services.quota.application.commit_reservation import CommitReservation
 from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.extend_reservation import ExtendReservation
+from services.quota.application.fallback import Fallback
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
 from services.quota.application.follow_usage import UsageEffect
 from services.quota.application.free_expired import FreeExpired
+from services.quota.application.grants import Grants
+from services.quota.application.last_seen import LastSeen
 from services.quota.application.list_limits import ListLimits
 from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.ports import (
@@ -33,6 +38,7 @@ from services.quota.application.ports import (
 )
 from services.quota.application.put_in_force import PutInForce
 from services.quota.application.rebuild_counters import RebuildCounters
+from services.quota.application.register_grants import RegisterGrants
 from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
@@ -60,6 +66,7 @@ class House:
         source: MemoryEntitlements | None = None,
         limits: MemoryLimits | None = None,
         remembers_denials: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self.organization_id = organization_id
         self.recorded = MemoryLedger()
@@ -83,14 +90,18 @@ class House:
         self.set_limit = SetLimit(self.limits, meters, put_in_force)
         self.delete_limit = DeleteLimit(self.limits, put_in_force)
         self.list_limits = ListLimits(self.limits, self.terms)
+        clock = clock or SystemClock()
+        self.grants, seen = Grants(), LastSeen()
+        self.register = RegisterGrants(store, settle, grants=self.grants, seen=seen, agenda=self.agenda, clock=clock)
+        fallback = Fallback(self.register, seen, AnswerDegraded(self.terms, seen, self.grants, clock))
         self.together = CheckTogether(store, together_max=8, calls_max=8)
         decides = RememberDenials(self.together) if remembers_denials else self.together
-        self.check = CheckQuota(decides, meters, settle, self.free_expired, self.agenda)
-        self.check_batch = CheckBatch(store, meters, settle, self.free_expired, self.agenda)
-        self.check_all = CheckAll(store, meters, settle, self.free_expired, self.agenda)
-        self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda)
-        self.commit = CommitReservation(store, self.agenda)
-        self.release = ReleaseReservation(store, self.free_expired, self.agenda)
+        self.check = CheckQuota(decides, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.check_batch = CheckBatch(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.check_all = CheckAll(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.commit = CommitReservation(store, self.agenda, fallback)
+        self.release = ReleaseReservation(store, self.free_expired, self.agenda, fallback)
         self.list = ListQuotas(store, settle, self.free_expired, self.agenda)
 
     async def _pause(self, seconds: float) -> None:

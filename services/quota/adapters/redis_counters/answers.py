@@ -65,6 +65,15 @@ class Reply:
             raise extended
         return Extended(extended, restored=bool(answer[4]) and not extended.decision.is_denied)
 
+    def registered(self, checks: Sequence[Check], shapes: Sequence[Shape], terms: Terms) -> list[Answer]:
+        """The answers to those that were made by this call. `shapes`: of each check."""
+        made: list[Answer] = []
+        for answer, check, shape in zip(self._answers, checks, shapes, strict=True):
+            decided = self._answer(answer, check, shape, terms) if answer[0] == _DECIDED else None
+            if isinstance(decided, Answer):
+                made.append(decided)
+        return made
+
     def readings(self, shape: Shape) -> Readings:
         """What the one shape that was sent says."""
         (numbers,) = self._readings

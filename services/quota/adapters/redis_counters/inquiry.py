@@ -11,6 +11,7 @@ from services.quota.domain.terms import Terms
 
 _MODE_CODES = {Mode.DECIDE: 0, Mode.RESERVE: 1, Mode.CONSUME: 2}
 _EXTEND_CODE = 3
+_REGISTER_CODE = 4
 _GATE = -1
 _FIRST_KEY = 6
 """The place of the first key that is not the organization's own, as Lua counts."""
@@ -18,7 +19,7 @@ _FIRST_KEY = 6
 
 class Inquiry:
     """Keys and checks of one call. Without checks: the shapes alone, to be read. `extends`: they are targets of
-    reservations.
+    reservations. `registers`: they were granted already, and these are their digests, in order.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class Inquiry:
         shapes: Sequence[Shape] = (),
         *,
         extends: bool = False,
+        registers: Sequence[str] | None = None,
     ) -> None:
-        self._extends = extends
+        self._code = _EXTEND_CODE if extends else _REGISTER_CODE if registers is not None else None
         self.shapes = list(shapes)
         self.shapes_of_checks: list[Shape] = []
         places: list[int] = []
@@ -45,9 +47,13 @@ class Inquiry:
             self.shapes_of_checks.append(shape)
         self.keys = [key for shape in self.shapes for key in shape.window_keys]
         self._records: dict[str, int] = {}
-        self.checks = [self._packable(check, place) for check, place in zip(checks, places, strict=True)]
+        # What a reservation that is made anew was first asked with is not known: any retry of that gets its answer.
+        digests = registers if registers is not None else ["" if extends else None] * len(checks)
+        self.checks = [
+            self._packable(check, place, digest) for check, place, digest in zip(checks, places, digests, strict=True)
+        ]
 
-    def _packable(self, check: Check, shape_place: int) -> list[object]:
+    def _packable(self, check: Check, shape_place: int, digest: str | None) -> list[object]:
         quantities = [_GATE if each.quantity is None else each.quantity for each in check.consumptions]
         if not _leaves_record(check):
             return [shape_place, quantities, _MODE_CODES[check.mode], 0, 0]
@@ -58,12 +64,11 @@ class Inquiry:
         return [
             shape_place,
             quantities,
-            _EXTEND_CODE if self._extends else _MODE_CODES[check.mode],
+            _MODE_CODES[check.mode] if self._code is None else self._code,
             check.reserve_us,
             place,
             check.request_id,
-            # What a reservation that is made anew was first asked with is not known: any retry of that gets its answer.
-            "" if self._extends else content_digest(check),
+            content_digest(check) if digest is None else digest,
             check.owner,
         ]
 

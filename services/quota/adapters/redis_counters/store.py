@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from kit.breaker import Breaker
 from kit.errors import DependencyUnavailable, NotFound, RequestIdReused
 from kit.feed import Position
 from kit.redis.client import Commands, Script
@@ -40,6 +41,7 @@ from services.quota.application.ports import (
     CounterState,
     Extended,
     Freed,
+    Grant,
     Holds,
     InForce,
     Instant,
@@ -47,6 +49,7 @@ from services.quota.application.ports import (
     Overrun,
     Readings,
     Recount,
+    StoreUnavailable,
     TermsOutdated,
 )
 from services.quota.domain.checks import Check, require_plain_consumptions
@@ -90,8 +93,9 @@ Argument = str | int | bytes
 class RedisCounters:
     """Counters, Reservations, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
 
-    def __init__(self, client: Commands, *, command_seconds: float) -> None:
-        """command_seconds: how long to wait for the answer to one command."""
+    def __init__(self, client: Commands, *, command_seconds: float, breaker: Breaker | None = None) -> None:
+        """command_seconds: how long to wait for the answer to one command; breaker: while it is open none is sent."""
+        self._breaker = breaker or Breaker()
         self._client = client
         self._command_seconds = command_seconds
         self._shapes = Shapes()
@@ -117,6 +121,7 @@ class RedisCounters:
     async def check_many(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
     ) -> Sequence[Answer | RequestIdReused]:
+        self._refuse_while_open()
         asked = Inquiry(terms, checks, self._shapes)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.answers(checks, asked.shapes_of_checks, terms)
@@ -134,6 +139,14 @@ class RedisCounters:
         asked = Inquiry(terms, [target], self._shapes, extends=True)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.extension(target, asked.shapes_of_checks[0], terms)
+
+    async def register(
+        self, grants: Sequence[Grant], terms: Terms, *, period_confirmed: bool = False
+    ) -> Sequence[Answer]:
+        checks = [grant.check for grant in grants]
+        asked = Inquiry(terms, checks, self._shapes, registers=[grant.digest for grant in grants])
+        reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
+        return reply.registered(checks, asked.shapes_of_checks, terms)
 
     async def commit(self, organization_id: str, reservation_id: str, actuals: Mapping[str, int]) -> Committed:
         keys = keys_of(organization_id)
@@ -391,16 +404,31 @@ class RedisCounters:
         async with self._answering():
             return await self._put_entitlement(keys=[keys_of(entitlement.organization_id).entitlement], args=args)
 
+    def _refuse_while_open(self) -> None:
+        """Before the work of asking, which would be in vain."""
+        if self._breaker.is_open:
+            raise StoreUnavailable(dependency="Redis")
+
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         async with self._turn:
+            # Asked when it has its turn: those that waited for theirs while it opened wait no longer.
+            if not self._breaker.admits():
+                raise StoreUnavailable(dependency="Redis")
             try:
                 async with answered_within(self._command_seconds):
                     yield
-            except (TimeoutError, RedisError, OSError) as error:
+            except (TimeoutError, RedisError, OSError, DependencyUnavailable) as error:
+                # A refusal is an answer: nobody waits for the next one in vain.
+                refused = isinstance(error, ResponseError)
+                self._breaker.answered() if refused else self._breaker.failed()
                 if type(error) is ResponseError and not any(state in str(error) for state in _CANNOT_NOW):
                     raise
-                raise DependencyUnavailable(dependency="Redis") from error
+                raise StoreUnavailable(dependency="Redis") from error
+            except BaseException:
+                self._breaker.abandoned()
+                raise
+            self._breaker.answered()
 
 
 def _recounted(period: Period, answered: Sequence[Any]) -> Recount:

@@ -65,7 +65,7 @@ local epoch, sequence = state[1], tonumber(state[2] or '0')
 local answers, records, open_count = {}, {}, 0
 for index, check in ipairs(checks) do
   local key, mode = check[5], check[3]
-  if epoch and key > 0 and mode ~= EXTEND then
+  if epoch and key > 0 and mode ~= EXTEND and mode ~= REGISTER then
     local first = redis.call('HMGET', KEYS[key], 'epoch', 'digest', 'answer', 'terms', 'expire_us', 'tombstone')
     if first[1] == epoch and not first[6] then
       if first[2] == '' or first[2] == check[7] then
@@ -219,7 +219,7 @@ if #checks == 0 then
   return cmsgpack.pack({now, sequence, next_expiry, {}, readings})
 end
 
-local writes = {}
+local writes, prolonged = {}, {}
 
 local function needed_of(quantity)
   return quantity < 0 and 1 or quantity
@@ -332,10 +332,31 @@ for index, check in ipairs(checks) do
     else
       record, made_anew = nil, 1
     end
+  elseif not answers[index] and mode == REGISTER then
+    record = hash_of(KEYS[key])
+    if record.epoch == epoch and not record.tombstone and record.ended ~= 'time' then
+      -- It was held all along. What events drew of it since is no room to hold it once more.
+      answers[index] = {REPEATED, record.answer, record.terms, record.expire_us or ''}
+      if not record.ended and not record.settling and not record.releasing
+          and now + check[4] > tonumber(record.expire_us) then
+        prolonged[#prolonged + 1] = {KEYS[key], check[6], whole(now + check[4])}
+      end
+    elseif #quantities == 0 then
+      answers[index] = {UNKNOWN}
+    elseif record.epoch ~= epoch or not record.tombstone then
+      made_anew, record = record.ended and 1 or 0, nil
+    end
   end
   if not answers[index] then
     local outcome, outcomes = judge(shape, quantities, growth_only)
-    local moves = mode ~= DECIDE and (outcome ~= DENIED or mode == REGISTER)
+    if mode == REGISTER then
+      -- It was allowed already, and its retries are answered so.
+      outcome = ALLOWED
+      for at = 1, #outcomes do
+        outcomes[at] = ALLOWED
+      end
+    end
+    local moves = mode ~= DECIDE and outcome ~= DENIED
     local expire_us, fields = 0, nil
     if moves and mode ~= CONSUME then
       expire_us = now + check[4]
@@ -352,7 +373,8 @@ for index, check in ipairs(checks) do
         end
       end
     end
-    if moves then
+    -- What is registered was admitted in a time that is over: it must not land in the window of now.
+    if moves and mode ~= REGISTER then
       admit(shape, quantities)
     end
     local numbers = show(shape, quantities, outcomes)
@@ -411,6 +433,11 @@ for _, write in ipairs(writes) do
       end
     end
   end
+end
+for _, each in ipairs(prolonged) do
+  redis.call('ZADD', KEYS[5], each[3], each[2])
+  redis.call('HSET', each[1], 'expire_us', each[3])
+  redis.call('HDEL', each[1], 'expired_at_head')
 end
 for _, write in ipairs(writes) do
   local key, mode, record, before = KEYS[write.check[5]], write.check[3], write.record, write.before
