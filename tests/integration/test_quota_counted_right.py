@@ -128,11 +128,11 @@ async def test_b13_a_check_whose_answer_was_lost_counts_once_however_often_it_is
     async with ToxicProxy(port) as proxy:
         rule = proxy.when(b"lost-answer", toxic=Toxic.CUT_ANSWER)
         client = connect_redis(place.url.replace(f":{port}/", f":{proxy.port}/"), timeout_seconds=5)
-        house = place.replica(RedisCounters(client, command_seconds=5))
+        store = RedisCounters(client, command_seconds=5)
         with pytest.raises(DependencyUnavailable):
-            await house.check(check)
+            await store.check(check, await place.house.terms(place.organization_id))
         assert rule.reached.is_set()
-        answers = [await replica.check(check) for replica in (house, *place.replicas)]
+        answers = [await replica.check(check) for replica in (place.replica(store), *place.replicas)]
         await client.aclose()
     assert len({answer.decided_us for answer in answers}) == 1
     (state,) = answers[0].decision.states
