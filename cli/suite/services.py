@@ -4,10 +4,11 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from cli.suite.errors import Refused
 from cli.suite.parts import ProgramSpec, grpc_probe, http_probe
 from cli.suite.ports import SERVICES, Ports
 from cli.suite.secrets import ROLE_KINDS, Secrets, sha256_hex
@@ -34,8 +35,17 @@ _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
             "TOLLBOOK_RETENTION_FOLLOWERS",
         }
     ),
-    "quota": frozenset({"TOLLBOOK_REDIS_CHECK_MILLISECONDS", "TOLLBOOK_REDIS_UPKEEP_MILLISECONDS"}),
+    "quota": frozenset(
+        {
+            "TOLLBOOK_CHECKS_TOGETHER_MAX",
+            "TOLLBOOK_REDIS_CHECK_MILLISECONDS",
+            "TOLLBOOK_REDIS_UPKEEP_MILLISECONDS",
+        }
+    ),
 }
+
+_QUOTA_PROCESSES = "TOLLBOOK_QUOTA_PROCESSES"
+_QUOTA_PROCESSES_MAX = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +75,37 @@ class Site:
 
 
 def service_specs(site: Site) -> list[ProgramSpec]:
-    """Return the five services; they may start in any order, and at once."""
-    return [
-        ProgramSpec(
-            name=name,
-            command=(sys.executable, "-m", f"services.{name}"),
-            environment={
-                **inherited_environment(),
-                **_service_environment(site, name),
-                **_of_environment(_OPERATORS_SETTINGS.get(name, frozenset())),
-            },
-            working_folder=CHECKOUT,
-            probe=grpc_probe(site.ports.address(name)),
-        )
-        for name in SERVICES
-    ]
+    """Return the five services; they may start in any order, and at once. Raises Refused for a number of processes that
+    is none.
+    """
+    specs = [_service_spec(site, name) for name in SERVICES]
+    quota = specs[SERVICES.index("quota")]
+    for number in range(2, _quota_processes() + 1):
+        # The port is shared; the one of the metrics cannot be, for each process has its own to tell.
+        environment = {**quota.environment, "TOLLBOOK_METRICS_ADDRESS": "127.0.0.1:0"}
+        specs.append(replace(quota, name=f"quota-{number}", environment=environment))
+    return specs
+
+
+def _service_spec(site: Site, name: str) -> ProgramSpec:
+    return ProgramSpec(
+        name=name,
+        command=(sys.executable, "-m", f"services.{name}"),
+        environment={
+            **inherited_environment(),
+            **_service_environment(site, name),
+            **_of_environment(_OPERATORS_SETTINGS.get(name, frozenset())),
+        },
+        working_folder=CHECKOUT,
+        probe=grpc_probe(site.ports.address(name)),
+    )
+
+
+def _quota_processes() -> int:
+    text = os.environ.get(_QUOTA_PROCESSES, "1")
+    if not text.isdecimal() or not 1 <= int(text) <= _QUOTA_PROCESSES_MAX:
+        raise Refused(f"{_QUOTA_PROCESSES}: {text!r} is not in 1 to {_QUOTA_PROCESSES_MAX}")
+    return int(text)
 
 
 def gateway_spec(site: Site) -> ProgramSpec:

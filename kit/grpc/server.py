@@ -112,7 +112,7 @@ async def _serve(service: str, settings: ServerSettings, bootstrap: Bootstrap) -
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    serve_metrics(settings.metrics_address)
+    metrics_address = serve_metrics(settings.metrics_address)
     async with AsyncExitStack() as resources:
         application = await bootstrap(resources)
         gate, health_servicer = Gate(), health.aio.HealthServicer()
@@ -123,7 +123,7 @@ async def _serve(service: str, settings: ServerSettings, bootstrap: Bootstrap) -
             msg = f"cannot listen on {settings.listen_address}: is it in use?"
             raise OSError(msg) from error
         await server.start()
-        log.info("listening", address=settings.listen_address)
+        log.info("listening", address=settings.listen_address, metrics_address=metrics_address)
         stopped = asyncio.create_task(stop.wait())
         life = asyncio.create_task(_live(application, gate, health_servicer))
         try:

@@ -20,7 +20,10 @@ FOLLOWER_LAG = Gauge(
 )
 
 
-def serve_metrics(address: str) -> None:
-    """Answers GET /metrics on `host:port` from a daemon thread. Raises OSError when the port is taken."""
+def serve_metrics(address: str) -> str:
+    """Answers GET /metrics on `host:port` from a daemon thread, and says where: port 0 is any free one. Raises OSError
+    when the port is taken.
+    """
     host, _, port = address.rpartition(":")
-    start_http_server(int(port), addr=host)
+    server, _ = start_http_server(int(port), addr=host)
+    return f"{host}:{server.server_port}"

@@ -321,6 +321,24 @@ def test_no_process_is_given_the_owner_of_the_database_or_the_admin_key(site: Si
         assert site.secrets.admin_key not in told
 
 
+def test_quota_runs_as_many_processes_as_are_asked_for_on_one_port(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLBOOK_QUOTA_PROCESSES", "3")
+    quotas = [spec for spec in service_specs(site) if spec.name.startswith("quota")]
+    assert [spec.name for spec in quotas] == ["quota", "quota-2", "quota-3"]
+    assert len({spec.environment["TOLLBOOK_LISTEN_ADDRESS"] for spec in quotas}) == 1
+    assert [spec.environment["TOLLBOOK_METRICS_ADDRESS"] for spec in quotas[1:]] == ["127.0.0.1:0"] * 2
+    assert len(service_specs(site)) == len(SERVICES) + 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "65", "two", ""])
+def test_a_number_of_processes_that_is_none_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setenv("TOLLBOOK_QUOTA_PROCESSES", number)
+    with pytest.raises(Refused, match="TOLLBOOK_QUOTA_PROCESSES"):
+        service_specs(site)
+
+
 def test_the_callers_environment_is_not_handed_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:1")
     monkeypatch.setenv("PGHOST", "elsewhere")

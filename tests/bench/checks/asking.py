@@ -34,8 +34,16 @@ def unary(organization_ids: Sequence[str], mode: quota_pb2.CheckMode.ValueType, 
 
 
 def batches(organization_ids: Sequence[str], mode: quota_pb2.CheckMode.ValueType, checks: int) -> list[bytes]:
-    """A batch of so many checks of each organization."""
+    """A batch of so many checks of each organization, of tasks of ten users that differ in what they ask for."""
     return [
-        quota_pb2.BatchCheckRequest(checks=[check(each, mode)] * checks).SerializeToString()
+        quota_pb2.BatchCheckRequest(
+            checks=[_of_a_task(check(each, mode, 60_000 + number), number) for number in range(checks)]
+        ).SerializeToString()
         for each in organization_ids
     ]
+
+
+def _of_a_task(request: quota_pb2.CheckRequest, number: int) -> quota_pb2.CheckRequest:
+    request.subject.user_id = f"usr_0192f0c17d4{number % 10}"
+    request.subject.task_id = f"task_{number:024x}"
+    return request
