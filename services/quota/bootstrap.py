@@ -28,6 +28,7 @@ from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.extend_reservation import ExtendReservation
 from services.quota.application.fallback import Fallback
+from services.quota.application.find_members import FindMembers
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
@@ -44,10 +45,12 @@ from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.watch_quotas import WatchQuotas
 from services.quota.config import QuotaSettings
 from services.quota.rpc.envoy_servicer import FOREIGN_SCOPES, RateLimitServicer
 from services.quota.rpc.many_checks import ManyChecks
 from services.quota.rpc.quota_servicer import QuotaServicer
+from services.quota.rpc.quota_watches import QuotaWatches
 from services.quota.rpc.upkeep_servicer import UpkeepServicer
 from services.quota.workers.auditing import keep_auditing
 from services.quota.workers.expiry import keep_freeing
@@ -98,13 +101,18 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     check_quota = CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda, fallback=fallback)
     check_batch = CheckBatch(counters, meters, settle, free_expired, agenda, fallback=fallback)
     many_checks = ManyChecks(check_quota, check_batch, organizations.exists)
+    find_members = FindMembers(upkeep)
+    # Beside the checks: they wait for no watcher, and a watcher can wait longer than they.
+    settle_upkeep = SettleCounters(terms, rebuild, upkeep, catch_up=usage_follower.catch_up)
+    watch_quotas = WatchQuotas(ListQuotas(upkeep, settle_upkeep, free_expired, agenda, find_members))
     servicer = QuotaServicer(
         check_quota=check_quota,
         many_checks=many_checks,
         extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda, fallback=fallback),
         commit_reservation=CommitReservation(counters, agenda, fallback),
         release_reservation=ReleaseReservation(counters, free_expired, agenda, fallback),
-        list_quotas=ListQuotas(counters, settle, free_expired, agenda),
+        quota_watches=QuotaWatches(watch_quotas, organizations.exists),
+        list_quotas=ListQuotas(counters, settle, free_expired, agenda, find_members),
         set_limit=SetLimit(record, meters, put_in_force),
         list_limits=ListLimits(record, terms),
         delete_limit=DeleteLimit(record, put_in_force),
@@ -130,6 +138,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
             "ledger": usage_follower.run,
             "entitlements": entitlement_follower.run,
             "limits": limits_follower.run,
+            "watches": watch_quotas.run,
             "audit": partial(keep_auditing, terms.remembered, followers, audit),
             "expiry": partial(keep_freeing, agenda, free_expired),
             "grants": partial(keep_registering, grants, register),

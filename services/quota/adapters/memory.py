@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from services.quota.application.ports import (
     Instant,
     Kept,
     Overrun,
+    Ranking,
     Rate,
     Readings,
     Recount,
@@ -44,7 +46,7 @@ from services.quota.domain.decisions import (
 )
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.errors import ReservationEnded
-from services.quota.domain.limits import Counter, LevelMeter, Scope, Usage
+from services.quota.domain.limits import Counter, LevelMeter, Scope, Usage, most
 from services.quota.domain.maxima import (
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
@@ -322,6 +324,22 @@ class MemoryCounters:
     def trust(self, organization_id: str) -> None:
         """As Counters."""
         self._seen.forget(organization_id)
+
+    async def rank(
+        self,
+        organization_id: str,
+        period: Period,  # noqa: ARG002 - it keeps one
+        rankings: Collection[Ranking],
+        *,
+        at_most: int,
+    ) -> Mapping[Ranking, Sequence[str]]:
+        """As Members."""
+        organization = self._organizations[organization_id]
+        held = Counts(organization.held)
+        used = Counts(organization.used) + held
+        return {
+            ranking: most(ranking.of, held if ranking.held_alone else used, at_most=at_most) for ranking in rankings
+        }
 
     async def state(self, organization_id: str) -> CounterState | None:
         """As CounterUpkeep."""

@@ -256,6 +256,28 @@ class Reservations(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The members of a level, by what they use of a meter and hold, or hold alone."""
+
+    of: LevelMeter
+    held_alone: bool = False
+
+
+class Members(Protocol):
+    """Knows whose counters there are."""
+
+    async def rank(
+        self, organization_id: str, period: Period, rankings: Collection[Ranking], *, at_most: int
+    ) -> Mapping[Ranking, Sequence[str]]:
+        """Of each ranking the ids of those that used or hold something, most first and equals by id; at most so many.
+
+        What of counters changes meanwhile may be seen or not. Of more than 100 000 counters some are not found. Raises
+        DependencyUnavailable.
+        """
+        ...
+
+
 class CounterUpkeep(Protocol):
     """Keeps counters in step with the ledger."""
 

@@ -53,7 +53,7 @@ _REASONS = {
     LimitKind.WINDOW: DenyReason.RATE,
     LimitKind.CONCURRENCY: DenyReason.CONCURRENCY,
 }
-_STANDING_REASONS = {Standing.SUSPENDED: DenyReason.SUSPENDED, Standing.NO_PLAN: DenyReason.NO_PLAN}
+STANDING_REASONS = {Standing.SUSPENDED: DenyReason.SUSPENDED, Standing.NO_PLAN: DenyReason.NO_PLAN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def conclude(states: Iterable[LimitState], consumptions: Iterable[Consumption], 
             outcome = Outcome.ALLOWED_IN_GRACE
     ordered = (*denying, *others)
     if standing is not Standing.ACTIVE:
-        return Decision(Outcome.DENIED, _STANDING_REASONS[standing], ordered, Remedy.NOTHING)
+        return Decision(Outcome.DENIED, STANDING_REASONS[standing], ordered, Remedy.NOTHING)
     if not denying:
         return Decision(outcome, None, ordered)
     needed = {consumption.meter: consumption.needed for consumption in consumptions}

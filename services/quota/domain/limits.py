@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from heapq import nsmallest
 
 from services.quota.domain.maxima import COUNTER_MAX
 
@@ -180,3 +181,13 @@ class Limit:
 def plan_limit(meter: str, kind: LimitKind, value: int | None, grace_percent: int) -> Limit:
     """The limit that a plan sets for a whole organization."""
     return Limit(f"{PLAN_PREFIX}{meter}", WHOLE_ORGANIZATION, meter, kind, value, grace_percent)
+
+
+def most(of: LevelMeter, quantities: Mapping[Counter, int], *, at_most: int) -> list[str]:
+    """The ids of the members of a level with most of a meter, most first and equals by id; none without any."""
+    members = [
+        (-quantity, counter.scope.id)
+        for counter, quantity in quantities.items()
+        if quantity > 0 and counter.scope.kind is of.level and counter.meter == of.meter
+    ]
+    return [id_ for _, id_ in nsmallest(at_most, members)]

@@ -56,3 +56,15 @@ SEEN_COUNTERS_MAX = 50_000
 """Per process, remembered as last seen; some 300 bytes each. One that was forgotten is as if it was never seen."""
 SEEN_RESERVATIONS_MAX = 20_000
 """The same of reservations."""
+LISTED_MEMBERS_MAX = 100
+"""Of one limit of each member separately."""
+LISTED_MEMBERS_IN_ALL_MAX = 1_000
+"""Of an organization: what every change of a watched one may cost."""
+REMEMBERED_MEMBERS_MAX = 1_000
+"""Organizations per process whose most using members are remembered; some 100 kB each at most."""
+SCANNED_COUNTERS_MAX = 100_000
+"""Looked at to find the members that used most; of more, some are not found."""
+WATCHES_MAX = 1_000
+"""Per process."""
+WATCHES_OF_ONE_MAX = 50
+"""Per process and organization."""

@@ -10,8 +10,8 @@ from kit.errors import InvalidField
 from services.quota.application.list_quotas import Quotas
 from services.quota.application.ports import Answer
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
-from services.quota.domain.decisions import DenyReason, LimitState, Outcome, Remedy
-from services.quota.domain.entitlements import Period
+from services.quota.domain.decisions import STANDING_REASONS, DenyReason, LimitState, Outcome, Remedy
+from services.quota.domain.entitlements import Period, Standing
 from services.quota.domain.limits import LimitKind, Scope
 from services.quota.domain.maxima import RESERVE_US_DEFAULT
 from services.quota.rpc.convert_limits import KINDS, SCOPE_KINDS
@@ -167,19 +167,49 @@ def _retry_after_us(answer: Answer) -> int | None:
 
 def quotas_to_pb(quotas: Quotas) -> quota_pb2.ListQuotasResponse:
     """The limits with their counters."""
-    entitlement = quotas.entitlement
     return quota_pb2.ListQuotasResponse(
-        limits=[
-            _state_to_pb(
-                state,
-                period=entitlement.period,
-                applied_sequence=quotas.applied_sequence,
-                entitlement_version=entitlement.version,
-            )
-            for state in quotas.states
-        ],
-        plan_id=entitlement.plan_id,
+        limits=_states_to_pb(quotas.states, quotas),
+        plan_id=quotas.entitlement.plan_id,
+        deny_reason=_standing_to_pb(quotas.entitlement.standing),
     )
+
+
+def watched_to_pb(quotas: Quotas, given: Quotas | None) -> quota_pb2.WatchQuotasResponse:
+    """What is new of quotas to who was given others before; None: nothing."""
+    # Another entitlement changes what every state says.
+    is_complete = given is None or given.entitlement != quotas.entitlement
+    before = {} if given is None else given.by_limit
+    states = [
+        state
+        for limit_id, states in quotas.by_limit.items()
+        if is_complete or states != before.get(limit_id)
+        for state in states
+    ]
+    return quota_pb2.WatchQuotasResponse(
+        limits=_states_to_pb(states, quotas),
+        removed_limit_ids=[limit_id for limit_id in before if limit_id not in quotas.by_limit],
+        complete=is_complete,
+        plan_id=quotas.entitlement.plan_id,
+        resume_token=quotas.token,
+        deny_reason=_standing_to_pb(quotas.entitlement.standing),
+    )
+
+
+def _standing_to_pb(standing: Standing) -> quota_pb2.DenyReason.ValueType:
+    reason = STANDING_REASONS.get(standing)
+    return quota_pb2.DENY_REASON_UNSPECIFIED if reason is None else _REASONS[reason]
+
+
+def _states_to_pb(states: Iterable[LimitState], quotas: Quotas) -> list[quota_pb2.LimitState]:
+    return [
+        _state_to_pb(
+            state,
+            period=quotas.entitlement.period,
+            applied_sequence=quotas.applied_sequence,
+            entitlement_version=quotas.entitlement.version,
+        )
+        for state in states
+    ]
 
 
 def _state_to_pb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import ClassVar
 
 import grpc
@@ -33,6 +34,7 @@ from services.quota.rpc.convert_reservations import (
     settlement_to_pb,
 )
 from services.quota.rpc.many_checks import ManyChecks
+from services.quota.rpc.quota_watches import QuotaWatches
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
 
 
@@ -53,10 +55,12 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         commit_reservation: CommitReservation,
         release_reservation: ReleaseReservation,
         many_checks: ManyChecks,
+        quota_watches: QuotaWatches,
         exists: OrganizationExists,
     ) -> None:
         self._check_quota = check_quota
         self._many_checks = many_checks
+        self._quota_watches = quota_watches
         self._list_quotas = list_quotas
         self._set_limit = set_limit
         self._list_limits = list_limits
@@ -122,6 +126,14 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         """See the proto."""
         organization_id = await organization_of(request.organization_id, exists=self._exists)
         return quotas_to_pb(await self._list_quotas(organization_id))
+
+    async def WatchQuotas(
+        self, request: quota_pb2.WatchQuotasRequest, context: ServicerContext
+    ) -> AsyncIterator[quota_pb2.WatchQuotasResponse]:
+        """See the proto."""
+        async with aclosing(self._quota_watches.watch(request)) as responses:
+            async for response in responses:
+                yield response
 
     async def SetLimit(
         self, request: quota_pb2.SetLimitRequest, context: ServicerContext

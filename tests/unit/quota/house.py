@@ -18,6 +18,7 @@ from services.quota.application.delete_limit import DeleteLimit
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.extend_reservation import ExtendReservation
 from services.quota.application.fallback import Fallback
+from services.quota.application.find_members import FindMembers
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.follow_entitlements import EntitlementEffect
 from services.quota.application.follow_limits import LimitsEffect
@@ -33,6 +34,7 @@ from services.quota.application.ports import (
     CounterUpkeep,
     Expiries,
     Ledger,
+    Members,
     Reservations,
     TermsShelf,
 )
@@ -43,14 +45,17 @@ from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.watch_quotas import WatchQuotas
 from services.quota.domain.decisions import LimitState
+from services.quota.domain.limits import ORGANIZATION, Counter
 from services.quota.domain.usage import UsageEntry
 from services.quota.rpc.many_checks import ManyChecks
 from services.quota.rpc.quota_servicer import QuotaServicer
+from services.quota.rpc.quota_watches import QuotaWatches
 from tests.unit.quota.samples import AGENTS, CALLS, LATENCY, MINUTES, reserve_check
 
 
-class Store(Counters, Reservations, CounterUpkeep, Expiries, TermsShelf, Protocol):
+class Store(Counters, Members, Reservations, CounterUpkeep, Expiries, TermsShelf, Protocol):
     """All the ports over one store."""
 
 
@@ -102,7 +107,8 @@ class House:
         self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
         self.commit = CommitReservation(store, self.agenda, fallback)
         self.release = ReleaseReservation(store, self.free_expired, self.agenda, fallback)
-        self.list = ListQuotas(store, settle, self.free_expired, self.agenda)
+        self.list = ListQuotas(store, settle, self.free_expired, self.agenda, FindMembers(store))
+        self.watch = WatchQuotas(self.list)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -120,6 +126,7 @@ class House:
             commit_reservation=self.commit,
             release_reservation=self.release,
             list_quotas=self.list,
+            quota_watches=QuotaWatches(self.watch, exists),
             set_limit=self.set_limit,
             list_limits=self.list_limits,
             delete_limit=self.delete_limit,
@@ -142,4 +149,4 @@ class House:
 
     async def quota(self, meter: str = MINUTES) -> LimitState:
         quotas = await self.list(self.organization_id)
-        return next(state for state in quotas.states if state.counter.meter == meter)
+        return next(state for state in quotas.states if state.counter == Counter(ORGANIZATION, meter))

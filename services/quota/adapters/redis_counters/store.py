@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections import Counter as Counts
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from services.quota.adapters.redis_counters.keys import (
     counter_field,
     counter_from_field,
     keys_of,
+    level_field,
     tracked_from_text,
     tracked_to_text,
 )
@@ -47,6 +49,7 @@ from services.quota.application.ports import (
     Instant,
     Kept,
     Overrun,
+    Ranking,
     Readings,
     Recount,
     StoreUnavailable,
@@ -54,12 +57,13 @@ from services.quota.application.ports import (
 )
 from services.quota.domain.checks import Check, require_plain_consumptions
 from services.quota.domain.entitlements import Entitlement, Period, Standing
-from services.quota.domain.limits import Counter, LevelMeter
+from services.quota.domain.limits import Counter, LevelMeter, most
 from services.quota.domain.maxima import (
     AUDITED_COUNTERS_MAX,
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
     REMEMBERED_CONSUMPTION_US,
+    SCANNED_COUNTERS_MAX,
     SETTLE_US,
     SWEPT_AT_ONCE_MAX,
 )
@@ -71,6 +75,7 @@ from services.quota.domain.windows import WindowCounter
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _EPOCH_BYTES = 8
+_SCANNED_AT_ONCE = 1_000
 
 KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
 """Longer than the ledger accepts events back, so that nothing is dropped that could still change."""
@@ -107,6 +112,7 @@ class RedisCounters:
         self._commit = Script(client, _SCRIPTS / "commit.lua")
         self._release = Script(client, _SCRIPTS / "release.lua")
         self._due = Script(client, _SCRIPTS / "due.lua")
+        self._scan = Script(client, _SCRIPTS / "scan.lua")
         self._free = Script(client, _SCRIPTS / "free.lua")
         self._put_entitlement = Script(client, _SCRIPTS / "put_entitlement.lua")
         self._recount = Script(client, _SCRIPTS / "recount.lua")
@@ -221,6 +227,34 @@ class RedisCounters:
 
     def trust(self, organization_id: str) -> None:
         self._seen.forget(organization_id)
+
+    async def rank(
+        self, organization_id: str, period: Period, rankings: Collection[Ranking], *, at_most: int
+    ) -> Mapping[Ranking, Sequence[str]]:
+        keys = keys_of(organization_id)
+        wanted = {ranking.of for ranking in rankings}
+        held = await self._scanned(keys.held, wanted)
+        used = held
+        if not all(ranking.held_alone for ranking in rankings):
+            used = held + await self._scanned(keys.used(period), wanted)
+        return {
+            ranking: most(ranking.of, held if ranking.held_alone else used, at_most=at_most) for ranking in rankings
+        }
+
+    async def _scanned(self, key: str, wanted: Collection[LevelMeter]) -> Counts[Counter]:
+        """What a hash says of the counters of members. In steps, so that nobody waits long."""
+        found: dict[str, int] = {}
+        levels = sorted(map(level_field, wanted))
+        cursor, left = "0", SCANNED_COUNTERS_MAX
+        while left > 0:
+            async with self._answering():
+                following, *fields = await self._scan(keys=[key], args=[cursor, _SCANNED_AT_ONCE, *levels])
+            found.update({field.decode(): int(value) for field, value in zip(fields[::2], fields[1::2], strict=True)})
+            cursor, left = following.decode(), left - _SCANNED_AT_ONCE
+            if cursor == "0":
+                break
+        # A field may come twice while the hash grows, but is one counter.
+        return Counts({counter_from_field(field): quantity for field, quantity in found.items()})
 
     async def state(self, organization_id: str) -> CounterState | None:
         fields = ["epoch", "sequence", "commit_id", "period_start_us", "period_end_us", "tracked"]

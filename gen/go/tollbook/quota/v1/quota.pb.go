@@ -960,10 +960,14 @@ func (x *ListQuotasRequest) GetOrganizationId() string {
 // The limits.
 type ListQuotasResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By meter.
+	// By meter and limit_id. A limit of each member of a level separately stands there without an id, with what a member
+	// that has used nothing has left, and after it, with their ids, the members that have used and hold most, up to 100,
+	// and fewer where an organization has more than 10 such limits. Of a window limit no members are listed.
 	Limits []*LimitState `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
 	// The plan that the plan's limits come from.
-	PlanId        string `protobuf:"bytes,2,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	PlanId string `protobuf:"bytes,2,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// Why every check is denied, whatever the limits say: SUSPENDED or NO_PLAN; unspecified: none is for that.
+	DenyReason    DenyReason `protobuf:"varint,3,opt,name=deny_reason,json=denyReason,proto3,enum=tollbook.quota.v1.DenyReason" json:"deny_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1010,6 +1014,13 @@ func (x *ListQuotasResponse) GetPlanId() string {
 		return x.PlanId
 	}
 	return ""
+}
+
+func (x *ListQuotasResponse) GetDenyReason() DenyReason {
+	if x != nil {
+		return x.DenyReason
+	}
+	return DenyReason_DENY_REASON_UNSPECIFIED
 }
 
 // Checks to be decided one by one.
@@ -1727,7 +1738,8 @@ func (x *WatchQuotasRequest) GetResumeToken() string {
 // Limits as they are now.
 type WatchQuotasResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Those that changed; with `complete`, all of them.
+	// Limits of which anything changed, as in ListQuotas and each with all of its members that are listed: they replace
+	// whatever was sent under their limit_id. With `complete`, all limits.
 	Limits []*LimitState `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
 	// Limits that no longer exist.
 	RemovedLimitIds []string `protobuf:"bytes,2,rep,name=removed_limit_ids,json=removedLimitIds,proto3" json:"removed_limit_ids,omitempty"`
@@ -1736,7 +1748,9 @@ type WatchQuotasResponse struct {
 	// The plan that the plan's limits come from.
 	PlanId string `protobuf:"bytes,4,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
 	// Where to resume.
-	ResumeToken   string `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	ResumeToken string `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// As in ListQuotas.
+	DenyReason    DenyReason `protobuf:"varint,6,opt,name=deny_reason,json=denyReason,proto3,enum=tollbook.quota.v1.DenyReason" json:"deny_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1804,6 +1818,13 @@ func (x *WatchQuotasResponse) GetResumeToken() string {
 		return x.ResumeToken
 	}
 	return ""
+}
+
+func (x *WatchQuotasResponse) GetDenyReason() DenyReason {
+	if x != nil {
+		return x.DenyReason
+	}
+	return DenyReason_DENY_REASON_UNSPECIFIED
 }
 
 // A limit.
@@ -2323,10 +2344,12 @@ const file_tollbook_quota_v1_quota_proto_rawDesc = "" +
 	"\n" +
 	"_remaining\"<\n" +
 	"\x11ListQuotasRequest\x12'\n" +
-	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"d\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"\xa4\x01\n" +
 	"\x12ListQuotasResponse\x125\n" +
 	"\x06limits\x18\x01 \x03(\v2\x1d.tollbook.quota.v1.LimitStateR\x06limits\x12\x17\n" +
-	"\aplan_id\x18\x02 \x01(\tR\x06planId\"L\n" +
+	"\aplan_id\x18\x02 \x01(\tR\x06planId\x12>\n" +
+	"\vdeny_reason\x18\x03 \x01(\x0e2\x1d.tollbook.quota.v1.DenyReasonR\n" +
+	"denyReason\"L\n" +
 	"\x11BatchCheckRequest\x127\n" +
 	"\x06checks\x18\x01 \x03(\v2\x1f.tollbook.quota.v1.CheckRequestR\x06checks\"N\n" +
 	"\x12BatchCheckResponse\x128\n" +
@@ -2369,13 +2392,15 @@ const file_tollbook_quota_v1_quota_proto_rawDesc = "" +
 	"\x05freed\x18\x01 \x01(\bR\x05freed\"`\n" +
 	"\x12WatchQuotasRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12!\n" +
-	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xd0\x01\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\x90\x02\n" +
 	"\x13WatchQuotasResponse\x125\n" +
 	"\x06limits\x18\x01 \x03(\v2\x1d.tollbook.quota.v1.LimitStateR\x06limits\x12*\n" +
 	"\x11removed_limit_ids\x18\x02 \x03(\tR\x0fremovedLimitIds\x12\x1a\n" +
 	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x12\x17\n" +
 	"\aplan_id\x18\x04 \x01(\tR\x06planId\x12!\n" +
-	"\fresume_token\x18\x05 \x01(\tR\vresumeToken\"\x84\x04\n" +
+	"\fresume_token\x18\x05 \x01(\tR\vresumeToken\x12>\n" +
+	"\vdeny_reason\x18\x06 \x01(\x0e2\x1d.tollbook.quota.v1.DenyReasonR\n" +
+	"denyReason\"\x84\x04\n" +
 	"\x05Limit\x12\x19\n" +
 	"\blimit_id\x18\x01 \x01(\tR\alimitId\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x123\n" +
@@ -2540,56 +2565,58 @@ var file_tollbook_quota_v1_quota_proto_depIdxs = []int32{
 	36, // 12: tollbook.quota.v1.LimitState.reset_time:type_name -> google.protobuf.Timestamp
 	1,  // 13: tollbook.quota.v1.LimitState.decision:type_name -> tollbook.quota.v1.Decision
 	11, // 14: tollbook.quota.v1.ListQuotasResponse.limits:type_name -> tollbook.quota.v1.LimitState
-	7,  // 15: tollbook.quota.v1.BatchCheckRequest.checks:type_name -> tollbook.quota.v1.CheckRequest
-	16, // 16: tollbook.quota.v1.BatchCheckResponse.results:type_name -> tollbook.quota.v1.CheckResult
-	9,  // 17: tollbook.quota.v1.CheckResult.response:type_name -> tollbook.quota.v1.CheckResponse
-	37, // 18: tollbook.quota.v1.CheckResult.error:type_name -> google.rpc.Status
-	7,  // 19: tollbook.quota.v1.StreamChecksRequest.check:type_name -> tollbook.quota.v1.CheckRequest
-	16, // 20: tollbook.quota.v1.StreamChecksResponse.result:type_name -> tollbook.quota.v1.CheckResult
-	34, // 21: tollbook.quota.v1.ExtendReservationRequest.subject:type_name -> tollbook.metering.v1.Subject
-	8,  // 22: tollbook.quota.v1.ExtendReservationRequest.consumptions:type_name -> tollbook.quota.v1.Consumption
-	35, // 23: tollbook.quota.v1.ExtendReservationRequest.reserve_duration:type_name -> google.protobuf.Duration
-	9,  // 24: tollbook.quota.v1.ExtendReservationResponse.check:type_name -> tollbook.quota.v1.CheckResponse
-	38, // 25: tollbook.quota.v1.CommitReservationRequest.actuals:type_name -> tollbook.metering.v1.Measurement
-	38, // 26: tollbook.quota.v1.CommitReservationResponse.held:type_name -> tollbook.metering.v1.Measurement
-	38, // 27: tollbook.quota.v1.CommitReservationResponse.overrun:type_name -> tollbook.metering.v1.Measurement
-	36, // 28: tollbook.quota.v1.CommitReservationResponse.expire_time:type_name -> google.protobuf.Timestamp
-	11, // 29: tollbook.quota.v1.WatchQuotasResponse.limits:type_name -> tollbook.quota.v1.LimitState
-	10, // 30: tollbook.quota.v1.Limit.scope:type_name -> tollbook.quota.v1.LimitScope
-	3,  // 31: tollbook.quota.v1.Limit.kind:type_name -> tollbook.quota.v1.LimitKind
-	35, // 32: tollbook.quota.v1.Limit.window:type_name -> google.protobuf.Duration
-	5,  // 33: tollbook.quota.v1.Limit.on_unavailable:type_name -> tollbook.quota.v1.UnavailablePolicy
-	6,  // 34: tollbook.quota.v1.Limit.window_style:type_name -> tollbook.quota.v1.WindowStyle
-	27, // 35: tollbook.quota.v1.SetLimitRequest.limit:type_name -> tollbook.quota.v1.Limit
-	27, // 36: tollbook.quota.v1.SetLimitResponse.limit:type_name -> tollbook.quota.v1.Limit
-	27, // 37: tollbook.quota.v1.ListLimitsResponse.limits:type_name -> tollbook.quota.v1.Limit
-	7,  // 38: tollbook.quota.v1.QuotaService.Check:input_type -> tollbook.quota.v1.CheckRequest
-	14, // 39: tollbook.quota.v1.QuotaService.BatchCheck:input_type -> tollbook.quota.v1.BatchCheckRequest
-	17, // 40: tollbook.quota.v1.QuotaService.StreamChecks:input_type -> tollbook.quota.v1.StreamChecksRequest
-	19, // 41: tollbook.quota.v1.QuotaService.ExtendReservation:input_type -> tollbook.quota.v1.ExtendReservationRequest
-	21, // 42: tollbook.quota.v1.QuotaService.CommitReservation:input_type -> tollbook.quota.v1.CommitReservationRequest
-	23, // 43: tollbook.quota.v1.QuotaService.ReleaseReservation:input_type -> tollbook.quota.v1.ReleaseReservationRequest
-	12, // 44: tollbook.quota.v1.QuotaService.ListQuotas:input_type -> tollbook.quota.v1.ListQuotasRequest
-	25, // 45: tollbook.quota.v1.QuotaService.WatchQuotas:input_type -> tollbook.quota.v1.WatchQuotasRequest
-	28, // 46: tollbook.quota.v1.QuotaService.SetLimit:input_type -> tollbook.quota.v1.SetLimitRequest
-	30, // 47: tollbook.quota.v1.QuotaService.ListLimits:input_type -> tollbook.quota.v1.ListLimitsRequest
-	32, // 48: tollbook.quota.v1.QuotaService.DeleteLimit:input_type -> tollbook.quota.v1.DeleteLimitRequest
-	9,  // 49: tollbook.quota.v1.QuotaService.Check:output_type -> tollbook.quota.v1.CheckResponse
-	15, // 50: tollbook.quota.v1.QuotaService.BatchCheck:output_type -> tollbook.quota.v1.BatchCheckResponse
-	18, // 51: tollbook.quota.v1.QuotaService.StreamChecks:output_type -> tollbook.quota.v1.StreamChecksResponse
-	20, // 52: tollbook.quota.v1.QuotaService.ExtendReservation:output_type -> tollbook.quota.v1.ExtendReservationResponse
-	22, // 53: tollbook.quota.v1.QuotaService.CommitReservation:output_type -> tollbook.quota.v1.CommitReservationResponse
-	24, // 54: tollbook.quota.v1.QuotaService.ReleaseReservation:output_type -> tollbook.quota.v1.ReleaseReservationResponse
-	13, // 55: tollbook.quota.v1.QuotaService.ListQuotas:output_type -> tollbook.quota.v1.ListQuotasResponse
-	26, // 56: tollbook.quota.v1.QuotaService.WatchQuotas:output_type -> tollbook.quota.v1.WatchQuotasResponse
-	29, // 57: tollbook.quota.v1.QuotaService.SetLimit:output_type -> tollbook.quota.v1.SetLimitResponse
-	31, // 58: tollbook.quota.v1.QuotaService.ListLimits:output_type -> tollbook.quota.v1.ListLimitsResponse
-	33, // 59: tollbook.quota.v1.QuotaService.DeleteLimit:output_type -> tollbook.quota.v1.DeleteLimitResponse
-	49, // [49:60] is the sub-list for method output_type
-	38, // [38:49] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	2,  // 15: tollbook.quota.v1.ListQuotasResponse.deny_reason:type_name -> tollbook.quota.v1.DenyReason
+	7,  // 16: tollbook.quota.v1.BatchCheckRequest.checks:type_name -> tollbook.quota.v1.CheckRequest
+	16, // 17: tollbook.quota.v1.BatchCheckResponse.results:type_name -> tollbook.quota.v1.CheckResult
+	9,  // 18: tollbook.quota.v1.CheckResult.response:type_name -> tollbook.quota.v1.CheckResponse
+	37, // 19: tollbook.quota.v1.CheckResult.error:type_name -> google.rpc.Status
+	7,  // 20: tollbook.quota.v1.StreamChecksRequest.check:type_name -> tollbook.quota.v1.CheckRequest
+	16, // 21: tollbook.quota.v1.StreamChecksResponse.result:type_name -> tollbook.quota.v1.CheckResult
+	34, // 22: tollbook.quota.v1.ExtendReservationRequest.subject:type_name -> tollbook.metering.v1.Subject
+	8,  // 23: tollbook.quota.v1.ExtendReservationRequest.consumptions:type_name -> tollbook.quota.v1.Consumption
+	35, // 24: tollbook.quota.v1.ExtendReservationRequest.reserve_duration:type_name -> google.protobuf.Duration
+	9,  // 25: tollbook.quota.v1.ExtendReservationResponse.check:type_name -> tollbook.quota.v1.CheckResponse
+	38, // 26: tollbook.quota.v1.CommitReservationRequest.actuals:type_name -> tollbook.metering.v1.Measurement
+	38, // 27: tollbook.quota.v1.CommitReservationResponse.held:type_name -> tollbook.metering.v1.Measurement
+	38, // 28: tollbook.quota.v1.CommitReservationResponse.overrun:type_name -> tollbook.metering.v1.Measurement
+	36, // 29: tollbook.quota.v1.CommitReservationResponse.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 30: tollbook.quota.v1.WatchQuotasResponse.limits:type_name -> tollbook.quota.v1.LimitState
+	2,  // 31: tollbook.quota.v1.WatchQuotasResponse.deny_reason:type_name -> tollbook.quota.v1.DenyReason
+	10, // 32: tollbook.quota.v1.Limit.scope:type_name -> tollbook.quota.v1.LimitScope
+	3,  // 33: tollbook.quota.v1.Limit.kind:type_name -> tollbook.quota.v1.LimitKind
+	35, // 34: tollbook.quota.v1.Limit.window:type_name -> google.protobuf.Duration
+	5,  // 35: tollbook.quota.v1.Limit.on_unavailable:type_name -> tollbook.quota.v1.UnavailablePolicy
+	6,  // 36: tollbook.quota.v1.Limit.window_style:type_name -> tollbook.quota.v1.WindowStyle
+	27, // 37: tollbook.quota.v1.SetLimitRequest.limit:type_name -> tollbook.quota.v1.Limit
+	27, // 38: tollbook.quota.v1.SetLimitResponse.limit:type_name -> tollbook.quota.v1.Limit
+	27, // 39: tollbook.quota.v1.ListLimitsResponse.limits:type_name -> tollbook.quota.v1.Limit
+	7,  // 40: tollbook.quota.v1.QuotaService.Check:input_type -> tollbook.quota.v1.CheckRequest
+	14, // 41: tollbook.quota.v1.QuotaService.BatchCheck:input_type -> tollbook.quota.v1.BatchCheckRequest
+	17, // 42: tollbook.quota.v1.QuotaService.StreamChecks:input_type -> tollbook.quota.v1.StreamChecksRequest
+	19, // 43: tollbook.quota.v1.QuotaService.ExtendReservation:input_type -> tollbook.quota.v1.ExtendReservationRequest
+	21, // 44: tollbook.quota.v1.QuotaService.CommitReservation:input_type -> tollbook.quota.v1.CommitReservationRequest
+	23, // 45: tollbook.quota.v1.QuotaService.ReleaseReservation:input_type -> tollbook.quota.v1.ReleaseReservationRequest
+	12, // 46: tollbook.quota.v1.QuotaService.ListQuotas:input_type -> tollbook.quota.v1.ListQuotasRequest
+	25, // 47: tollbook.quota.v1.QuotaService.WatchQuotas:input_type -> tollbook.quota.v1.WatchQuotasRequest
+	28, // 48: tollbook.quota.v1.QuotaService.SetLimit:input_type -> tollbook.quota.v1.SetLimitRequest
+	30, // 49: tollbook.quota.v1.QuotaService.ListLimits:input_type -> tollbook.quota.v1.ListLimitsRequest
+	32, // 50: tollbook.quota.v1.QuotaService.DeleteLimit:input_type -> tollbook.quota.v1.DeleteLimitRequest
+	9,  // 51: tollbook.quota.v1.QuotaService.Check:output_type -> tollbook.quota.v1.CheckResponse
+	15, // 52: tollbook.quota.v1.QuotaService.BatchCheck:output_type -> tollbook.quota.v1.BatchCheckResponse
+	18, // 53: tollbook.quota.v1.QuotaService.StreamChecks:output_type -> tollbook.quota.v1.StreamChecksResponse
+	20, // 54: tollbook.quota.v1.QuotaService.ExtendReservation:output_type -> tollbook.quota.v1.ExtendReservationResponse
+	22, // 55: tollbook.quota.v1.QuotaService.CommitReservation:output_type -> tollbook.quota.v1.CommitReservationResponse
+	24, // 56: tollbook.quota.v1.QuotaService.ReleaseReservation:output_type -> tollbook.quota.v1.ReleaseReservationResponse
+	13, // 57: tollbook.quota.v1.QuotaService.ListQuotas:output_type -> tollbook.quota.v1.ListQuotasResponse
+	26, // 58: tollbook.quota.v1.QuotaService.WatchQuotas:output_type -> tollbook.quota.v1.WatchQuotasResponse
+	29, // 59: tollbook.quota.v1.QuotaService.SetLimit:output_type -> tollbook.quota.v1.SetLimitResponse
+	31, // 60: tollbook.quota.v1.QuotaService.ListLimits:output_type -> tollbook.quota.v1.ListLimitsResponse
+	33, // 61: tollbook.quota.v1.QuotaService.DeleteLimit:output_type -> tollbook.quota.v1.DeleteLimitResponse
+	51, // [51:62] is the sub-list for method output_type
+	40, // [40:51] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_quota_v1_quota_proto_init() }

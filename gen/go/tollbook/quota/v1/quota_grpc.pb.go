@@ -67,7 +67,9 @@ type QuotaServiceClient interface {
 	// The organization's limits with what is used, held and left of each.
 	ListQuotas(ctx context.Context, in *ListQuotasRequest, opts ...grpc.CallOption) (*ListQuotasResponse, error)
 	// The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
-	// latest.
+	// latest. Ends as a new call would be refused when its key is revoked, and with UNAVAILABLE when the counters cannot be
+	// read for some seconds or the process stops: go on with the resume_token. At most 1 000 watch in a process, 50 of one
+	// organization.
 	WatchQuotas(ctx context.Context, in *WatchQuotasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchQuotasResponse], error)
 	// Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
 	// returns. It stands beside the plan's limits, never instead of them. Counters are not touched.
@@ -241,7 +243,9 @@ type QuotaServiceServer interface {
 	// The organization's limits with what is used, held and left of each.
 	ListQuotas(context.Context, *ListQuotasRequest) (*ListQuotasResponse, error)
 	// The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
-	// latest.
+	// latest. Ends as a new call would be refused when its key is revoked, and with UNAVAILABLE when the counters cannot be
+	// read for some seconds or the process stops: go on with the resume_token. At most 1 000 watch in a process, 50 of one
+	// organization.
 	WatchQuotas(*WatchQuotasRequest, grpc.ServerStreamingServer[WatchQuotasResponse]) error
 	// Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
 	// returns. It stands beside the plan's limits, never instead of them. Counters are not touched.

@@ -518,21 +518,28 @@ class ListQuotasResponse(_message.Message):
 
     LIMITS_FIELD_NUMBER: _builtins.int
     PLAN_ID_FIELD_NUMBER: _builtins.int
+    DENY_REASON_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
     """The plan that the plan's limits come from."""
+    deny_reason: Global___DenyReason.ValueType
+    """Why every check is denied, whatever the limits say: SUSPENDED or NO_PLAN; unspecified: none is for that."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitState]:
-        """By meter."""
+        """By meter and limit_id. A limit of each member of a level separately stands there without an id, with what a member
+        that has used nothing has left, and after it, with their ids, the members that have used and hold most, up to 100,
+        and fewer where an organization has more than 10 such limits. Of a window limit no members are listed.
+        """
 
     def __init__(
         self,
         *,
         limits: _abc.Iterable[Global___LimitState] | None = ...,
         plan_id: _builtins.str = ...,
+        deny_reason: Global___DenyReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "plan_id", b"plan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deny_reason", b"deny_reason", "limits", b"limits", "plan_id", b"plan_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -903,15 +910,20 @@ class WatchQuotasResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     PLAN_ID_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    DENY_REASON_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """Whether `limits` are all there are."""
     plan_id: _builtins.str
     """The plan that the plan's limits come from."""
     resume_token: _builtins.str
     """Where to resume."""
+    deny_reason: Global___DenyReason.ValueType
+    """As in ListQuotas."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitState]:
-        """Those that changed; with `complete`, all of them."""
+        """Limits of which anything changed, as in ListQuotas and each with all of its members that are listed: they replace
+        whatever was sent under their limit_id. With `complete`, all limits.
+        """
 
     @_builtins.property
     def removed_limit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -925,10 +937,11 @@ class WatchQuotasResponse(_message.Message):
         complete: _builtins.bool = ...,
         plan_id: _builtins.str = ...,
         resume_token: _builtins.str = ...,
+        deny_reason: Global___DenyReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "limits", b"limits", "plan_id", b"plan_id", "removed_limit_ids", b"removed_limit_ids", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "deny_reason", b"deny_reason", "limits", b"limits", "plan_id", b"plan_id", "removed_limit_ids", b"removed_limit_ids", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,7 +67,9 @@ class QuotaServiceStub:
     """The organization's limits with what is used, held and left of each."""
     WatchQuotas: _grpc.UnaryStreamMultiCallable[_quota_pb2.WatchQuotasRequest, _quota_pb2.WatchQuotasResponse]
     """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
-    latest.
+    latest. Ends as a new call would be refused when its key is revoked, and with UNAVAILABLE when the counters cannot be
+    read for some seconds or the process stops: go on with the resume_token. At most 1 000 watch in a process, 50 of one
+    organization.
     """
     SetLimit: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SetLimitRequest, _quota_pb2.SetLimitResponse]
     """Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
@@ -117,7 +119,9 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """The organization's limits with what is used, held and left of each."""
     WatchQuotas: _aio.UnaryStreamMultiCallable[_quota_pb2.WatchQuotasRequest, _quota_pb2.WatchQuotasResponse]  # type: ignore[assignment]
     """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
-    latest.
+    latest. Ends as a new call would be refused when its key is revoked, and with UNAVAILABLE when the counters cannot be
+    read for some seconds or the process stops: go on with the resume_token. At most 1 000 watch in a process, 50 of one
+    organization.
     """
     SetLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.SetLimitRequest, _quota_pb2.SetLimitResponse]  # type: ignore[assignment]
     """Creates a limit of the organization's own, or replaces the one of that limit_id. In force everywhere when it
@@ -212,7 +216,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_quota_pb2.WatchQuotasResponse], _abc.AsyncIterator[_quota_pb2.WatchQuotasResponse]]:
         """The same, live: first all, then within a second whatever changed. Slow readers skip states in between, never the
-        latest.
+        latest. Ends as a new call would be refused when its key is revoked, and with UNAVAILABLE when the counters cannot be
+        read for some seconds or the process stops: go on with the resume_token. At most 1 000 watch in a process, 50 of one
+        organization.
         """
 
     @_abc_1.abstractmethod
