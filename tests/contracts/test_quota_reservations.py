@@ -14,7 +14,7 @@ from services.quota.domain.decisions import DenyReason, Outcome
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import ORGANIZATION, Counter, Limit, Scope, ScopeKind, Usage
-from services.quota.domain.maxima import SETTLE_US
+from services.quota.domain.maxima import SETTLE_US, TOMBSTONES_MAX
 from services.quota.domain.reservations import Settlement
 from services.quota.domain.terms import Terms
 from tests.contracts.quota_house import House, rate_limit, user_limit
@@ -335,3 +335,18 @@ async def test_every_counter_is_as_before_once_all_reservations_have_ended(house
     counters = [Counter(scope, meter) for scope in scopes for meter in (MINUTES, AGENTS)]
     usage = (await house.store.read(house.terms, counters)).usage
     assert {usage[counter].held for counter in counters} == {0}
+
+
+async def test_so_many_unknown_reservations_are_remembered_and_no_more_and_known_ones_are_drawn_all_the_same(
+    house: House,
+) -> None:
+    await house.begin(minutes_limit(None))
+    await house.reserve("known", 60)
+    unknown = [usage_entry({MINUTES: 5}, reservation_id=f"u{number}") for number in range(TOMBSTONES_MAX + 1)]
+    overrun = await house.apply(*unknown, usage_entry({MINUTES: 10}, reservation_id="known"))
+    assert overrun == Overrun(0, TOMBSTONES_MAX + 1)
+    assert (await house.usage(ORGANIZATION)).held == 50
+    await house.reserve("u0", 20)
+    assert (await house.usage(ORGANIZATION)).held == 65
+    await house.reserve(f"u{TOMBSTONES_MAX}", 20)
+    assert (await house.usage(ORGANIZATION)).held == 85

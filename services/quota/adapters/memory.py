@@ -53,6 +53,7 @@ from services.quota.domain.maxima import (
     REMEMBERED_CONSUMPTION_US,
     SETTLE_US,
     SWEPT_AT_ONCE_MAX,
+    TOMBSTONES_MAX,
 )
 from services.quota.domain.reservations import Settlement, growth, overrun, settle
 from services.quota.domain.seen import SeenSequences
@@ -113,6 +114,13 @@ class _Organization:
             self.hold(reservation.scopes, meter, -remaining)
             reservation.held[meter] = 0
         reservation.ended_us = now_us
+
+    def remember(self, reservation_id: str, drawn: Draw) -> None:
+        if reservation_id in self.tombstones or len(self.tombstones) < TOMBSTONES_MAX:
+            tombstone = self.tombstones[reservation_id]
+            tombstone.is_final = tombstone.is_final or drawn.is_final
+            for meter, quantity in drawn.quantities.items():
+                tombstone.drawn[meter] += quantity
 
     def drawn_before(self, check: Check) -> Mapping[str, int]:
         tombstone = self.tombstones.get(check.request_id, _Tombstone())
@@ -381,10 +389,7 @@ class MemoryCounters:
         for reservation_id, drawn in page.draws.items():
             reservation = organization.reservations.get(reservation_id)
             if reservation is None:
-                tombstone = organization.tombstones[reservation_id]
-                tombstone.is_final = tombstone.is_final or drawn.is_final
-                for meter, quantity in drawn.quantities.items():
-                    tombstone.drawn[meter] += quantity
+                organization.remember(reservation_id, drawn)
             if reservation is None or reservation.ended_us is not None:
                 after_count += bool(drawn.quantities)
             else:

@@ -19,6 +19,7 @@ def test_the_bytes_of_every_key() -> None:
         keys.used(Period(1_767_225_600_000_000, 1_769_904_000_000_000)),
         keys.held,
         keys.expiries,
+        keys.tombstones,
         keys.reservation("task:42"),
     ] == [
         "quota:{acme-1}:entitlement",
@@ -26,6 +27,7 @@ def test_the_bytes_of_every_key() -> None:
         "quota:{acme-1}:used:1767225600000000",
         "quota:{acme-1}:held",
         "quota:{acme-1}:expiries",
+        "quota:{acme-1}:tombstones",
         "quota:{acme-1}:reservation:task:42",
     ]
 

@@ -17,7 +17,7 @@ from services.quota.domain.windows import WindowCounter
 class OrganizationKeys:
     """The keys of one organization. The braces make Redis Cluster hash the organization alone."""
 
-    __slots__ = ("_prefix", "entitlement", "expiries", "held", "state")
+    __slots__ = ("_prefix", "entitlement", "expiries", "held", "state", "tombstones")
 
     def __init__(self, organization_id: str) -> None:
         if not is_organization_id(organization_id):
@@ -27,6 +27,7 @@ class OrganizationKeys:
         self.state = f"{self._prefix}:state"
         self.held = f"{self._prefix}:held"
         self.expiries = f"{self._prefix}:expiries"
+        self.tombstones = f"{self._prefix}:tombstones"
 
     def used(self, period: Period) -> str:
         """What was used in a period."""

@@ -66,6 +66,7 @@ from services.quota.domain.maxima import (
     SCANNED_COUNTERS_MAX,
     SETTLE_US,
     SWEPT_AT_ONCE_MAX,
+    TOMBSTONES_MAX,
 )
 from services.quota.domain.reservations import Settlement
 from services.quota.domain.seen import SeenSequences
@@ -306,11 +307,12 @@ class RedisCounters:
             position.sequence,
             position.commit_id,
             REMEMBERED_AFTER_END_MS,
+            TOMBSTONES_MAX,
             *_counted(page.used),
         ]
         for reservation_id, draw in page.draws.items():
             args += (reservation_id, int(draw.is_final), *_drawn(draw.quantities))
-        names = [keys.state, keys.used(expected.period), keys.held, keys.expiries]
+        names = [keys.state, keys.used(expected.period), keys.held, keys.expiries, keys.tombstones]
         async with self._answering():
             answered = await self._apply(keys=[*names, *map(keys.reservation, page.draws)], args=args)
         match answered:

@@ -1,9 +1,10 @@
 -- Counts a page of the usage ledger: what it used, what it draws from reservations, and the position after it.
 --
--- KEYS  1 state   2 used (of the period sent)   3 held   4 expiries   5.. one reservation each
+-- KEYS  1 state   2 used (of the period sent)   3 held   4 expiries   5 tombstones   6.. one reservation each
 -- ARGV  1 epoch, 2 sequence, 3 commit id, 4 period start, 5 what is tracked: what the state must be
 --       6 sequence, 7 commit id: the position after the page   8 how long an ended reservation is remembered, in
---         milliseconds   9 number of counters used, then for each: field, quantity (negative: taken back)
+--         milliseconds   9 how many tombstones are kept at most   10 number of counters used, then for each: field,
+--         quantity (negative: taken back)
 --       then for each reservation in the order of its key: id, '1' when it ends here (else '0'), number of meters
 --       drawn, then for each: meter, quantity
 -- Answers {'MOVED'} the state is another; {'MISSING'} a part of it is gone; else {'APPLIED', reservations that usage went
@@ -12,7 +13,7 @@
 -- Why so: position and effect change together or not at all, so a page that is applied twice, or by two followers at
 -- once, counts once. A hold is drawn under the scopes of its reservation, whatever those of the event. Usage of a
 -- reservation that is not known leaves a tombstone: a grant that was given without the store may be registered later, and
--- must not hold what is counted already. Numbers are integers up to 2^53 - 1, exact in a double; a counter stays between 0
+-- must not hold what is counted already. Anybody may name anything, so only so many are kept. Numbers are integers up to 2^53 - 1, exact in a double; a counter stays between 0
 -- and that maximum.
 
 local MAX = 9007199254740991
@@ -43,8 +44,8 @@ if redis.call('HGET', KEYS[2], 'epoch') ~= epoch or redis.call('HGET', KEYS[3], 
 end
 
 local increments = {}
-local at = 10
-for _ = 1, tonumber(ARGV[9]) do
+local at = 11
+for _ = 1, tonumber(ARGV[10]) do
   local used = tonumber(redis.call('HGET', KEYS[2], ARGV[at]) or '0')
   -- 0 - used and not -used, which could be the -0 that HINCRBY refuses.
   increments[#increments + 1] = {ARGV[at], whole(math.max(0 - used, math.min(tonumber(ARGV[at + 1]), MAX - used)))}
@@ -53,13 +54,28 @@ end
 
 -- What a record loses, and what is held under its scopes with it.
 local losses, notes, ends, tombstones, beyond, after = {}, {}, {}, {}, 0, 0
-for key = 5, #KEYS do
+local now_ms, room
+for key = 6, #KEYS do
   local id, final, count = ARGV[at], ARGV[at + 1] == '1', tonumber(ARGV[at + 2])
   at = at + 3
   local record = hash_of(KEYS[key])
   local known = record.epoch == epoch and not record.tombstone
   local open = known and not record.ended
   local overrun, held = not open and count > 0, 0
+  local remembered = open
+  if not known then
+    if not room then
+      local time = redis.call('TIME')
+      now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+      room = tonumber(ARGV[9]) - redis.call('ZCOUNT', KEYS[5], whole(now_ms - tonumber(ARGV[8])), '+inf')
+    end
+    local is_new = record.epoch ~= epoch
+    remembered = not is_new or room > 0
+    if remembered then
+      tombstones[#tombstones + 1] = {KEYS[key], id, final, is_new}
+      room = room - (is_new and 1 or 0)
+    end
+  end
   for _ = 1, count do
     local meter, quantity = ARGV[at], tonumber(ARGV[at + 1])
     at = at + 2
@@ -72,7 +88,7 @@ for key = 5, #KEYS do
         record['held|' .. meter] = whole(remaining - drawn)
       end
     end
-    if open or not known then
+    if remembered then
       local before = record.epoch == epoch and tonumber(record['drawn|' .. meter] or '0') or 0
       notes[#notes + 1] = {KEYS[key], 'drawn|' .. meter, whole(math.min(before + quantity, MAX))}
     end
@@ -95,8 +111,6 @@ for key = 5, #KEYS do
     if final or (record.settling and held == 0) then
       ends[#ends + 1] = {KEYS[key], id, final and 'final' or 'settled'}
     end
-  elseif not known then
-    tombstones[#tombstones + 1] = {KEYS[key], final, record.epoch ~= epoch}
   end
 end
 
@@ -104,14 +118,19 @@ for _, each in ipairs(increments) do
   redis.call('HINCRBY', KEYS[2], each[1], each[2])
 end
 for _, each in ipairs(tombstones) do
-  if each[3] then
+  if each[4] then
     redis.call('DEL', each[1])
   end
+  redis.call('ZADD', KEYS[5], whole(now_ms), each[2])
   redis.call('HSET', each[1], 'epoch', epoch, 'tombstone', '1')
-  if each[2] then
+  if each[3] then
     redis.call('HSET', each[1], 'final', '1')
   end
   redis.call('PEXPIRE', each[1], ARGV[8])
+end
+if #tombstones > 0 then
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', whole(now_ms - tonumber(ARGV[8])))
+  redis.call('PEXPIRE', KEYS[5], ARGV[8])
 end
 for _, each in ipairs(notes) do
   redis.call('HSET', each[1], each[2], each[3])
