@@ -97,6 +97,28 @@ def test_denied_check_is_http_429_with_the_promised_message_and_holds_nothing(re
     assert (int(state.get("used", 0)), int(state.get("held", 0))) == (0, 0)
 
 
+def test_a_reservation_is_extended_committed_and_released_and_a_denied_extension_is_429(
+    rest: httpx.Client,
+) -> None:
+    _json(rest.post("/api/v1/quota:check", json=_check(60_000)))
+    path = "/api/v1/reservations/e2e-rest-check"
+    more = {"consumptions": [{"meter": "agent_minutes", "quantity": "90000"}], "reserveDuration": "60s"}
+    extended = _json(rest.post(f"{path}:extend", json=more))
+    assert (extended["check"]["decision"], extended["restored"]) == ("DECISION_ALLOWED", False)
+    assert int(_agent_minutes(rest)["held"]) == 90_000
+    too_much = {"consumptions": [{"meter": "agent_minutes", "quantity": str(_FREE_LIMIT_MS + 1)}]}
+    denied = rest.post(f"{path}:extend", json=too_much)
+    assert _json(denied, status=429)["check"]["message"] == _LIMIT_REACHED
+    assert int(denied.headers["retry-after"]) > 0
+    actuals = {"actuals": [{"meter": "agent_minutes", "quantity": "30000"}]}
+    committed = _json(rest.post(f"{path}:commit", json=actuals))
+    assert [int(each["quantity"]) for each in committed["held"]] == [30_000]
+    assert _reason(_json(rest.post(f"{path}:extend", json=more), status=400)) == "INVALID_STATE"
+    assert _json(rest.post(f"{path}:release", json={}))["freed"] is True
+    assert int(_agent_minutes(rest).get("held", 0)) == 0
+    assert _reason(_json(rest.post("/api/v1/reservations/unknown:release", json={}), status=404)) == "NOT_FOUND"
+
+
 def test_denied_check_that_fits_into_the_next_period_says_when_that_begins(rest: httpx.Client) -> None:
     event = {
         "id": "nearly-all",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
@@ -141,11 +142,12 @@ async def test_every_key_is_in_the_slot_of_its_organization_and_expires(place: P
     await place.reserve_briefly("r2", 10)
     await place.house.reserve("r3", concurrent_agents=1)
     place.house.record(usage_entry({MINUTES: 4}, reservation_id="r1", final=True))
+    place.house.record(usage_entry({MINUTES: 4}, reservation_id="never-made"))
     await place.house.follow()
     await place.house.list(place.organization_id)
     keys = await place.keys()
     kinds = {key.decode().split(":", 2)[2].split(":")[0] for key in keys}
-    assert kinds == {"entitlement", "state", "used", "held", "expiries", "reservation"}
+    assert kinds == {"entitlement", "state", "used", "held", "expiries", "tombstones", "reservation"}
     assert {key_slot(key) for key in keys} == {key_slot(place.organization_id.encode())}
     for key in keys:
         assert await place.client.ttl(key) > 0, key
@@ -159,6 +161,25 @@ async def test_an_ended_reservation_is_remembered_for_an_hour_and_an_open_one_as
     place.house.record(usage_entry({MINUTES: 4}, reservation_id="r1", final=True))
     await place.house.follow()
     assert 3_590 <= await place.client.ttl(keys.reservation("r1")) <= 3_600
+
+
+def unmatched_count() -> float:
+    return REGISTRY.get_sample_value("tollbook_quota_unmatched_reservations_total") or 0.0
+
+
+async def test_what_no_event_has_drawn_of_a_committed_reservation_is_freed_after_a_day_and_told(place: Place) -> None:
+    place.plan(minutes_limit(100))
+    await place.house.reserve("r1", agent_minutes=60)
+    settlement = await place.house.commit(place.organization_id, "r1", {MINUTES: 25})
+    assert settlement.held == {MINUTES: 25}
+    # A day later: its end lies behind.
+    keys = keys_of(place.organization_id)
+    await place.client.hset(keys.reservation("r1"), "expire_us", "1")
+    await place.client.zadd(keys.expiries, {"r1": 1})
+    before = unmatched_count()
+    assert await place.house.free_expired(place.organization_id) == 1
+    assert unmatched_count() == before + 1
+    assert (await place.house.quota()).held == 0
 
 
 async def test_scripts_that_the_server_forgot_are_loaded_again(place: Place) -> None:
