@@ -298,3 +298,36 @@ async def test_without_postgres_quota_stays_ready_and_checks_go_on_and_only_limi
         request.request_id = "q3"
         await suite.quota.SetLimit(request, metadata=KEY)
         assert (await suite.check("r4", 10)).decision == quota_pb2.DECISION_ALLOWED
+
+
+async def test_a_watch_sees_usage_holds_plans_and_a_lost_store_and_ends_with_the_process(suite: Suite) -> None:
+    call: Any = suite.quota.WatchQuotas(quota_pb2.WatchQuotasRequest(), metadata=KEY, wait_for_ready=True)
+
+    async def told() -> quota_pb2.WatchQuotasResponse:
+        async with asyncio.timeout(30):
+            response: quota_pb2.WatchQuotasResponse = await call.read()
+            return response
+
+    def numbers(response: quota_pb2.WatchQuotasResponse) -> tuple[int, int, int]:
+        (state,) = response.limits
+        return state.limit, state.used, state.held
+
+    first = await told()
+    assert (first.complete, numbers(first)) == (True, (100, 0, 0))
+    await suite.check("r1", 60)
+    assert numbers(await told()) == (100, 0, 60)
+    await suite.record(45, reservation_id="r1", final=True)
+    assert numbers(await told()) == (100, 45, 0)
+    suite.billing.limit, suite.billing.version = 200, 2
+    changed = await told()
+    assert (changed.complete, changed.plan_id, numbers(changed)) == (True, "plan-2", (200, 45, 0))
+    await suite.check("r2", 10)
+    assert numbers(await told()) == (200, 45, 10)
+    # What was held is lost, and what was used is not.
+    await suite.redis.flushall()
+    assert numbers(await told()) == (200, 45, 0)
+
+    assert await suite.process.stop(signal.SIGTERM, 15) == 0
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await told()
+    assert (ended.value.code(), reason_of(ended.value)) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
