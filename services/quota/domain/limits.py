@@ -112,8 +112,8 @@ class Window:
 
     @property
     def slot_us(self) -> int:
-        """The length of a slot: the whole window, or the step in which it slides."""
-        return self.length_us if self.style is WindowStyle.FIXED else self.length_us // SLIDING_SLOTS
+        """The length of a slot: the whole window, or the step in which it slides, rounded up so that 60 fill it."""
+        return self.length_us if self.style is WindowStyle.FIXED else -(-self.length_us // SLIDING_SLOTS)
 
     @property
     def slots_counted(self) -> int:

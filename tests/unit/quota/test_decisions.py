@@ -6,7 +6,7 @@ import pytest
 
 from services.quota.domain.checks import Check, matching
 from services.quota.domain.decisions import Counted, Decision, DenyReason, Outcome, Remedy, decide
-from services.quota.domain.limits import Counter, Limit, LimitKind, Usage, plan_limit
+from services.quota.domain.limits import Counter, Limit, LimitKind, Usage, Window, WindowStyle, plan_limit
 from services.quota.domain.maxima import COUNTER_MAX
 from tests.unit.quota.samples import (
     AGENTS,
@@ -101,3 +101,11 @@ def test_two_limits_on_one_meter_are_both_decided() -> None:
         (LimitKind.CONCURRENCY, Outcome.DENIED),
         (LimitKind.PERIOD, Outcome.ALLOWED),
     ]
+
+
+@pytest.mark.parametrize("seconds", [1, 60, 3_600, 86_400])
+def test_what_a_sliding_window_no_longer_counts_is_older_than_its_length(seconds: int) -> None:
+    window = Window(seconds * 1_000_000, WindowStyle.SLIDING)
+    for now_us in range(10**15, 10**15 + window.slot_us, max(1, window.slot_us // 997)):
+        oldest = now_us // window.slot_us - window.slots_counted + 1
+        assert oldest * window.slot_us <= now_us - window.length_us
