@@ -44,6 +44,8 @@ class Waiting:
     """Called on the SDK's loop, once."""
     segment: Segment | None = field(default=None)
     """The file that has it; None: not on disk."""
+    is_settled: bool = False
+    """Whether it needs nothing any more."""
 
     def delivered(self, delivered: Delivered) -> None:
         """Tells whoever wants to know."""
@@ -69,12 +71,17 @@ class UsageCounts:
 class UsageBuffer:
     """A queue from callers to the sender. What is being sent still counts against the bound."""
 
-    def __init__(self, events_max: int, on_lost: Callable[[LostUsage], None] | None = None) -> None:
+    def __init__(
+        self, events_max: int, on_lost: Callable[[LostUsage], None] | None = None, *, is_kept: bool = False
+    ) -> None:
+        """`is_kept`: what is put is to be kept on disk, and `take_fresh` has it."""
         self._events_max = events_max
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._is_closed = False
         self._queue: deque[Waiting] = deque()
+        self._fresh: list[Waiting] = []
+        self._is_kept = is_kept
         self._waiting = self._taken = self._recorded = self._refused = self._turned_away = 0
         self.on_put: Callable[[], None] = lambda: None
         """Called, outside of the lock, after something was put; wakes the sender."""
@@ -107,6 +114,8 @@ class UsageBuffer:
 
     def _add(self, items: Sequence[Waiting]) -> None:
         self._queue.extend(items)
+        if self._is_kept:
+            self._fresh.extend(items)
         self._taken += len(items)
         self._waiting += len(items)
 
@@ -122,6 +131,12 @@ class UsageBuffer:
                 taken.append(self._queue.popleft())
         return taken
 
+    def take_fresh(self) -> list[Waiting]:
+        """What was put since the last time; it stays waiting."""
+        with self._lock:
+            taken, self._fresh = self._fresh, []
+        return taken
+
     def put_back(self, items: Sequence[Waiting]) -> None:
         """Puts what could not be sent where it was, in its order."""
         with self._lock:
@@ -130,6 +145,7 @@ class UsageBuffer:
     def settle(self, item: Waiting, delivered: Delivered, message: str = "") -> None:
         """Notes what became of one, once, and tells whoever wants to know."""
         with self._lock:
+            item.is_settled = True
             self._waiting -= 1
             if delivered.refused:
                 self._refused += 1

@@ -607,8 +607,9 @@ class AsyncTollbook(_Client):
             raise
 
     async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - so that both faces say the same
-        """Waits until what was recorded is acknowledged, and ended tasks are settled; False: not within so many
-        seconds.
+        """Waits until all recorded usage is acknowledged, that found on disk too, and ended tasks are settled.
+
+        False: not within so many seconds.
         """
         if not self._core.engine.is_running:
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -43,7 +44,9 @@ class Core:
     def __init__(self, settings: Settings, connect: Callable[[], Suite], clock: Clock) -> None:
         self.settings = settings
         self.clock = clock
-        self.buffer = UsageBuffer(settings.buffer_events_max, settings.on_lost)
+        self.buffer = UsageBuffer(
+            settings.buffer_events_max, settings.on_lost, is_kept=settings.spool_folder is not None
+        )
         self.engine = Engine(self._start)
         self._connect = connect
         self._spool = None if settings.spool_folder is None else Spool(settings.spool_folder)
@@ -59,8 +62,9 @@ class Core:
         return self._parts
 
     def _start(self) -> None:
-        self.sending = asyncio.ensure_future(self.parts.delivery.run())
-        self.parts.delivery.wake()
+        delivery = self.parts.delivery
+        self._working = [asyncio.ensure_future(work) for work in (delivery.run(), delivery.keep())]
+        delivery.wake()
 
     def _wake(self) -> None:
         self.engine.nudge(self._wake_delivery)
@@ -210,9 +214,11 @@ class Core:
             keeper.purse.close()
         if self._parts is not None:
             self._parts.suite.close()
-        if self._spool is not None:
-            self._spool.close()
         left = self.buffer.close()
+        if self._spool is not None:
+            with contextlib.suppress(OSError):  # then it is reported as lost, below
+                self._spool.keep(left)
+            self._spool.close()
         for item in left:
             if item.segment is None:
                 self.buffer.lose(item.usage, CLOSED, "the client was closed before it was sent")

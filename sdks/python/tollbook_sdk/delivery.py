@@ -60,9 +60,11 @@ class Delivery:
         self._chance = chance
         self._put = asyncio.Event()
         self._empty = asyncio.Event()
+        self._fresh = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._pause: asyncio.Future[None] | None = None
         # One file at a time, until none is left of those that were there at the start.
-        self._looks = True
+        self._looks = spool is not None
         self.failures = 0
         """Attempts that failed since the last that did not."""
 
@@ -70,12 +72,15 @@ class Delivery:
         """Something was put. On the loop."""
         self._empty.clear()
         self._put.set()
+        self._fresh.set()
 
     async def drained(self) -> None:
-        """Returns when nothing waits any more. Does not sit out a pause that nobody asked for."""
+        """Returns when nothing waits any more, here or in files of ended processes that were there at the start. Does
+        not sit out a pause that nobody asked for.
+        """
         if self._pause is not None:
             self._pause.cancel()
-        while self._buffer.counts().waiting:
+        while self._buffer.counts().waiting or self._looks:
             self._empty.clear()
             await self._empty.wait()
 
@@ -94,35 +99,53 @@ class Delivery:
                 log.exception("delivery_stumbled")
                 await self._pause_for(_BACKOFF_SECONDS_MAX, asked=False)
                 self._put.set()
-            if not self._buffer.counts().waiting:
+            if not (self._buffer.counts().waiting or self._looks):
                 self._empty.set()
 
     async def _take_over(self) -> None:
         if self._spool is None or not self._looks or not self._buffer.has_room:
             return
-        found = await self._on_disk(self._spool.find)
+        async with self._writing:
+            found = await self._on_disk(self._spool.find)
         self._looks = bool(found)
         if found:
             log.info("usage_found count=%d", len(found))
             self._buffer.put_found(found)
             self._put.set()
 
+    async def keep(self) -> None:
+        """Puts on disk, for ever, what was put into the buffer, whether or not it can be sent: beside `run`."""
+        if self._spool is None:
+            return
+        while True:
+            await self._fresh.wait()
+            self._fresh.clear()
+            await self._keep(self._buffer.take_fresh())
+
+    async def _keep(self, items: Sequence[Waiting]) -> None:
+        if self._spool is None or not items:
+            return
+        spool = self._spool
+        try:
+            # One at a time: what both `keep` and `run` see is written once.
+            async with self._writing:
+                await self._on_disk(lambda: spool.keep(items))
+        except OSError as error:
+            # Better sent than kept: the disk is the second net.
+            log.error("usage_not_kept error=%s", error)  # noqa: TRY400 - the disk's trouble, not ours
+
     async def _attempt(self, batch: list[Waiting]) -> None:
-        if self._spool is not None:
-            try:
-                await self._on_disk(lambda spool=self._spool: spool.keep(batch))  # type: ignore[misc]
-            except OSError as error:
-                # Better sent than kept: the disk is the second net.
-                log.error("usage_not_kept error=%s", error)  # noqa: TRY400 - the disk's trouble, not ours
+        await self._keep(batch)
         attempt = _Attempt(self._suite, self._buffer, self._call_seconds)
         try:
             await attempt.send(batch)
         finally:
             unsent = [item for item in batch if item not in attempt.settled]
             self._buffer.put_back(unsent)
-            if self._spool is not None:
-                # Only files are touched, and only removed: no need to leave the loop.
-                self._spool.drop(list(attempt.settled))
+        if self._spool is not None:
+            spool = self._spool
+            async with self._writing:
+                await self._on_disk(lambda: spool.drop(list(attempt.settled)))
         if attempt.failure is None:
             self.failures = 0
             return

@@ -21,6 +21,8 @@ from tollbook_sdk.suite import CallFailed
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+_HEALTH = "/grpc.health.v1.Health/Check"
+_CONNECT_SECONDS = 5.0
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONS = [
     # Found again quickly after a restart; the SDK itself spaces its attempts.
@@ -117,8 +119,11 @@ def _set(ended: asyncio.Future[None]) -> None:
 
 def _channel(address: str, tls: grpc.ChannelCredentials | None) -> grpc.Channel:
     channel = grpc.insecure_channel(address, _OPTIONS) if tls is None else grpc.secure_channel(address, tls, _OPTIONS)
-    # Connecting begins now, so that the first check does not pay for it out of its budget.
-    channel.subscribe(lambda _: None, try_to_connect=True)
+    # Connecting begins now, so that the first check does not pay for it out of its budget: by a call whose answer
+    # nobody needs. Subscribing to the channel's state would connect too, but leaves a thread that stumbles when it is
+    # closed.
+    health = channel.unary_unary(_HEALTH, request_serializer=bytes, response_deserializer=bytes)
+    health.future(b"", timeout=_CONNECT_SECONDS)
     return channel
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -54,11 +55,12 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._current: Segment | None = None
+        self._mine: set[Segment] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def keep(self, items: Sequence[Waiting]) -> None:
-        """Returns when all of them are on disk, synced. Raises OSError, and then none of them counts as kept."""
-        new = [item for item in items if item.segment is None]
+        """Returns when all of them that still wait are on disk, synced. Raises OSError; then none of them is kept."""
+        new = [item for item in items if item.segment is None and not item.is_settled]
         if not new:
             return
         segment = self._writable()
@@ -71,7 +73,7 @@ class Spool:
             # A frame cut short hides those after it: nothing more goes into this file.
             self._current = None
             if not segment.open:
-                segment.remove()
+                self._remove(segment)
             raise
         segment.frames += len(new)
         segment.bytes += len(frames)
@@ -87,9 +89,7 @@ class Spool:
                 continue
             segment.open -= 1
             if not segment.open:
-                if segment is self._current:
-                    self._current = None
-                segment.remove()
+                self._remove(segment)
 
     def find(self) -> list[Waiting]:
         """The contents of one file that an ended process left; empty: there is none (or it held nothing whole)."""
@@ -100,19 +100,28 @@ class Spool:
             found = [Waiting(usage, segment=segment) for usage in _read(segment.file)]
             segment.frames, segment.open = _FRAMES_MAX, len(found)
             if found:
+                self._mine.add(segment)
                 return found
             segment.remove()
         return []
 
     def close(self) -> None:
         """Lets go of what is left on disk for the next process."""
-        if self._current is not None:
-            self._current.file.close()
+        for segment in self._mine:
+            segment.file.close()
+        self._mine.clear()
+        self._current = None
+
+    def _remove(self, segment: Segment) -> None:
+        if segment is self._current:
             self._current = None
+        self._mine.discard(segment)
+        segment.remove()
 
     def _writable(self) -> Segment:
         if self._current is None or self._current.is_full:
-            path = self._folder / f"{os.getpid()}-{uuid.uuid4().hex}{_SUFFIX}"
+            # By age, since what is found is sent in the order of the names.
+            path = self._folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}{_SUFFIX}"
             # Locked under a name that `find` does not see, since a file without a lock is anybody's.
             hidden = path.with_suffix(".new")
             file = os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
@@ -120,6 +129,7 @@ class Spool:
             hidden.rename(path)
             _sync_folder(self._folder)
             self._current = Segment(path, file)
+            self._mine.add(self._current)
         return self._current
 
 

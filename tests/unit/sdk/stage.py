@@ -69,7 +69,7 @@ class Stage:
         self.suite = suite
         self.clock = clock
         self.lost = lost
-        self.buffer = UsageBuffer(settings.buffer_events_max, lost.append)
+        self.buffer = UsageBuffer(settings.buffer_events_max, lost.append, is_kept=settings.spool_folder is not None)
         self.spool = None if settings.spool_folder is None else Spool(settings.spool_folder)
         self.checks = Checks(suite, clock, settings.on_unavailable)
         self.tasks = Tasks(settings, suite, self.checks, self.buffer, clock)
@@ -81,7 +81,7 @@ class Stage:
 
     def run(self) -> None:
         """Starts the sender."""
-        self._running.append(asyncio.ensure_future(self.delivery.run()))
+        self._running += [asyncio.ensure_future(work) for work in (self.delivery.run(), self.delivery.keep())]
 
     def stop(self) -> None:
         for task in self._running:

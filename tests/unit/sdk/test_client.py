@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,24 @@ def test_usage_that_could_not_be_sent_before_closing_is_handed_back(suite: Memor
     assert [(each.reason, each.usage.id) for each in lost if isinstance(each.usage, metering_pb2.UsageEvent)] == [
         ("CLOSED", "e-1")
     ]
+
+
+def test_usage_that_could_not_be_sent_before_closing_stays_on_disk_for_the_next_client(
+    suite: MemorySuite, tmp_path: Path
+) -> None:
+    lost: list[LostUsage] = []
+    spooling = settings(on_lost=lost.append, spool_folder=tmp_path)
+    client = Tollbook(spooling, suite=suite)
+    suite.failure = AWAY
+    for number in range(1_500):
+        client.record({"api_calls": 1}, event_id=f"e-{number}")
+    assert not client.close(0.01)
+    suite.failure = None
+    again = Tollbook(spooling, suite=suite)
+    again.start()
+    assert again.flush(_LONG)
+    assert again.close(_LONG)
+    assert (suite.recorded("api_calls"), lost, list(tmp_path.iterdir())) == (1_500, [], [])
 
 
 def test_a_model_call_that_cannot_be_recorded_still_gives_its_answer(suite: MemorySuite) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.sdk.stage import AWAY, rest, stage
 from tollbook.metering.v1 import metering_pb2, task_time_pb2
 from tollbook.metering.v1.metering_pb2 import Subject
-from tollbook_sdk.buffer import Usage, UsageBuffer, Waiting
+from tollbook_sdk.buffer import Delivered, Usage, UsageBuffer, Waiting
 from tollbook_sdk.delivery import BATCH_EVENTS_MAX, backoff_seconds
 from tollbook_sdk.errors import BufferFull, ClientClosed
 from tollbook_sdk.settings import LostUsage
@@ -290,14 +290,30 @@ async def test_usage_left_on_disk_is_sent_by_the_next_client_and_then_gone(tmp_p
         assert found(tmp_path) == []
 
 
-async def test_usage_is_on_disk_before_it_is_sent(tmp_path: Path) -> None:
+async def test_all_that_waits_is_on_disk_whatever_can_be_sent(tmp_path: Path) -> None:
+    count = 2 * BATCH_EVENTS_MAX + 1
     async with stage(spool_folder=tmp_path) as at:
         at.suite.failure = AWAY
-        at.buffer.put(waiting("a"))
-        await until(lambda: at.delivery.failures == 1)
+        for number in range(count):
+            at.buffer.put(waiting(f"e-{number}"))
+        await until(lambda: at.delivery.failures > 0)
+        at.buffer.put(waiting("later"))
+        await until(lambda: frames_in(tmp_path) == count + 1)
         assert at.spool is not None
         crash(at.spool)
-        assert found(tmp_path) == [event("a")]
+        assert found(tmp_path) == [*(event(f"e-{number}") for number in range(count)), event("later")]
+
+
+async def test_what_was_sent_before_the_disk_had_it_is_not_kept_afterwards(tmp_path: Path) -> None:
+    spool, item = Spool(tmp_path), waiting("a")
+    UsageBuffer(1).settle(item, Delivered())
+    spool.keep([item])
+    assert frames_in(tmp_path) == 0
+
+
+def frames_in(folder: Path) -> int:
+    """How many events the files hold."""
+    return sum(path.read_bytes().count(b"\x12\x05tests") for path in folder.glob("*.spool"))
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -1,0 +1,115 @@
+"""The SDK's calls over a real server and channel: what failures look like to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from kit.grpc.errors import to_status
+from tollbook.metering.v1 import metering_pb2
+from tollbook_sdk import AsyncTollbook, OnUnavailable, Settings
+from tollbook_sdk.grpc_suite import GrpcSuite
+from tollbook_sdk.suite import CallFailed
+
+_SECONDS = 30.0
+
+
+class Metering:
+    """Answers what the test wants, and notes who asks."""
+
+    def __init__(self) -> None:
+        self.status: grpc.Status | None = None
+        self.authorizations: list[Any] = []
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.answer.set()
+
+    async def record_usage(self, request: Any, context: Any) -> metering_pb2.RecordUsageResponse:
+        self.authorizations.append(dict(context.invocation_metadata()).get("authorization"))
+        self.asked.set()
+        try:
+            await self.answer.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.status is not None:
+            await context.abort_with_status(self.status)
+        return metering_pb2.RecordUsageResponse(results=[metering_pb2.EventResult(sequence=7)])
+
+
+@asynccontextmanager
+async def serving(metering: Metering) -> AsyncIterator[GrpcSuite]:
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(
+        metering.record_usage,
+        request_deserializer=metering_pb2.RecordUsageRequest.FromString,
+        response_serializer=metering_pb2.RecordUsageResponse.SerializeToString,
+    )
+    service = "tollbook.metering.v1.MeteringService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"RecordUsage": method}),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    suite = GrpcSuite(Settings(quota=address, metering=address, key="tb_live_k"))
+    try:
+        yield suite
+    finally:
+        suite.close()
+        await server.stop(None)
+
+
+async def test_a_call_carries_the_key_and_brings_the_answer() -> None:
+    metering = Metering()
+    async with serving(metering) as suite:
+        answer = await suite.record(metering_pb2.RecordUsageRequest(), seconds=_SECONDS)
+        assert (answer.results[0].sequence, metering.authorizations) == (7, ["Bearer tb_live_k"])
+
+
+async def test_a_failure_brings_its_reason_and_the_delay_that_it_asks_for() -> None:
+    metering = Metering()
+    delay = timedelta(seconds=2.5)
+    metering.status = to_status("RESOURCE_EXHAUSTED", "DEPENDENCY_UNAVAILABLE", "busy", "r-1", retry_delay=delay)
+    async with serving(metering) as suite:
+        with pytest.raises(CallFailed) as failed:
+            await suite.record(metering_pb2.RecordUsageRequest(), seconds=_SECONDS)
+    found = failed.value
+    assert (found.code, found.reason, found.message) == ("RESOURCE_EXHAUSTED", "DEPENDENCY_UNAVAILABLE", "busy")
+    assert (found.retry_seconds, found.passes) == (2.5, True)
+
+
+async def test_who_stops_waiting_cancels_the_call() -> None:
+    metering = Metering()
+    metering.answer.clear()
+    async with serving(metering) as suite, asyncio.timeout(_SECONDS):
+        calling = asyncio.ensure_future(suite.record(metering_pb2.RecordUsageRequest(), seconds=_SECONDS))
+        await metering.asked.wait()
+        calling.cancel()
+        await metering.cancelled.wait()
+
+
+async def test_a_call_on_a_closed_suite_fails_as_one_that_can_be_repeated() -> None:
+    async with serving(Metering()) as suite:
+        suite.close()
+        with pytest.raises(CallFailed) as failed:
+            await suite.record(metering_pb2.RecordUsageRequest(), seconds=_SECONDS)
+    assert failed.value.passes
+
+
+@pytest.mark.parametrize("policy", list(OnUnavailable))
+async def test_a_server_that_takes_connections_and_never_answers_costs_a_check_its_budget_and_no_more(
+    policy: OnUnavailable,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        address = f"127.0.0.1:{black_hole.getsockname()[1]}"
+        settings = Settings(quota=address, metering=address, on_unavailable=policy, close_seconds=0.1)
+        # Waiting for ever is what the timeout would tell of.
+        async with asyncio.timeout(_SECONDS), AsyncTollbook(settings) as client:
+            decision = await client.check({"api_calls": 1}, hold=timedelta(seconds=5))
+        assert (decision.allowed, decision.degraded) == (policy is OnUnavailable.ALLOW, True)
