@@ -11,8 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
-from kit.grpc.errors import to_status
+from kit.grpc.errors import status_to_pb
 from tollbook.metering.v1 import metering_pb2
 from tollbook_sdk import AsyncTollbook, OnUnavailable, Settings
 from tollbook_sdk.grpc_suite import GrpcSuite
@@ -75,7 +76,9 @@ async def test_a_call_carries_the_key_and_brings_the_answer() -> None:
 async def test_a_failure_brings_its_reason_and_the_delay_that_it_asks_for() -> None:
     metering = Metering()
     delay = timedelta(seconds=2.5)
-    metering.status = to_status("RESOURCE_EXHAUSTED", "DEPENDENCY_UNAVAILABLE", "busy", "r-1", retry_delay=delay)
+    metering.status = rpc_status.to_status(
+        status_to_pb("RESOURCE_EXHAUSTED", "DEPENDENCY_UNAVAILABLE", "busy", "r-1", retry_delay=delay)
+    )
     async with serving(metering) as suite:
         with pytest.raises(CallFailed) as failed:
             await suite.record(metering_pb2.RecordUsageRequest(), seconds=_SECONDS)

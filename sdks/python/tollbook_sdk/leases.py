@@ -356,7 +356,11 @@ class LeaseKeeper:
             consumptions=consumptions_to_pb({terms.meter: target}),
             reserve_duration=duration_to_pb(terms.seconds),
         )
-        return await self._suite.extend(request, seconds=min(self._settings.call_seconds, terms.seconds / 4))
+        response = await self._suite.extend(request, seconds=min(self._settings.call_seconds, terms.seconds / 4))
+        if response.check.degraded:
+            # Given without the counters: good enough for a task, and no promise that nobody else spends the same.
+            raise CallFailed("UNAVAILABLE", message="the quota service answers without its counters")
+        return response
 
     def _note_applied(self, decision: Decision) -> None:
         # Where no limit looks at the meter, none can be overshot, and no answer says how far the counters are.

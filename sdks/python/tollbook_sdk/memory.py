@@ -64,6 +64,8 @@ class MemorySuite:
         """Whether calls take effect and then fail: the answer is lost on its way."""
         self.is_lagging = False
         """Whether the counters wait to include what is recorded."""
+        self.is_degraded = False
+        """Whether quota answers without its counters: it allows everything and holds nothing."""
         self.events: dict[tuple[str, str], metering_pb2.UsageEvent] = {}
         """The ledger, by source and id, in sequence."""
         self.reservations: dict[str, Reservation] = {}
@@ -151,6 +153,8 @@ class MemorySuite:
         return answer
 
     def _check(self, request: quota_pb2.CheckRequest) -> quota_pb2.CheckResponse:
+        if self.is_degraded:
+            return _degraded(request.request_id)
         known = self.reservations.get(request.request_id)
         wanted = {each.meter: each.quantity for each in request.consumptions}
         if known is not None:
@@ -171,6 +175,8 @@ class MemorySuite:
         )
 
     def _extend(self, request: quota_pb2.ExtendReservationRequest) -> quota_pb2.ExtendReservationResponse:
+        if self.is_degraded:
+            return quota_pb2.ExtendReservationResponse(check=_degraded(request.reservation_id))
         self._expire()
         wanted = {each.meter: each.quantity for each in request.consumptions}
         known = self.reservations.get(request.reservation_id)
@@ -308,3 +314,7 @@ class MemorySuite:
             for meter in wanted
             if meter in self.limits
         ]
+
+
+def _degraded(reservation_id: str) -> quota_pb2.CheckResponse:
+    return quota_pb2.CheckResponse(decision=quota_pb2.DECISION_ALLOWED, reservation_id=reservation_id, degraded=True)

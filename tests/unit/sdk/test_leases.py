@@ -187,6 +187,19 @@ async def test_there_is_no_lease_without_the_suite_whatever_the_policy() -> None
             await at.lease(10)
 
 
+async def test_what_is_allowed_without_the_counters_is_no_lease_and_renews_none() -> None:
+    async with stage({"api_calls": 100}) as at:
+        lease = await at.lease(10, seconds=30, margin=2)
+        at.suite.is_degraded = True
+        assert lease.purse.try_spend(8)
+        await at.clock.advance(27.9)
+        assert lease.purse.left == 2
+        await at.clock.advance(0.1)
+        assert not lease.purse.is_valid
+        with pytest.raises(SuiteUnavailable):
+            await at.lease(10, name="another")
+
+
 async def test_an_answer_that_is_lost_leaves_no_lease_behind() -> None:
     async with stage({"api_calls": 100}) as at:
         at.suite.failure, at.suite.loses_answers = AWAY, True
