@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import httpx
 import pytest
 import redis
 
@@ -104,6 +105,26 @@ def test_a_limit_is_in_force_when_set_and_out_of_it_when_deleted_over_rest_too(
         assert rest.delete("/api/v1/limits/mine", params={"requestId": "q2"}).status_code == 200
         assert not client.denied(12)
         assert rest.delete("/api/v1/limits/mine", params={"requestId": "q3"}).status_code == 404
+
+
+def test_rest_lists_a_limit_of_each_member_and_the_members_that_used_most(
+    suite: RunningSuite, tenant: Tenant, client: Client
+) -> None:
+    limit_id = client.set("q1", 100, "user").limit_id
+    client.record("a", 7, user_id="ann")
+    client.record("b", 60, user_id="bob")
+
+    def shown(rest: httpx.Client) -> list[tuple[str | None, str, str]]:
+        limits = rest.get("/api/v1/quotas").json()["limits"]
+        return [
+            (state["scope"].get("id"), state["used"], state["remaining"])
+            for state in limits
+            if state["limitId"] == limit_id
+        ]
+
+    expected = [(None, "0", "100"), ("bob", "60", "40"), ("ann", "7", "93")]
+    with suite.rest(tenant.key) as rest:
+        wait_for(lambda: shown(rest) == expected, seconds=SOON_SECONDS, what=f"{expected} over REST")
 
 
 def test_another_organization_sees_and_changes_no_limit_of_this_one(suite: RunningSuite, client: Client) -> None:
