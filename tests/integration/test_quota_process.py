@@ -128,6 +128,12 @@ class Suite:
         )
         return await self.quota.Check(request, metadata=KEY, wait_for_ready=True)
 
+    async def is_ready(self) -> bool:
+        health: Any = health_pb2_grpc.HealthStub(self.channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        serving: bool = answer.status == health_pb2.HealthCheckResponse.SERVING
+        return serving
+
     async def state(self) -> quota_pb2.LimitState:
         answer = await self.quota.ListQuotas(quota_pb2.ListQuotasRequest(), metadata=KEY)
         return answer.limits[0]
@@ -203,6 +209,8 @@ async def suite_on(folder: Path, own_redis: EmbeddedRedis, role_urls: Mapping[st
     async with grpc.aio.insecure_channel(address) as channel:
         suite = Suite(channel, redis, recorded, billing)
         suite.process = process
+        # It listens before it is ready, and says so until then.
+        await eventually(suite.is_ready, seconds=30)
         yield suite
     await process.stop(signal.SIGTERM, 15)
     await redis.aclose()
@@ -289,8 +297,7 @@ async def test_without_postgres_quota_stays_ready_and_checks_go_on_and_only_limi
             grpc.StatusCode.UNAVAILABLE,
             "DEPENDENCY_UNAVAILABLE",
         )
-        health: Any = health_pb2_grpc.HealthStub(suite.channel)
-        assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        assert await suite.is_ready()
 
         await own_postgres.start()
         await own_postgres.wait_ready()
