@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Self
 
 _CHUNK_BYTES = 64 * 1024
+_SLOW_SECONDS = 0.5
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -23,6 +24,22 @@ class Toxic(Enum):
     """It is not passed on: both sides are reset."""
     CUT_ANSWER = "cut the answer"
     """It is passed on and the server answers it; then both sides are reset, and the client does not know."""
+
+
+class Weather(Enum):
+    """What happens to all connections, for as long as it lasts."""
+
+    CLEAR = "clear"
+    BLACK_HOLE = "black hole"
+    """What is sent is never passed on, and nobody is told. It ends with the connection."""
+    SLOW = "slow"
+    """What is sent is passed on half a second later."""
+    RESET = "reset"
+    """Connections are made, and reset at the first byte."""
+    DOWN = "down"
+    """Nobody listens: a connection is refused, and those that stand are reset."""
+    SLICED = "sliced"
+    """What is answered comes a byte at a time."""
 
 
 class Rule:
@@ -80,11 +97,33 @@ class ToxicProxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
+        self.weather = Weather.CLEAR
+        self.connections_count = 0
+        """Made since it began."""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._listen()
         return self
+
+    async def change(self, weather: Weather) -> None:
+        """Changes the weather."""
+        self.weather = weather
+        if weather is Weather.DOWN:
+            if self._server is not None:
+                self._server.close()
+            for connection in self._connections:
+                connection.cancel()
+        elif self._server is None or not self._server.is_serving():
+            await self._listen()
+
+    @property
+    def open_count(self) -> int:
+        """Connections that stand now."""
+        return len(self._connections)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
@@ -101,6 +140,7 @@ class ToxicProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
+        self.connections_count += 1
         if task is not None:
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
@@ -108,7 +148,7 @@ class ToxicProxy:
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
             writers.append(server_writer)
-            connection = _Connection(self._rules)
+            connection = _Connection(self._rules, self)
             pumps = [
                 asyncio.create_task(connection.to_server(reader, server_writer)),
                 asyncio.create_task(connection.to_client(server_reader, writer)),
@@ -129,13 +169,21 @@ class ToxicProxy:
 class _Connection:
     """The two directions of one connection."""
 
-    def __init__(self, rules: list[Rule]) -> None:
+    def __init__(self, rules: list[Rule], proxy: ToxicProxy) -> None:
         self._rules = rules
+        self._proxy = proxy
         self._stages: dict[Rule, int] = {}
         self._of_answer: Rule | None = None
 
     async def to_server(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK_BYTES):
+            match self._proxy.weather:
+                case Weather.BLACK_HOLE:
+                    await asyncio.Event().wait()
+                case Weather.SLOW:
+                    await asyncio.sleep(_SLOW_SECONDS)
+                case Weather.RESET:
+                    return
             rule = self._rule_for(data)
             if rule is not None:
                 rule.is_taken = True
@@ -157,8 +205,14 @@ class _Connection:
                     rule.reached.set()
                     return
                 await rule.hold()
-            writer.write(data)
-            await writer.drain()
+            slices = [data]
+            if self._proxy.weather is Weather.SLICED:
+                slices = [data[place : place + 1] for place in range(len(data))]
+            for each in slices:
+                writer.write(each)
+                await writer.drain()
+                if len(slices) > 1:
+                    await asyncio.sleep(0)
 
     def _rule_for(self, data: bytes) -> Rule | None:
         for rule in self._rules:
