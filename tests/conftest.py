@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from kit.postgres.embedded import EmbeddedPostgres
 from kit.postgres.migrate import migrate
 from kit.redis.embedded import EmbeddedRedis
+from kit.testing.redis_cluster import temporary_cluster
 from kit.testing.stores import temporary_postgres, temporary_redis
 
 # How long an example takes is no property of the code: on a busy machine both would fail at random.
@@ -34,6 +35,13 @@ def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis for the whole run; tests keep apart by organization ids of their own."""
     with temporary_redis(not_durable=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    """A Redis Cluster of three nodes for the whole run."""
+    with temporary_cluster() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import redis.asyncio
 import redis.exceptions
 
 from cli.suite.errors import Refused
+from kit.redis.cluster import node_url
 
 # Long enough for a store that is started beside us.
 _REACHED_WITHIN_SECONDS = 30.0
@@ -39,7 +40,8 @@ async def require_redis(url: str) -> None:
     """Raise Refused unless the URL leads to a Redis 6.2 or later; an absence of seconds is waited for."""
 
     async def version() -> str:
-        client = redis.asyncio.Redis.from_url(url, socket_timeout=_ATTEMPT_SECONDS_MAX)
+        # Any node of a cluster can say it.
+        client = redis.asyncio.Redis.from_url(node_url(url), socket_timeout=_ATTEMPT_SECONDS_MAX)
         async with client:
             return str((await client.info("server"))["redis_version"])
 

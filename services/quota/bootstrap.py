@@ -12,7 +12,7 @@ from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizat
 from kit.grpc.server import Application
 from kit.postgres.database import Database
 from kit.redis.client import ping_redis
-from kit.redis.pipe import RedisPipe
+from kit.redis.connect import commands_at
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
@@ -65,9 +65,9 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     # Two connections, so that no check waits behind upkeep, nor upkeep is held to the budget of checks. That is kept by
     # the store, which does not count our own delays.
     hasty = await resources.enter_async_context(
-        RedisPipe(settings.redis_url, timeout_seconds=max(check_seconds, upkeep_seconds))
+        commands_at(settings.redis_url, timeout_seconds=max(check_seconds, upkeep_seconds))
     )
-    patient = await resources.enter_async_context(RedisPipe(settings.redis_url, timeout_seconds=upkeep_seconds))
+    patient = await resources.enter_async_context(commands_at(settings.redis_url, timeout_seconds=upkeep_seconds))
     tenant, fleet = Database(settings.postgres_tenant_url), Database(settings.postgres_fleet_url)
     for database in (tenant, fleet):
         resources.push_async_callback(database.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -84,7 +85,7 @@ async def test_f19_started_before_its_stores_quota_waits_and_is_not_ready_and_th
     await own_redis.stop()
     async with suite_on(tmp_path, own_redis, role_urls) as suite:
         pid = suite.process.pid
-        health = health_pb2_grpc.HealthStub(suite.channel)  # type: ignore[no-untyped-call]
+        health: Any = health_pb2_grpc.HealthStub(suite.channel)
 
         async def says(status: int) -> bool:
             answer = await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
@@ -121,7 +122,7 @@ async def test_f10_without_redis_a_process_stays_ready_and_answers_by_policy(
             quota_pb2.DECISION_DENIED,
             quota_pb2.DENY_REASON_STORE_UNAVAILABLE,
         )
-        health = health_pb2_grpc.HealthStub(suite.channel)  # type: ignore[no-untyped-call]
+        health: Any = health_pb2_grpc.HealthStub(suite.channel)
         ready = await health.Check(health_pb2.HealthCheckRequest())
         assert ready.status == health_pb2.HealthCheckResponse.SERVING
         # It comes back with nothing: the ledger rebuilds what was used, the process what it granted.

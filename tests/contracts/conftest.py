@@ -8,6 +8,7 @@ import pytest
 
 from kit.clock import SystemClock
 from kit.redis.client import connect_redis
+from kit.redis.cluster import ClusterCommands
 from kit.redis.embedded import EmbeddedRedis
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.adapters.redis_counters.store import RedisCounters
@@ -19,13 +20,17 @@ from tests.unit.quota.samples import (
 )
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def house(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> AsyncIterator[House]:
+@pytest.fixture(params=["memory", "redis", "cluster"])
+async def house(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, cluster_url: str) -> AsyncIterator[House]:
     organization_id = new_organization_id()
     nothing = OwnLimits(organization_id=organization_id, sequence=0, commit_id="", limits=())
     terms = Terms(entitlement(organization_id), nothing)
     if request.param == "memory":
         yield House(MemoryCounters(SystemClock()), terms)
+        return
+    if request.param == "cluster":
+        async with ClusterCommands(cluster_url, timeout_seconds=5) as nodes:
+            yield House(RedisCounters(nodes, command_seconds=5), terms)
         return
     client = connect_redis(redis_server.url, timeout_seconds=5)
     yield House(RedisCounters(client, command_seconds=5), terms)
