@@ -241,6 +241,17 @@ async def test_the_ledger_reads_back_what_was_sent_to_the_nanosecond(ledger: Led
     assert entry.receive_time_us == unix_microseconds(ledger.now)
 
 
+async def test_a_clock_that_ran_ahead_once_is_handed_on_to_no_other_ledger(ledger: Ledger) -> None:
+    await ledger.writer.append([ledger.event("a")], now=ledger.now + timedelta(days=3))
+    other = f"{ledger.organization_id}-other"
+    beside = replace(ledger.event("b"), subject=Subject(organization_id=other))
+    await ledger.append(ledger.event("c"), beside)
+    ahead_us = unix_microseconds(ledger.now + timedelta(days=3))
+    assert [entry.receive_time_us for entry in await ledger.entries()] == [ahead_us, ahead_us]
+    (entry,) = [entry async for page in ledger.reader.read(other, START) for entry in page.entries]
+    assert entry.receive_time_us == unix_microseconds(ledger.now)
+
+
 AWKWARD = [
     "",
     " ",

@@ -27,6 +27,7 @@ from services.metering.application.ports import LedgerReader, LedgerWriter, Task
 from services.metering.application.report_task_time import ReportTaskTime
 from services.metering.domain import limits
 from services.metering.domain.acceptance import Status
+from services.metering.domain.errors import TaskTimeTooLarge
 from services.metering.domain.events import LedgerEvent, Measurement, Subject, TaskOutcome
 from services.metering.domain.task_time import ReportStatus, TaskPhase, TaskReport, TaskTimeAnswer, usage_event
 
@@ -223,6 +224,17 @@ async def test_a_report_that_the_ledger_refuses_leaves_no_memory_behind(postgres
     with pytest.raises(LedgerDisagrees):
         await house.send(10)
     assert await house.send(20) == TaskTimeAnswer(ReportStatus.RECORDED, 20_000, 20_000, 2)
+
+
+async def test_time_that_the_totals_cannot_hold_is_refused_and_counts_once_there_is_room(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.send(0)
+    with monkeypatch.context() as full:
+        full.setattr(limits, "TOTAL_MAX", 10_000 * limits.VOLUME_SHARE - 1)
+        with pytest.raises(TaskTimeTooLarge):
+            await house.send(10)
+    assert await house.send(10) == TaskTimeAnswer(ReportStatus.RECORDED, 10_000, 10_000, 1)
 
 
 async def test_tasks_that_can_get_no_report_any_more_are_forgotten(

@@ -46,16 +46,16 @@ _COLUMN_TYPES = {
     "labels": "jsonb",
     "reversal_of_source": "text",
     "reversal_of_id": "text",
+    "receive_time": "timestamptz",
 }
 
 EVENT_COLUMNS = ", ".join(_COLUMN_TYPES)
-"""What tells one entry of a batch from another; commit_id and receive_time are the batch's own."""
+"""What tells one entry of a batch from another; commit_id is the batch's own."""
 _READ_AS_TEXT = ("measurements", "provider_call")
 READ_COLUMNS = ", ".join(
-    [f"CAST({name} AS text) AS {name}" if name in _READ_AS_TEXT else name for name in _COLUMN_TYPES]
-    + ["commit_id", "receive_time"]
+    [f"CAST({name} AS text) AS {name}" if name in _READ_AS_TEXT else name for name in _COLUMN_TYPES] + ["commit_id"]
 )
-"""What is read of an entry: its columns and those of its batch, JSON undecoded."""
+"""What is read of an entry: its columns and that of its batch, JSON undecoded."""
 EVENT_ARRAYS = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _COLUMN_TYPES.items())
 """The same as arguments of unnest, with the names that event_arrays answers."""
 
@@ -68,6 +68,8 @@ def event_arrays(entries: Sequence[LedgerEvent]) -> dict[str, str]:
     times = [divmod(event.event_time_ns or 0, _NANOS_PER_MICROSECOND) for event in counted]
     subjects = [event.subject for event in counted]
     targets = [entry.event.reversal_of for entry in entries]
+    # One per organization, for many entries.
+    received = {each: from_unix_microseconds(each) for each in {entry.receive_time_us for entry in entries}}
     return {
         "organization_id": text_array([subject.organization_id for subject in subjects]),
         "sequence": number_array([entry.sequence for entry in entries]),
@@ -91,6 +93,7 @@ def event_arrays(entries: Sequence[LedgerEvent]) -> dict[str, str]:
         "labels": text_array([json.dumps(dict(event.labels)) if event.labels else None for event in counted]),
         "reversal_of_source": text_array([None if target is None else target.source for target in targets]),
         "reversal_of_id": text_array([None if target is None else target.id for target in targets]),
+        "receive_time": time_array([received[entry.receive_time_us] for entry in entries]),
     }
 
 

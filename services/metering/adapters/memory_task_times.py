@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from services.metering.adapters.memory import MemoryLedger
-from services.metering.domain.task_time import NEVER_REPORTED, TaskReport, TaskTime, TaskTimeAnswer, take
+from services.metering.domain.task_time import (
+    NEVER_REPORTED,
+    TaskReport,
+    TaskTime,
+    TaskTimeAnswer,
+    refuse_time_too_large,
+    take,
+)
 
 
 class MemoryTaskTimes:
@@ -25,6 +32,7 @@ class MemoryTaskTimes:
             sequence = 0
             if taken.event is not None:
                 (outcome,) = await self._ledger.append([taken.event], now=now)
+                refuse_time_too_large(taken.event, outcome)
                 sequence = outcome.sequence
             self._tasks[key] = taken.task
             answers.append(TaskTimeAnswer(taken.status, taken.added_ms, taken.task.total_ms, sequence))

@@ -20,7 +20,7 @@ from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, LogRewound
 from kit.feed import Page, Position
 from kit.head_watch import Look
-from kit.postgres.arrays import bytes_array, number_array, text_array
+from kit.postgres.arrays import bytes_array, number_array, text_array, time_array
 from kit.postgres.database import Database, set_organization
 from kit.postgres.heads import look_at_heads
 from services.metering.adapters.event_rows import (
@@ -75,10 +75,11 @@ async def _append(
     await connection.execute(_LOCK_HEADS, heads)
     locked = {row.organization_id: row for row in await connection.execute(_LOCKED_HEADS, heads)}
     # Never back in an organization's ledger, whatever waits and clocks do: what is older by receive_time is older by
-    # sequence too, and can be dropped together.
-    receive_time = max([now, *(row.update_time for row in locked.values())])
+    # sequence too, and can be dropped together. Each by its own: a clock that ran ahead once would else be handed on
+    # from batch to batch, to everybody.
+    receive_times = {organization_id: max(now, row.update_time) for organization_id, row in locked.items()}
     recorded = await _recorded(connection, batches)
-    commit_id, receive_time_us = secrets.token_hex(8), unix_microseconds(receive_time)
+    commit_id = secrets.token_hex(8)
     outcomes: dict[str, Sequence[Outcome]] = {}
     fresh: dict[str, Sequence[Fresh]] = {}
     volumes: dict[str, int] = {}
@@ -95,9 +96,14 @@ async def _append(
         if acceptance.fresh:
             fresh[organization_id], volumes[organization_id] = acceptance.fresh, acceptance.volume
     if fresh:
-        batch_names = {"commit_id": commit_id, "receive_time": receive_time}
+        batch_names = {"commit_id": commit_id}
         await connection.execute(_REMEMBER, _identity_arrays(fresh))
-        entries = [each.entry(commit_id, receive_time_us) for appended in fresh.values() for each in appended]
+        entries = [
+            each.entry(commit_id, receive_time_us)
+            for organization_id, appended in fresh.items()
+            for receive_time_us in [unix_microseconds(receive_times[organization_id])]
+            for each in appended
+        ]
         await _append_entries(connection, batch_names | event_arrays(entries))
         if reversals := _reversal_arrays(fresh):
             await connection.execute(_REVERSE, reversals)
@@ -105,6 +111,7 @@ async def _append(
             "organization_ids": text_array(fresh),
             "sequences": number_array([appended[-1].sequence for appended in fresh.values()]),
             "volumes": number_array(volumes.values()),
+            "receive_times": time_array([receive_times[organization_id] for organization_id in fresh]),
         }
         await connection.execute(_MOVE_HEADS, batch_names | moved)
     return outcomes
@@ -324,8 +331,8 @@ _REMEMBER = text("""
                 CAST(:sequences AS bigint[])) AS fresh (organization_id, identity, content, sequence)
 """)
 _APPEND = text(f"""
-    INSERT INTO metering.events ({EVENT_COLUMNS}, commit_id, receive_time)
-    SELECT fresh.*, CAST(:commit_id AS text), CAST(:receive_time AS timestamptz) FROM unnest({EVENT_ARRAYS}) AS fresh
+    INSERT INTO metering.events ({EVENT_COLUMNS}, commit_id)
+    SELECT fresh.*, CAST(:commit_id AS text) FROM unnest({EVENT_ARRAYS}) AS fresh
 """)  # noqa: S608 - constants of ours
 _REVERSE = text("""
     INSERT INTO metering.reversals (organization_id, target_sequence, sequence)
@@ -334,9 +341,9 @@ _REVERSE = text("""
 """)
 _MOVE_HEADS = text("""
     UPDATE metering.ledger_heads AS heads
-    SET sequence = moved.sequence, volume = moved.volume, commit_id = :commit_id, update_time = :receive_time
-    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[]), CAST(:volumes AS numeric[]))
-        AS moved (organization_id, sequence, volume)
+    SET sequence = moved.sequence, volume = moved.volume, commit_id = :commit_id, update_time = moved.receive_time
+    FROM unnest(CAST(:organization_ids AS text[]), CAST(:sequences AS bigint[]), CAST(:volumes AS numeric[]),
+                CAST(:receive_times AS timestamptz[])) AS moved (organization_id, sequence, volume, receive_time)
     WHERE heads.organization_id = moved.organization_id
 """)
 _HAS_PARTITION = text("""

@@ -23,6 +23,7 @@ from services.metering.domain.task_time import (
     TaskReport,
     TaskTime,
     TaskTimeAnswer,
+    refuse_time_too_large,
     take,
 )
 
@@ -80,6 +81,7 @@ async def _locked(connection: AsyncConnection, tasks: Collection[_Task], now: da
 async def _recorded(connection: AsyncConnection, events: Sequence[UsageEvent], now: datetime) -> list[int]:
     outcomes = await append_within(connection, events, now=now) if events else []
     for event, outcome in zip(events, outcomes, strict=True):
+        refuse_time_too_large(event, outcome)
         if outcome.status is not Status.ACCEPTED:
             # Rolled back and told to the caller: going on would lose or repeat time without a word.
             raise LedgerDisagrees(f"{event.id}: {outcome}")

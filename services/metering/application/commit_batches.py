@@ -45,9 +45,9 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
     Up to `transactions` of them run side by side; batches of one organization are never in two of these, where one
     would only wait for the other's lock, and are committed in the order in which they came. A batch is all in one
     transaction, and its fate is its own: when a joint transaction fails for another reason than an unreachable store,
-    each of its batches is tried again alone. A caller that is cancelled takes its batch along if its transaction has
-    not begun; else the batch is finished or rolled back, whole either way. What is held, waiting or under way, is
-    bounded, and to a part of that for each organization: none can take the room of all.
+    its halves are tried again, down to the one batch that is the reason. A caller that is cancelled takes its batch
+    along if its transaction has not begun; else the batch is finished or rolled back, whole either way. What is held,
+    waiting or under way, is bounded, and to a part of that for each organization: none can take the room of all.
     """
 
     def __init__(
@@ -223,9 +223,12 @@ class CommitBatches(Generic[_ItemT, _ResultT]):
             if len(batches) == 1:
                 batches[0].fail(error)
                 return
-            for batch in batches:
-                if not batch.results.done():
-                    await self._commit([batch])
+            # In halves, not one by one: a batch that can never be committed, sent again and again, would else cost
+            # those beside it what they share.
+            middle = len(batches) // 2
+            for half in (batches[:middle], batches[middle:]):
+                if left := [batch for batch in half if not batch.results.done()]:
+                    await self._commit(left)
         else:
             metrics.COMMIT_EVENTS.labels(self._kind).observe(len(results))
             start = 0

@@ -167,8 +167,8 @@ class TaskTimes(Appender[TaskReport, TaskTimeAnswer], Protocol):
         remembered of each task.
 
         What they add is in the ledger, and remembered, in one transaction: all or nothing. Reports of one task at the
-        same time wait for each other. Raises DependencyUnavailable when the outcome is unknown; the same reports again
-        resolve it.
+        same time wait for each other. Raises TaskTimeTooLarge when the organization's totals cannot hold what one adds,
+        and DependencyUnavailable when the outcome is unknown; the same reports again resolve it.
         """
         ...
 

@@ -24,7 +24,7 @@ class ReportTaskTime:
     async def __call__(self, report: TaskReport) -> TaskTimeAnswer:
         """What became of the report. Idempotent; what it added is committed with what is remembered of the task.
 
-        Raises InvalidField, ReportTooOld, ReportInFuture, Overloaded and DependencyUnavailable.
+        Raises InvalidField, ReportTooOld, ReportInFuture, TaskTimeTooLarge, Overloaded and DependencyUnavailable.
         """
         now = self._clock.now()
         _check(report)

@@ -47,6 +47,14 @@ class ReportInFuture(Refused):
     reason = "EVENT_IN_FUTURE"
 
 
+class TaskTimeTooLarge(Refused):
+    """The {added_ms} ms that this report adds are more than the organization's totals can still hold: reverse the
+    events whose quantities are wrong.
+    """
+
+    reason = "LIMIT_EXCEEDED"
+
+
 class NotCloudEvents(Refused):
     """The request is not CloudEvents 1.0: {problem}"""  # noqa: D400, D415 - the docstring is the message
 

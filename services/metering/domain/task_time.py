@@ -13,7 +13,10 @@ from datetime import timedelta
 from enum import Enum
 
 from services.metering.domain import limits, sources
+from services.metering.domain.acceptance import Outcome
+from services.metering.domain.errors import TaskTimeTooLarge
 from services.metering.domain.events import Measurement, Subject, TaskOutcome, UsageEvent
+from services.metering.domain.volume import VOLUME_REASON
 
 METER = "agent_minutes"
 _NS_PER_MS = 1_000_000
@@ -145,6 +148,12 @@ def usage_event(report: TaskReport, added_ms: int, *, ends: bool) -> UsageEvent:
         reservation_final=ends and bool(report.reservation_id),
         task_outcome=report.outcome if ends else TaskOutcome.UNSPECIFIED,
     )
+
+
+def refuse_time_too_large(event: UsageEvent, outcome: Outcome) -> None:
+    """Raises TaskTimeTooLarge when the ledger refused the event of a report for its volume."""
+    if outcome.refusal is not None and outcome.refusal.reason == VOLUME_REASON:
+        raise TaskTimeTooLarge(added_ms=event.measurements[0].quantity)
 
 
 def _with(stretches: Sequence[Stretch], time_ms: int) -> tuple[Stretch, ...]:

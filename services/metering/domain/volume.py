@@ -15,6 +15,9 @@ from services.metering.domain.refusals import Refusal
 _NS_PER_MS = 1_000_000
 
 
+VOLUME_REASON = "LIMIT_EXCEEDED"
+
+
 def volume_of(event: UsageEvent) -> int:
     """The largest of all that an event counts, on whatever meter. A total takes one quantity of each event, so none is
     above the sum of the volumes of its events.
@@ -41,4 +44,4 @@ def volume_problem(of_event: int, of_ledger: int) -> Refusal | None:
         f"measurements: a quantity of {of_event} is above 1/{limits.VOLUME_SHARE} of what this organization's totals "
         "can still hold, of 2^63 - 1 in all: reverse the events whose quantities are wrong"
     )
-    return Refusal("LIMIT_EXCEEDED", message)
+    return Refusal(VOLUME_REASON, message)

@@ -155,6 +155,19 @@ async def test_a_poison_batch_fails_alone(batches: UsageBatches, ledger: HeldLed
     assert await ledger.count() == 2
 
 
+async def test_a_poison_batch_leaves_those_beside_it_their_shared_transactions(
+    batches: UsageBatches, ledger: HeldLedger
+) -> None:
+    ledger.holds = False
+    ledger.poison = {"37"}
+    waiting = [sending(batches, str(number)) for number in range(64)]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, Exception)] == [37]
+    assert await ledger.count() == 63
+    # The one of all, and two for each of six halvings.
+    assert len(ledger.begun) == 13
+
+
 async def test_an_unreachable_store_is_told_to_each_and_not_tried_again(
     batches: UsageBatches, ledger: HeldLedger
 ) -> None:
