@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import islice
+from itertools import count, islice
 
 import structlog
 
@@ -14,6 +14,8 @@ from kit.feed import Position
 log = structlog.get_logger()
 
 CONFIRM_EVERY_SECONDS = 60.0
+REPEAT_EVERY_CONFIRMATIONS = 60
+"""Everything is said again once an hour."""
 CONFIRMED_AT_ONCE = 500
 
 
@@ -21,7 +23,9 @@ class Confirmations:
     """Positions that are to be confirmed: the last one of each key, once in a while.
 
     Late or lost is harmless: the owner keeps entries longer. What counts at the owner is what was confirmed last, so a
-    follower that begins a key anew takes back what it said before.
+    follower that begins a key anew takes back what it said before. And because the last word may be lost (a lost
+    failover of the owner's) or another process' that knew less, all is said again from time to time: a key that rests
+    would else hold entries for ever.
     """
 
     def __init__(self, send: Callable[[Mapping[str, Position]], Awaitable[None]]) -> None:
@@ -37,12 +41,18 @@ class Confirmations:
 
     async def run(self) -> None:
         """Confirms what was noted, until cancelled."""
-        while True:
+        for number in count():
+            if number % REPEAT_EVERY_CONFIRMATIONS == 0:
+                self.repeat()
             try:
                 await self.confirm()
             except Refused as error:
                 log.warning("not_confirmed", error=str(error))
             await asyncio.sleep(CONFIRM_EVERY_SECONDS)
+
+    def repeat(self) -> None:
+        """What was confirmed is to be confirmed again, by the next `confirm`."""
+        self._pending = self._sent | self._pending
 
     async def confirm(self) -> None:
         """Confirms what was noted so far. Raises what sending raises; what was not sent stays noted."""

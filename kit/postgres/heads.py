@@ -14,9 +14,12 @@ async def look_at_heads(connection: AsyncConnection, table: str, mark: str) -> L
 
     The mark is the oldest transaction that was under way at the look. A row that is not visible yet was written by that
     one or a later one: so a row that commits late is never missed, whatever time it carries. Rows of transactions that
-    were done by then may be seen again. A mark from the future (a restored backup, a lost failover) sees every row.
+    were done by then may be seen again. A mark of another server, or of this one before it was started, sees every row:
+    it counts other transactions (a lost failover, a restored backup), also where its number was reached again since.
     """
-    rows = (await connection.execute(text(_LOOK.format(table=table)), {"mark": mark})).all()
+    server, _, oldest = mark.rpartition(" ")
+    names = {"server": server, "oldest": oldest}
+    rows = (await connection.execute(text(_LOOK.format(table=table)), names)).all()
     heads = [Head(row.organization_id, Position(row.sequence, row.commit_id)) for row in rows if row.organization_id]
     return Look(heads, rows[0].mark)
 
@@ -25,8 +28,9 @@ async def look_at_heads(connection: AsyncConnection, table: str, mark: str) -> L
 # around, which age() minds: it counts back from the newest; of 0, which is no transaction, it is the largest number.
 # A row from before a wrap-around may look young, and is seen once more than needed.
 _LOOK = """
-    SELECT CAST(oldest AS text) AS mark, heads.organization_id, heads.sequence, heads.commit_id
-    FROM pg_snapshot_xmin(pg_current_snapshot()) AS oldest
+    SELECT concat(server, ' ', oldest) AS mark, heads.organization_id, heads.sequence, heads.commit_id
+    FROM (SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) AS text) AS server,
+              pg_snapshot_xmin(pg_current_snapshot()) AS oldest) AS look
     LEFT JOIN {table} AS heads ON heads.sequence > 0
-        AND (age(heads.xmin) <= age(xid(CAST(:mark AS xid8))) OR CAST(:mark AS xid8) > oldest)
+        AND (age(heads.xmin) <= age(xid(CAST(:oldest AS xid8))) OR server <> :server)
 """

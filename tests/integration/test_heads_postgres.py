@@ -103,18 +103,23 @@ async def test_what_is_rolled_back_is_not_seen_and_hides_nothing(
     assert (await seen(heads, mark, organization))[0] == 3
 
 
-async def test_a_mark_of_a_database_that_was_ahead_sees_every_head(
-    heads: PostgresLedgerHeads, owner: psycopg.Connection, organization: str
+def transaction_of(mark: str) -> int:
+    """Of the transaction that a mark names."""
+    return int(mark.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("ahead", [1_000_000, 0, -1])
+async def test_a_mark_of_another_server_sees_every_head_whatever_its_number(
+    heads: PostgresLedgerHeads, owner: psycopg.Connection, organization: str, ahead: int
 ) -> None:
     set_head(owner, organization, 1)
     _, mark = await seen(heads, FROM_THE_START, organization)
-    ahead = str(int(mark) + 1_000_000)
-    sequence, mark = await seen(heads, ahead, organization)
+    sequence, mark = await seen(heads, f"1700000000.5 {transaction_of(mark) + ahead}", organization)
     assert sequence == 1
-    assert int(mark) < int(ahead)
+    assert transaction_of((await seen(heads, mark, organization))[1]) >= transaction_of(mark)
 
 
 async def test_a_look_that_sees_nothing_still_answers_a_mark(heads: PostgresLedgerHeads) -> None:
     mark = (await heads.heads(FROM_THE_START)).mark
     look = await heads.heads(mark)
-    assert int(look.mark) >= int(mark)
+    assert transaction_of(look.mark) >= transaction_of(mark)

@@ -43,6 +43,18 @@ async def test_a_key_that_began_anew_is_confirmed_further_back() -> None:
     assert owner.calls == [{"a": Position(9, "x")}, {"a": Position(0, "")}]
 
 
+async def test_what_the_owner_may_have_lost_is_said_again_with_the_latest_position() -> None:
+    owner = Owner()
+    confirmations = Confirmations(owner.take)
+    confirmations.note("rests", Position(1, "x"))
+    confirmations.note("moves", Position(1, "y"))
+    await confirmations.confirm()
+    confirmations.note("moves", Position(2, "z"))
+    confirmations.repeat()
+    await confirmations.confirm()
+    assert owner.calls[1:] == [{"rests": Position(1, "x"), "moves": Position(2, "z")}]
+
+
 async def test_what_could_not_be_confirmed_is_confirmed_later() -> None:
     owner = Owner()
     confirmations = Confirmations(owner.take)
