@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date
 from hashlib import file_digest
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from kit.private_files import make_private_folder, write_private_file
 from services.metering.application.ports import ArchivedFile, RawRow
 
+_T = TypeVar("_T")
 _GROUP_ROWS = 20_000
 _TIME = pa.timestamp("us", tz="UTC")
 _REQUIRED_TEXTS = ("project_id", "team_id", "user_id", "agent_id", "task_id", "session_id")
@@ -100,10 +102,22 @@ async def _write_groups(path: Path, rows: AsyncIterator[Sequence[RawRow]]) -> in
         async for page in rows:
             group.append(await asyncio.to_thread(_batch, page))
             if sum(batch.num_rows for batch in group) >= _GROUP_ROWS:
-                count += await asyncio.to_thread(_write_group, writer, group)
+                count += await _to_its_end(lambda: _write_group(writer, group))
                 group.clear()
-        count += await asyncio.to_thread(_write_group, writer, group)
+        count += await _to_its_end(lambda: _write_group(writer, group))
     return count
+
+
+async def _to_its_end(work: Callable[[], _T]) -> _T:
+    """The work, done in a thread, also when whoever waits is cancelled meanwhile: what it works on is then not closed
+    under it.
+    """
+    thread = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait({thread})
+        raise
 
 
 def _batch(page: Sequence[RawRow]) -> pa.RecordBatch:
