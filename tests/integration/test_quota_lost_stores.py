@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from redis.asyncio import Redis
@@ -21,7 +21,9 @@ from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.follow_usage import UsageEffect
 from services.quota.application.metrics import REBUILDS
-from services.quota.application.ports import ChangeRequest, Snapshot
+from services.quota.application.ports import Answer, ChangeRequest, Snapshot
+from services.quota.domain.checks import Mode
+from services.quota.domain.decisions import DenyReason
 from services.quota.domain.limits import ORGANIZATION, Scope, ScopeKind
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
@@ -216,6 +218,27 @@ async def test_f12_a_store_taken_back_in_time_denies_by_what_was_used_since_befo
     # The ledger did not move, so no follower is woken: the replicas themselves notice.
     assert await place.all_at_once(101) == [True] * REPLICAS
     assert await place.all_at_once(100) == [False] * REPLICAS
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_f12_a_batch_that_finds_the_store_taken_back_in_time_is_decided_by_what_was_used_since(
+    place: Place, count: int
+) -> None:
+    place.use(200)
+    assert not await place.denied(800)
+    await place.save()
+    place.use(700)
+    await place.house.follow()
+    assert await place.denied(101)
+    await place.restore()
+    checks = [
+        replace(decide_check(place.organization_id, {MINUTES: 101}, user_id="u1"), mode=mode)
+        for mode in [Mode.DECIDE, Mode.CONSUME, Mode.DECIDE][:count]
+    ]
+    answers = await place.house.check_batch(checks)
+    assert [isinstance(answer, Answer) and answer.decision.reason for answer in answers] == [
+        DenyReason.LIMIT_REACHED
+    ] * count
 
 
 async def test_f12_reservations_of_a_store_taken_back_in_time_are_drawn_and_ended_again(place: Place) -> None:

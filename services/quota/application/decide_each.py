@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kit.errors import Refused
-from services.quota.application.ports import Answer, Counters, CountersMissing, TermsOutdated
+from services.quota.application.ports import Answer, Counters, CountersBehind, CountersMissing, TermsOutdated
 from services.quota.domain.checks import Check, Mode
 from services.quota.domain.terms import Terms
 
 # What the store says of all checks of a call alike: nothing of it was decided, or nothing is known.
-_OF_ALL = (TermsOutdated, CountersMissing, Refused)
+_OF_ALL = (TermsOutdated, CountersMissing, CountersBehind, Refused)
 
 
 async def decide_each(
