@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from kit.clock import unix_microseconds
-from kit.errors import DependencyUnavailable
+from kit.errors import DependencyUnavailable, NotFound
 from kit.feed import START
 from kit.redis.client import connect_redis
 from kit.redis.embedded import EmbeddedRedis
@@ -342,3 +342,21 @@ async def test_a_limit_that_a_check_brings_along_counts_each_user_apart(place: P
         for user in ("a", "b", "a")
     ]
     assert [decision.is_denied for decision in outcomes] == [False, False, True]
+
+
+@pytest.mark.parametrize("ending", ["commit", "release"])
+async def test_a_reservation_that_ends_after_the_list_of_ends_vanished_leaves_nothing_that_stays_for_ever(
+    place: Place, ending: str
+) -> None:
+    place.plan(minutes_limit(100))
+    await place.house.reserve("r1", agent_minutes=10)
+    await place.client.delete(keys_of(place.organization_id).expiries)
+    ends = {
+        "commit": lambda: place.store.commit(place.organization_id, "r1", {MINUTES: 4}),
+        "release": lambda: place.store.release(place.organization_id, "r1"),
+    }
+    # What holds is void with its list, as the next check finds; this one is no longer known either.
+    with pytest.raises(NotFound):
+        await ends[ending]()
+    for key in await place.keys():
+        assert await place.client.ttl(key) > 0, key

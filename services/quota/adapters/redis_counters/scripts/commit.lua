@@ -20,9 +20,9 @@ local record, flat = {}, redis.call('HGETALL', KEYS[4])
 for index = 1, #flat, 2 do
   record[flat[index]] = flat[index + 1]
 end
--- Without the part that holds, what is noted on the record is held no longer.
+-- Without the parts that hold, what is noted on the record is held no longer, and a new list of ends would stay for ever.
 if not epoch or record.epoch ~= epoch or record.tombstone or not record.scopes
-    or redis.call('HGET', KEYS[2], 'epoch') ~= epoch then
+    or redis.call('HGET', KEYS[2], 'epoch') ~= epoch or not redis.call('ZSCORE', KEYS[3], '|' .. epoch) then
   return {'UNKNOWN'}
 end
 

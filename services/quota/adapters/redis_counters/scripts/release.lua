@@ -14,7 +14,9 @@ local record, flat = {}, redis.call('HGETALL', KEYS[3])
 for index = 1, #flat, 2 do
   record[flat[index]] = flat[index + 1]
 end
-if not epoch or record.epoch ~= epoch or record.tombstone or not record.scopes then
+-- Without the list of ends nothing is held any more, see reset.lua, and a new one would stay for ever.
+if not epoch or record.epoch ~= epoch or record.tombstone or not record.scopes
+    or not redis.call('ZSCORE', KEYS[2], '|' .. epoch) then
   return 'UNKNOWN'
 end
 if record.ended then
