@@ -351,7 +351,7 @@ async def test_a_reservation_that_ends_after_the_list_of_ends_vanished_leaves_no
     place.plan(minutes_limit(100))
     await place.house.reserve("r1", agent_minutes=10)
     await place.client.delete(keys_of(place.organization_id).expiries)
-    ends = {
+    ends: dict[str, Callable[[], Awaitable[object]]] = {
         "commit": lambda: place.store.commit(place.organization_id, "r1", {MINUTES: 4}),
         "release": lambda: place.store.release(place.organization_id, "r1"),
     }

@@ -17,7 +17,7 @@ from services.quota.application.settle_counters import SettleCounters
 from services.quota.domain.checks import Check, validate
 from services.quota.domain.decisions import DenyReason, Outcome
 from services.quota.domain.errors import UnknownMeter
-from services.quota.domain.maxima import CHECKS_TOGETHER_MAX
+from services.quota.domain.loads import loads
 from services.quota.domain.terms import Terms
 
 
@@ -75,8 +75,8 @@ class CheckBatch:
 
     async def _of_one(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
         answers: list[Answer | Exception] = []
-        for first in range(0, len(checks), CHECKS_TOGETHER_MAX):
-            answers += await self._some(organization_id, checks[first : first + CHECKS_TOGETHER_MAX])
+        for together in loads(checks):
+            answers += await self._some(organization_id, together)
         return answers
 
     async def _some(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer | Exception]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from services.quota.application.decide_each import decide_each
 from services.quota.application.ports import Answer, Counters
 from services.quota.domain.checks import Check
+from services.quota.domain.loads import Load
 from services.quota.domain.terms import Terms
 
 
@@ -76,10 +77,14 @@ class CheckTogether:
     async def _call(self, key: tuple[str, int, bool]) -> None:
         group = self._groups[key]
         taken: list[_Waiting] = []
-        while group.waiting and len(taken) < self._together_max:
-            waiting = group.waiting.popleft()
+        load = Load(checks_max=self._together_max)
+        while group.waiting:
+            waiting = group.waiting[0]
             if not waiting.answer.done():
+                if not load.takes(waiting.check):
+                    break
                 taken.append(waiting)
+            group.waiting.popleft()
         try:
             if taken:
                 await self._decide(group, taken)

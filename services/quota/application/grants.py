@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import takewhile
 
 from kit.recent import Recent
 from services.quota.application.last_seen import LimitKey, limit_key
 from services.quota.application.ports import Answer, Grant
 from services.quota.domain.decisions import LimitState
+from services.quota.domain.loads import Load
 from services.quota.domain.maxima import GRANTS_MAX, SEEN_COUNTERS_MAX
 
 
@@ -105,7 +106,8 @@ class Grants:
         book = self._books.get(organization_id)
         if book is None:
             return None
-        first = list(islice(book.granted.values(), at_most))
+        load = Load(checks_max=at_most)
+        first = list(takewhile(lambda each: load.takes(each.grant.check), book.granted.values()))
         for each in first:
             if each.expire_us <= now_us:
                 self._drop(book, each.grant.check.request_id)

@@ -105,6 +105,13 @@ class Check:
         scopes = self.subject.scopes
         return tuple((Counter(scope, each.meter), each) for each in self.consumptions for scope in scopes)
 
+    @property
+    def counters_count(self) -> int:
+        """How many `counters` has."""
+        subject = self.subject
+        parts = (subject.project_id, subject.team_id, subject.user_id, subject.agent_id, subject.task_id)
+        return len(self.consumptions) * (1 + len(parts) - parts.count(""))
+
     def visible(self, parts: Sequence[str]) -> tuple[str, ...]:
         """The subject's ids of these parts. Checks of one organization and the same meters for which they are the same
         are decided by the same counters, if the parts are all that the limits are of.

@@ -31,6 +31,8 @@ TRACKED_IN_PERIOD_MAX = 64
 """With the pairs of limits removed since the period began; above it those are forgotten. As many as metering takes."""
 CHECKS_TOGETHER_MAX = 128
 """Checks that one script decides: a script keeps everybody else waiting."""
+COUNTERS_TOGETHER_MAX = 512
+"""Counters that one script looks at for them: some milliseconds of Redis' time. No check has more than 96."""
 CHECK_STREAMS_MAX = 100
 """Per process."""
 REMEMBERED_DENIALS_MAX = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,9 @@ from kit.testing.clock import FakeClock
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.application.check_together import CheckTogether
 from services.quota.application.ports import Answer
-from services.quota.domain.checks import Check, Mode
+from services.quota.domain.checks import Check, Mode, Subject
 from services.quota.domain.decisions import Outcome
+from services.quota.domain.maxima import CHECKS_TOGETHER_MAX, COUNTERS_TOGETHER_MAX
 from services.quota.domain.terms import Terms
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import MINUTES, decide_check, entitlement, minutes_limit, period_around, reserve_check
@@ -180,3 +182,18 @@ async def test_nothing_is_left_behind_when_all_are_answered(stage: Stage) -> Non
     assert not stage.together._groups
     assert not stage.together._line
     assert not stage.together._calls
+
+
+async def test_checks_of_many_counters_go_in_more_calls_however_they_come() -> None:
+    stage = Stage(together_max=CHECKS_TOGETHER_MAX)
+    await stage.settle("acme")
+    parts = Subject(organization_id="acme", project_id="p", team_id="t", user_id="u", agent_id="a", task_id="k")
+    checks = [replace(reserve(f"r{number:03}"), subject=parts) for number in range(200)]
+    at_most = COUNTERS_TOGETHER_MAX // checks[0].counters_count
+    await asyncio.gather(*(stage.ask(check) for check in checks))
+    assert max(map(len, stage.counters.calls)) == at_most < CHECKS_TOGETHER_MAX
+    house = House(stage.counters, "acme")
+    stage.counters.calls.clear()
+    assert [isinstance(answer, Answer) for answer in await house.check_batch(checks)] == [True] * len(checks)
+    assert max(map(len, stage.counters.calls)) == at_most
+    assert [name for call in stage.counters.calls for name in call] == [check.request_id for check in checks]
