@@ -23,8 +23,8 @@ help: ## list what this file can do
 run: setup $(GATEWAY) ## start the whole suite on this machine, replay a sample trace, stay up
 	@exec $(BIN)/tollbook up --state .state --replay deploy/sample_trace.csv $(ARGS)
 
-test: setup $(GATEWAY) ## run all tests
-	@exec $(BIN)/pytest tests $(ARGS)
+test: setup $(GATEWAY) ## run all tests, on two processes, a file on one of them (ARGS="-k words", ARGS="-n 0")
+	@exec $(BIN)/pytest tests -n 2 --dist loadfile $(ARGS)
 
 check: setup ## lint, types, architecture, contracts, generated code: what CI runs besides the tests
 	$(BIN)/ruff check .
