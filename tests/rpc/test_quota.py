@@ -183,6 +183,13 @@ async def test_a_denial_that_waiting_cannot_cure_names_the_reset_to_http_clients
     assert await metadata_of(call) == {"x-http-code": "429", "retry-after": str(15 * 24 * 3600)}
 
 
+async def test_who_asks_for_more_than_may_ever_run_at_once_is_not_told_to_wait(quota: Quota) -> None:
+    answer = await quota.check({AGENTS: 2})
+    assert answer.deny_reason == quota_pb2.DENY_REASON_CONCURRENCY
+    assert answer.message == "This asks for more than the limit ever allows at once."
+    assert not answer.HasField("retry_after")
+
+
 async def test_a_concurrency_denial_is_429_until_a_reservation_ends(quota: Quota) -> None:
     await quota.check({AGENTS: 1}, request_id="r1", reserve_duration=Duration(seconds=60))
     quota.clock.advance(timedelta(milliseconds=500))

@@ -48,6 +48,9 @@ _MESSAGES = {
     DenyReason.SUSPENDED: "The subscription is suspended. Settle what is due to continue.",
     DenyReason.NO_PLAN: "There is no plan. Choose one to continue.",
 }
+# What these say of waiting would mislead who asks for more than a window, or all that may run, ever holds.
+_AT_ONCE = frozenset({DenyReason.RATE, DenyReason.CONCURRENCY})
+_MORE_THAN_EVER = "This asks for more than the limit ever allows at once."
 # The edge turns these into HTTP 429. A standing is no matter of how much: it stays a 200 with its decision.
 _TOO_MUCH = frozenset({DenyReason.LIMIT_REACHED, DenyReason.CONCURRENCY, DenyReason.RATE})
 
@@ -129,7 +132,8 @@ def answer_to_pb(answer: Answer) -> quota_pb2.CheckResponse:
     response.degraded = answer.degraded
     if decision.reason is not None:
         response.deny_reason = _REASONS[decision.reason]
-        response.message = _MESSAGES[decision.reason]
+        never = decision.remedy is Remedy.NOTHING and decision.reason in _AT_ONCE
+        response.message = _MORE_THAN_EVER if never else _MESSAGES[decision.reason]
     if answer.reservation is not None:
         response.reservation_id = answer.reservation.reservation_id
         response.expire_time.FromMicroseconds(answer.reservation.expire_us)
