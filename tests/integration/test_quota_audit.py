@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import pytest
@@ -151,6 +151,23 @@ async def test_more_counters_than_one_look_reads_are_compared_by_a_sample(
         while not (found := await place.look()).drifts:
             continue
     assert found.drifts == (Drift(Part.USED, Counter(Scope(ScopeKind.USER, "member-0"), MINUTES), 9, 1),)
+
+
+async def test_holds_of_more_counters_than_one_look_adds_up_are_not_compared(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await place.look()).is_conclusive
+    store = RedisCounters(place.client, command_seconds=5)
+    recount = await store.recount(place.house.organization_id)
+    assert recount is not None
+    assert recount.held is not None
+    monkeypatch.setattr(redis_store, "AUDITED_HOLDS_MAX", 1)
+    unsummed = await store.recount(place.house.organization_id)
+    assert unsummed == replace(recount, held=None)
+    repaired = await store.recount(place.house.organization_id, repair_held=True)
+    assert repaired == unsummed
+    monkeypatch.undo()
+    assert await store.recount(place.house.organization_id) == recount
 
 
 async def test_a_healthy_busy_store_never_alarms(place: Place) -> None:

@@ -332,7 +332,9 @@ class Recount:
     used_is_sample: bool
     """Whether there are more than AUDITED_COUNTERS_MAX, and these are some of them, drawn at random."""
     held: Holds | None
-    """None when more than AUDITED_COUNTERS_MAX reservations are open, or they came and went too fast."""
+    """None when more than AUDITED_COUNTERS_MAX reservations are open, when they hold under more than AUDITED_HOLDS_MAX
+    counters, or when they came and went too fast.
+    """
 
 
 class CounterAudit(Protocol):

@@ -41,6 +41,8 @@ DENIAL_REMEMBERED_SECONDS = 0.2
 """For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
 AUDITED_COUNTERS_MAX = 2_000
 """Counters used, and open reservations, that one look of an audit reads: some milliseconds of Redis' time."""
+AUDITED_HOLDS_MAX = 4_000
+"""Counters under which those reservations hold, each for itself, that one look adds up: what two of each come to."""
 LIMIT_ID_BYTES_MAX = 128
 REQUEST_ID_BYTES_MAX = 128
 GRACE_PERCENT_MAX = 1_000

@@ -60,6 +60,7 @@ from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import Counter, LevelMeter, most
 from services.quota.domain.maxima import (
     AUDITED_COUNTERS_MAX,
+    AUDITED_HOLDS_MAX,
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
     REMEMBERED_CONSUMPTION_US,
@@ -336,13 +337,20 @@ class RedisCounters:
             names = [keys.state, keys.used(state.period), keys.held, keys.expiries, *map(keys.reservation, summed)]
             async with self._answering():
                 answered: list[Any] = await self._recount(
-                    keys=names, args=[state.period.start_us, AUDITED_COUNTERS_MAX, int(repair_held), *summed]
+                    keys=names,
+                    args=[
+                        state.period.start_us,
+                        AUDITED_COUNTERS_MAX,
+                        int(repair_held),
+                        AUDITED_HOLDS_MAX,
+                        *summed,
+                    ],
                 )
             if answered[0] == b"MISSING":
                 raise CountersMissing
             if answered[0] != b"MOVED":
                 recount = _recounted(state.period, answered)
-                if recount.held is not None or are_too_many:
+                if recount.held is not None or are_too_many or answered[0] == b"MANY":
                     break
         return recount
 
