@@ -83,7 +83,7 @@ async def test_f19_started_before_its_stores_quota_waits_and_is_not_ready_and_th
     role_urls = {kind: f"postgresql://tollbook_quota_{kind}:{password}@{place}" for kind, password in PASSWORDS.items()}
     await own_postgres.stop()
     await own_redis.stop()
-    async with suite_on(tmp_path, own_redis, role_urls) as suite:
+    async with suite_on(tmp_path, own_redis, role_urls, stores_are_up=False) as suite:
         pid = suite.process.pid
         health: Any = health_pb2_grpc.HealthStub(suite.channel)
 

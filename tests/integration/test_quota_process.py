@@ -171,8 +171,10 @@ def own_redis() -> Iterator[EmbeddedRedis]:
 
 
 @asynccontextmanager
-async def suite_on(folder: Path, own_redis: EmbeddedRedis, role_urls: Mapping[str, str]) -> AsyncIterator[Suite]:
-    """Quota as a process on these stores, with its peers."""
+async def suite_on(
+    folder: Path, own_redis: EmbeddedRedis, role_urls: Mapping[str, str], *, stores_are_up: bool = True
+) -> AsyncIterator[Suite]:
+    """Quota as a process on these stores, with its peers; ready, if its stores are up."""
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
     ledger_servicer(recorded).add_to(peers)
@@ -210,7 +212,8 @@ async def suite_on(folder: Path, own_redis: EmbeddedRedis, role_urls: Mapping[st
         suite = Suite(channel, redis, recorded, billing)
         suite.process = process
         # It listens before it is ready, and says so until then.
-        await eventually(suite.is_ready, seconds=30)
+        if stores_are_up:
+            await eventually(suite.is_ready, seconds=30)
         yield suite
     await process.stop(signal.SIGTERM, 15)
     await redis.aclose()
