@@ -154,13 +154,17 @@ end
 
 -- When all that is in a window has left it; 0: it is empty.
 local function empty_us(window)
-  local filled = -1
-  for number, quantity in pairs(window.slots) do
-    if quantity > 0 and number > filled then
-      filled = number
+  -- Looked for once: many limits may be of one window.
+  if not window.empty_us then
+    local filled = -1
+    for number, quantity in pairs(window.slots) do
+      if quantity > 0 and number > filled then
+        filled = number
+      end
     end
+    window.empty_us = filled < 0 and 0 or (filled + window.counted) * window.slot_us
   end
-  return filled < 0 and 0 or (filled + window.counted) * window.slot_us
+  return window.empty_us
 end
 
 -- When `needed` fits below `hard`; 0: never.
@@ -300,6 +304,7 @@ local function admit(shape, quantities)
       window.quantity = window.quantity + amount
       window.slots[window.current] = (window.slots[window.current] or 0) + amount
       window.admitted = window.admitted + amount
+      window.empty_us = nil
     end
   end
 end
@@ -404,6 +409,7 @@ if header[12] == 1 then
         window.quantity = window.quantity - window.admitted
         window.slots[window.current] = window.slots[window.current] - window.admitted
         window.admitted = 0
+        window.empty_us = nil
       end
     end
     for index, check in ipairs(checks) do
