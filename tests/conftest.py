@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+import grpc
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,6 +14,10 @@ from kit.postgres.migrate import migrate
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.redis_cluster import temporary_cluster
 from kit.testing.stores import temporary_postgres, temporary_redis
+
+# gRPC's poller ends with the last channel or server of a process, and waits for their calls: a test that failed and
+# left some behind would have the garbage collector wait for ever in another test. Held here, it ends with the process.
+grpc.aio.init_grpc_aio()
 
 # How long an example takes is no property of the code: on a busy machine both would fail at random.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
