@@ -45,6 +45,7 @@ from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.settle_swept import SettleSwept
 from services.quota.application.watch_quotas import WatchQuotas
 from services.quota.config import QuotaSettings
 from services.quota.rpc.envoy_servicer import FOREIGN_SCOPES, RateLimitServicer
@@ -90,6 +91,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     settle = SettleCounters(terms, rebuild, counters, catch_up=usage_follower.catch_up)
     agenda = ExpiryAgenda()
     free_expired = FreeExpired(upkeep, ledger, agenda, catch_up=usage_follower.catch_up)
+    swept = SettleSwept(settle, free_expired, agenda)
     organizations = RemoteOrganizations(accounts)
     audit = AuditCounters(upkeep, ledger, rebuild)
     meters = RemoteMeters(metering)
@@ -98,21 +100,21 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     clock, seen, grants = SystemClock(), LastSeen(), Grants()
     register = RegisterGrants(counters, settle, grants=grants, seen=seen, agenda=agenda, clock=clock)
     fallback = Fallback(register, seen, AnswerDegraded(terms, seen, grants, clock))
-    check_quota = CheckQuota(RememberDenials(together), meters, settle, free_expired, agenda, fallback=fallback)
+    check_quota = CheckQuota(RememberDenials(together), meters, swept, fallback=fallback)
     check_batch = CheckBatch(counters, meters, settle, free_expired, agenda, fallback=fallback)
     many_checks = ManyChecks(check_quota, check_batch, organizations.exists)
     find_members = FindMembers(upkeep)
     # Beside the checks: they wait for no watcher, and a watcher can wait longer than they.
     settle_upkeep = SettleCounters(terms, rebuild, upkeep, catch_up=usage_follower.catch_up)
-    watch_quotas = WatchQuotas(ListQuotas(upkeep, settle_upkeep, free_expired, agenda, find_members))
+    watch_quotas = WatchQuotas(ListQuotas(upkeep, SettleSwept(settle_upkeep, free_expired, agenda), find_members))
     servicer = QuotaServicer(
         check_quota=check_quota,
         many_checks=many_checks,
-        extend_reservation=ExtendReservation(counters, meters, settle, free_expired, agenda, fallback=fallback),
+        extend_reservation=ExtendReservation(counters, meters, swept, fallback=fallback),
         commit_reservation=CommitReservation(counters, agenda, fallback),
         release_reservation=ReleaseReservation(counters, free_expired, agenda, fallback),
         quota_watches=QuotaWatches(watch_quotas, organizations.exists),
-        list_quotas=ListQuotas(counters, settle, free_expired, agenda, find_members),
+        list_quotas=ListQuotas(counters, swept, find_members),
         set_limit=SetLimit(record, meters, put_in_force),
         list_limits=ListLimits(record, terms),
         delete_limit=DeleteLimit(record, put_in_force),
@@ -120,7 +122,7 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     )
     rate_limits = RateLimitServicer(
         check_quota=check_quota,
-        check_all=CheckAll(counters, meters, settle, free_expired, agenda, fallback=fallback),
+        check_all=CheckAll(counters, meters, swept, fallback=fallback),
         exists=organizations.exists,
     )
 

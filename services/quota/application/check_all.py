@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.fallback import Fallback
-from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Counters, MeterCatalog
-from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.settle_swept import SettleSwept
 from services.quota.domain.checks import Check, validate
 from services.quota.domain.errors import UnknownMeter
 from services.quota.domain.terms import Terms
@@ -22,17 +20,13 @@ class CheckAll:
         self,
         counters: Counters,
         meters: MeterCatalog,
-        settle: SettleCounters,
-        free_expired: FreeExpired,
-        agenda: ExpiryAgenda,
+        settle: SettleSwept,
         *,
         fallback: Fallback,
     ) -> None:
         self._counters = counters
         self._meters = meters
         self._settle = settle
-        self._free_expired = free_expired
-        self._agenda = agenda
         self._fallback = fallback
 
     async def __call__(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer]:
@@ -56,11 +50,11 @@ class CheckAll:
         async def attempt(terms: Terms, period_confirmed: bool) -> Sequence[Answer]:  # noqa: FBT001 - called by Settle
             return await self._counters.check_all(checks, terms, period_confirmed=period_confirmed)
 
-        answers = await self._settle(organization_id, attempt)
-        is_denied = any(answer.decision.is_denied for answer in answers)
-        expiry_is_due = any(answer.instant.expiry_is_due for answer in answers)
-        if is_denied and expiry_is_due and await self._free_expired.in_time(organization_id):
-            answers = await self._settle(organization_id, attempt)
-        for answer in answers:
-            self._agenda.note(organization_id, answer.instant)
-        return answers
+        return await self._settle(
+            organization_id,
+            attempt,
+            seen=lambda answers: (
+                [answer.instant for answer in answers],
+                any(answer.decision.is_denied for answer in answers),
+            ),
+        )

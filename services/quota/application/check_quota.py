@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.fallback import Fallback
-from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Decides, MeterCatalog
-from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.settle_swept import SettleSwept
 from services.quota.domain.checks import Check, validate
 from services.quota.domain.errors import UnknownMeter
 from services.quota.domain.terms import Terms
@@ -20,17 +18,13 @@ class CheckQuota:
         self,
         decides: Decides,
         meters: MeterCatalog,
-        settle: SettleCounters,
-        free_expired: FreeExpired,
-        agenda: ExpiryAgenda,
+        settle: SettleSwept,
         *,
         fallback: Fallback,
     ) -> None:
         self._decides = decides
         self._meters = meters
         self._settle = settle
-        self._free_expired = free_expired
-        self._agenda = agenda
         self._fallback = fallback
 
     async def __call__(self, check: Check) -> Answer:
@@ -52,9 +46,6 @@ class CheckQuota:
         async def attempt(terms: Terms, period_confirmed: bool) -> Answer:  # noqa: FBT001 - called by Settle
             return await self._decides.check(check, terms, period_confirmed=period_confirmed)
 
-        answer = await self._settle(check.organization_id, attempt)
-        expiry_is_due = answer.instant.expiry_is_due
-        if answer.decision.is_denied and expiry_is_due and await self._free_expired.in_time(check.organization_id):
-            answer = await self._settle(check.organization_id, attempt)
-        self._agenda.note(check.organization_id, answer.instant)
-        return answer
+        return await self._settle(
+            check.organization_id, attempt, seen=lambda answer: ([answer.instant], answer.decision.is_denied)
+        )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.fallback import Fallback
-from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import RESTORED, count_decision
 from services.quota.application.ports import Extended, MeterCatalog, Reservations
-from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.settle_swept import SettleSwept
 from services.quota.domain.checks import Check
 from services.quota.domain.errors import UnknownMeter
 from services.quota.domain.reservations import validate_extension
@@ -21,17 +19,13 @@ class ExtendReservation:
         self,
         reservations: Reservations,
         meters: MeterCatalog,
-        settle: SettleCounters,
-        free_expired: FreeExpired,
-        agenda: ExpiryAgenda,
+        settle: SettleSwept,
         *,
         fallback: Fallback,
     ) -> None:
         self._reservations = reservations
         self._meters = meters
         self._settle = settle
-        self._free_expired = free_expired
-        self._agenda = agenda
         self._fallback = fallback
 
     async def __call__(self, target: Check) -> Extended:
@@ -54,10 +48,8 @@ class ExtendReservation:
         async def attempt(terms: Terms, period_confirmed: bool) -> Extended:  # noqa: FBT001 - called by Settle
             return await self._reservations.extend(target, terms, period_confirmed=period_confirmed)
 
-        organization_id = target.organization_id
-        extended = await self._settle(organization_id, attempt)
-        is_denied, expiry_is_due = extended.answer.decision.is_denied, extended.answer.instant.expiry_is_due
-        if is_denied and expiry_is_due and await self._free_expired.in_time(organization_id):
-            extended = await self._settle(organization_id, attempt)
-        self._agenda.note(organization_id, extended.answer.instant)
-        return extended
+        return await self._settle(
+            target.organization_id,
+            attempt,
+            seen=lambda extended: ([extended.answer.instant], extended.answer.decision.is_denied),
+        )

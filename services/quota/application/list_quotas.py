@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.find_members import FindMembers, Found, ranking_of
-from services.quota.application.free_expired import FreeExpired
 from services.quota.application.ports import Counters, Readings
-from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.settle_swept import SettleSwept
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.entitlements import Entitlement
 from services.quota.domain.limits import Counter, Limit, LimitKind, Scope, Usage
@@ -54,23 +52,18 @@ class ListQuotas:
     def __init__(
         self,
         counters: Counters,
-        settle: SettleCounters,
-        free_expired: FreeExpired,
-        agenda: ExpiryAgenda,
+        settle: SettleSwept,
         find_members: FindMembers,
     ) -> None:
         self._counters = counters
         self._settle = settle
-        self._free_expired = free_expired
-        self._agenda = agenda
         self._find_members = find_members
 
     async def __call__(self, organization_id: str) -> Quotas:
         """The limits as they are in force, and the counters in one look. Raises DependencyUnavailable."""
-        terms, members, readings = await self._settle(organization_id, self._read)
-        if readings.instant.expiry_is_due and await self._free_expired.in_time(organization_id):
-            terms, members, readings = await self._settle(organization_id, self._read)
-        self._agenda.note(organization_id, readings.instant)
+        terms, members, readings = await self._settle(
+            organization_id, self._read, seen=lambda found: ([found[2].instant], True)
+        )
         states: list[LimitState] = []
         for limit in sorted(terms.limits, key=lambda each: (each.meter, each.limit_id)):
             if limit.sole_counter is None:

@@ -45,6 +45,7 @@ from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.remember_denials import RememberDenials
 from services.quota.application.set_limit import SetLimit
 from services.quota.application.settle_counters import SettleCounters
+from services.quota.application.settle_swept import SettleSwept
 from services.quota.application.watch_quotas import WatchQuotas
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.limits import ORGANIZATION, Counter
@@ -86,6 +87,7 @@ class House:
         self.agenda = ExpiryAgenda()
         self.free_expired = FreeExpired(store, read_ledger, self.agenda, catch_up=self.usage.catch_up)
         self.settle = settle = SettleCounters(self.terms, self.rebuild, store, catch_up=self.usage.catch_up)
+        swept = SettleSwept(settle, self.free_expired, self.agenda)
         meters = MemoryMeters(MINUTES, AGENTS, CALLS, otherwise=[LATENCY])
         self.limit_changes = Follower("limits", self.limits, LimitsEffect(store, self.limits, self.terms))
         self.pauses: list[float] = []
@@ -101,13 +103,13 @@ class House:
         fallback = Fallback(self.register, seen, AnswerDegraded(self.terms, seen, self.grants, clock))
         self.together = CheckTogether(store, together_max=8, calls_max=8)
         decides = RememberDenials(self.together) if remembers_denials else self.together
-        self.check = CheckQuota(decides, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.check = CheckQuota(decides, meters, swept, fallback=fallback)
         self.check_batch = CheckBatch(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
-        self.check_all = CheckAll(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
-        self.extend = ExtendReservation(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.check_all = CheckAll(store, meters, swept, fallback=fallback)
+        self.extend = ExtendReservation(store, meters, swept, fallback=fallback)
         self.commit = CommitReservation(store, self.agenda, fallback)
         self.release = ReleaseReservation(store, self.free_expired, self.agenda, fallback)
-        self.list = ListQuotas(store, settle, self.free_expired, self.agenda, FindMembers(store))
+        self.list = ListQuotas(store, swept, FindMembers(store))
         self.watch = WatchQuotas(self.list)
 
     async def _pause(self, seconds: float) -> None:
