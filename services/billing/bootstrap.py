@@ -12,7 +12,8 @@ from kit.grpc.server import Application
 from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.billing.adapters.metering_ledger import MeteringLedger
-from services.billing.adapters.postgres_books import PostgresBooks, PostgresEntitlementHeads
+from services.billing.adapters.postgres_books.books import PostgresBooks
+from services.billing.adapters.postgres_books.entitlements import PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.remote_accounts import AccountsOrganizations

@@ -15,11 +15,19 @@ from kit.head_watch import FROM_THE_START
 from kit.ids import new_id
 from kit.money import Money
 from kit.postgres.embedded import EmbeddedPostgres
-from services.billing.adapters.memory import MemoryBooks, MemoryPlans
-from services.billing.adapters.postgres_books import PostgresBooks, PostgresEntitlementHeads
+from services.billing.adapters.memory.books import MemoryBooks
+from services.billing.adapters.memory.catalog import MemoryPlans
+from services.billing.adapters.memory.collection_list import MemoryCollectionList
+from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
+from services.billing.adapters.postgres_books.books import PostgresBooks
+from services.billing.adapters.postgres_books.entitlements import PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
-from services.billing.application.ports import Books, CollectionList, EntitlementHeads, Plans, StripeInbox
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.catalog import Plans
+from services.billing.application.ports.collection import CollectionList
+from services.billing.application.ports.entitlements import EntitlementHeads
+from services.billing.application.ports.stripe_events import StripeInbox
 from services.billing.domain import limits
 from services.billing.domain.invoices import Invoice, InvoiceKey, InvoiceState, total_of
 from services.billing.domain.periods import period_at
@@ -49,7 +57,7 @@ class Store:
 async def store(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> AsyncIterator[Store]:
     if request.param == "memory":
         memory = MemoryBooks()
-        yield Store(memory, memory, MemoryPlans(), memory.collection_list, memory.inbox)
+        yield Store(memory, memory, MemoryPlans(), MemoryCollectionList(memory), MemoryStripeInbox(memory))
         return
     async with billing_database(postgres.url) as database:
         yield Store(
@@ -101,12 +109,12 @@ def invoice_of(sold: Subscription, *, months: int = 0, total: Money | None = Non
 async def sell(store: Store, plan_id: str = "starter", organization_id: str = ACME) -> Subscription:
     async with store.books.open(organization_id) as book:
         fresh = subscription(plan_id, organization_id)
-        return await book.begin_subscription(fresh, actor="tests", request_id="r")
+        return await book.subscriptions.begin(fresh, actor="tests", request_id="r")
 
 
 async def finalize(store: Store, invoice: Invoice) -> Invoice:
     async with store.books.open(invoice.organization_id) as book:
-        return await book.finalize_invoice(invoice, actor="tests", request_id="r")
+        return await book.invoices.finalize(invoice, actor="tests", request_id="r")
 
 
 # --- the books: subscriptions
@@ -114,27 +122,27 @@ async def finalize(store: Store, invoice: Invoice) -> Invoice:
 
 async def test_books_that_were_never_written_in_are_empty(stocked: Store) -> None:
     async with stocked.books.read(ACME) as book:
-        assert await book.subscription_in_force() is None
-        assert await book.invoices(before=None, count=10) == []
-        assert await book.stripe_customer_id() == ""
-        assert await book.head() == START
-        assert (await book.entitlements(START)).entries == ()
+        assert await book.subscriptions.in_force() is None
+        assert await book.invoices.newest_first(before=None, count=10) == []
+        assert await book.customer.stripe_id() == ""
+        assert await book.entitlements.head() == START
+        assert (await book.entitlements.after(START)).entries == ()
 
 
 async def test_a_begun_subscription_is_in_force_as_it_was_written(stocked: Store) -> None:
     begun = await sell(stocked)
     assert begun.entitlement_version == 1
     async with stocked.books.read(ACME) as book:
-        assert await book.subscription_in_force() == begun
-        assert await book.subscription(begun.subscription_id) == begun
+        assert await book.subscriptions.in_force() == begun
+        assert await book.subscriptions.get(begun.subscription_id) == begun
 
 
 async def test_beginning_a_subscription_ends_the_one_in_force(stocked: Store) -> None:
     free, starter = await sell(stocked, "free"), await sell(stocked)
     assert (free.entitlement_version, starter.entitlement_version) == (1, 2)
     async with stocked.books.read(ACME) as book:
-        assert await book.subscription_in_force() == starter
-        assert (await book.subscription(free.subscription_id)).status is SubscriptionStatus.CANCELED
+        assert await book.subscriptions.in_force() == starter
+        assert (await book.subscriptions.get(free.subscription_id)).status is SubscriptionStatus.CANCELED
 
 
 async def test_what_is_written_in_books_that_raise_is_undone(stocked: Store) -> None:
@@ -142,27 +150,27 @@ async def test_what_is_written_in_books_that_raise_is_undone(stocked: Store) -> 
 
     async def write_and_fail() -> None:
         async with stocked.books.open(ACME) as book:
-            sold = await book.begin_subscription(subscription(), actor="tests", request_id="r")
-            await book.remember_answer("r", DIGEST, "x")
-            await book.finalize_invoice(invoice_of(sold), actor="tests", request_id="r")
+            sold = await book.subscriptions.begin(subscription(), actor="tests", request_id="r")
+            await book.requests.remember("r", DIGEST, "x")
+            await book.invoices.finalize(invoice_of(sold), actor="tests", request_id="r")
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
         await write_and_fail()
     async with stocked.books.read(ACME) as book:
-        assert await book.subscription_in_force() == before
-        assert await book.answer_to("r", DIGEST) is None
-        assert await book.invoices(before=None, count=10) == []
-        assert (await book.head()).sequence == 1
+        assert await book.subscriptions.in_force() == before
+        assert await book.requests.answer_to("r", DIGEST) is None
+        assert await book.invoices.newest_first(before=None, count=10) == []
+        assert (await book.entitlements.head()).sequence == 1
     assert await stocked.due.claim(now=NOW + timedelta(days=1), count=10) == []
 
 
 async def test_writers_of_one_organization_take_turns(stocked: Store) -> None:
     async def begin_if_none(_: int) -> bool:
         async with stocked.books.open(ACME) as book:
-            if await book.subscription_in_force() is not None:
+            if await book.subscriptions.in_force() is not None:
                 return False
-            await book.begin_subscription(subscription("free"), actor="tests", request_id="")
+            await book.subscriptions.begin(subscription("free"), actor="tests", request_id="")
             return True
 
     assert sorted(await asyncio.gather(*map(begin_if_none, range(6)))) == [False] * 5 + [True]
@@ -172,12 +180,12 @@ async def test_one_organization_sees_nothing_of_another(stocked: Store) -> None:
     sold = await sell(stocked)
     made = await finalize(stocked, invoice_of(sold))
     async with stocked.books.open(GLOBEX) as book:
-        assert await book.subscription_in_force() is None
-        assert await book.invoices(before=None, count=10) == []
+        assert await book.subscriptions.in_force() is None
+        assert await book.invoices.newest_first(before=None, count=10) == []
         with pytest.raises(NotFound):
-            await book.invoice(made.invoice_id)
+            await book.invoices.get(made.invoice_id)
         with pytest.raises(NotFound):
-            await book.subscription(sold.subscription_id)
+            await book.subscriptions.get(sold.subscription_id)
 
 
 # --- the books: requests
@@ -185,26 +193,26 @@ async def test_one_organization_sees_nothing_of_another(stocked: Store) -> None:
 
 async def test_a_request_is_answered_as_the_first_time(stocked: Store) -> None:
     async with stocked.books.open(ACME) as book:
-        assert await book.answer_to("r", DIGEST) is None
-        await book.remember_answer("r", DIGEST, "result")
+        assert await book.requests.answer_to("r", DIGEST) is None
+        await book.requests.remember("r", DIGEST, "result")
     async with stocked.books.open(ACME) as book:
-        assert await book.answer_to("r", DIGEST) == "result"
-        assert await book.answer_to("other", DIGEST) is None
+        assert await book.requests.answer_to("r", DIGEST) == "result"
+        assert await book.requests.answer_to("other", DIGEST) is None
 
 
 async def test_a_request_id_with_other_content_is_refused(stocked: Store) -> None:
     async with stocked.books.open(ACME) as book:
-        await book.remember_answer("r", DIGEST, "result")
+        await book.requests.remember("r", DIGEST, "result")
     async with stocked.books.open(ACME) as book:
         with pytest.raises(RequestIdReused):
-            await book.answer_to("r", OTHER_DIGEST)
+            await book.requests.answer_to("r", OTHER_DIGEST)
 
 
 async def test_request_ids_are_an_organizations_own(stocked: Store) -> None:
     async with stocked.books.open(ACME) as book:
-        await book.remember_answer("r", DIGEST, "result")
+        await book.requests.remember("r", DIGEST, "result")
     async with stocked.books.open(GLOBEX) as book:
-        assert await book.answer_to("r", OTHER_DIGEST) is None
+        assert await book.requests.answer_to("r", OTHER_DIGEST) is None
 
 
 # --- the books: entitlements
@@ -214,13 +222,13 @@ async def test_entitlement_entries_come_in_sequence_and_other_entries_move_only_
     free, starter = await sell(stocked, "free"), await sell(stocked)
     await finalize(stocked, invoice_of(starter))
     async with stocked.books.read(ACME) as book:
-        everything = await book.entitlements(START)
+        everything = await book.entitlements.after(START)
         assert [entry.version for entry in everything.entries] == [1, 2]
         assert [entry.plan_id for entry in everything.entries] == ["free", "starter"]
         assert everything.entries[1].anchor == starter.anchor
-        assert everything.position == await book.head()
+        assert everything.position == await book.entitlements.head()
         assert everything.position.sequence == 3
-        assert (await book.entitlements(everything.position)).entries == ()
+        assert (await book.entitlements.after(everything.position)).entries == ()
     assert free.entitlement_version == 1
 
 
@@ -228,9 +236,9 @@ async def test_a_position_that_is_not_in_the_log_is_told(stocked: Store) -> None
     await sell(stocked)
     async with stocked.books.read(ACME) as book:
         with pytest.raises(LogRewound):
-            await book.entitlements(Position(1, "another"))
+            await book.entitlements.after(Position(1, "another"))
         with pytest.raises(LogRewound):
-            await book.entitlements(Position(9, "beyond"))
+            await book.entitlements.after(Position(9, "beyond"))
 
 
 async def test_heads_name_every_organization_that_has_a_log(stocked: Store) -> None:
@@ -238,7 +246,7 @@ async def test_heads_name_every_organization_that_has_a_log(stocked: Store) -> N
     await sell(stocked)
     await sell(stocked, "free", GLOBEX)
     async with stocked.books.read(ACME) as book:
-        acme = await book.head()
+        acme = await book.entitlements.head()
     heads = {head.key: head.position for head in (await stocked.heads.heads(FROM_THE_START)).heads}
     assert heads.keys() == {ACME, GLOBEX}
     assert heads[ACME] == acme
@@ -252,9 +260,9 @@ async def test_a_finalized_invoice_is_read_as_it_was_written(stocked: Store) -> 
     made = await finalize(stocked, invoice_of(sold))
     assert made.number == "TB-000001"
     async with stocked.books.read(ACME) as book:
-        assert await book.invoice(made.invoice_id) == made
-        assert await book.invoice_of_period(sold.subscription_id, made.period) == made
-        assert await book.invoices(before=None, count=10) == [made]
+        assert await book.invoices.get(made.invoice_id) == made
+        assert await book.invoices.of_period(sold.subscription_id, made.period) == made
+        assert await book.invoices.newest_first(before=None, count=10) == [made]
 
 
 @pytest.mark.parametrize(
@@ -265,13 +273,13 @@ async def test_a_finalized_invoice_is_read_as_it_was_written(stocked: Store) -> 
 async def test_an_invoice_that_no_id_can_name_is_not_found(stocked: Store, name: str) -> None:
     async with stocked.books.read(ACME) as book:
         with pytest.raises(NotFound):
-            await book.invoice(name)
+            await book.invoices.get(name)
 
 
 async def test_amounts_beyond_64_bits_are_kept(stocked: Store) -> None:
     made = await finalize(stocked, invoice_of(await sell(stocked), total=Money(10**24, "USD")))
     async with stocked.books.read(ACME) as book:
-        assert (await book.invoice(made.invoice_id)).total == Money(10**24, "USD")
+        assert (await book.invoices.get(made.invoice_id)).total == Money(10**24, "USD")
 
 
 async def test_invoices_page_newest_first_and_the_id_decides_between_those_of_one_instant(stocked: Store) -> None:
@@ -283,7 +291,7 @@ async def test_invoices_page_newest_first_and_the_id_decides_between_those_of_on
     before: InvoiceKey | None = None
     while True:
         async with stocked.books.read(ACME) as book:
-            page = await book.invoices(before=before, count=1)
+            page = await book.invoices.newest_first(before=before, count=1)
         if not page:
             break
         assert page[0].finalize_time is not None
@@ -296,21 +304,21 @@ async def test_a_paid_invoice_stays_paid_and_says_so_once(stocked: Store) -> Non
     made = await finalize(stocked, invoice_of(await sell(stocked)))
     for _ in range(2):
         async with stocked.books.open(ACME) as book:
-            await book.set_paid(made.invoice_id, "in_1")
+            await book.invoices.set_paid(made.invoice_id, "in_1")
     async with stocked.books.read(ACME) as book:
-        paid = await book.invoice(made.invoice_id)
+        paid = await book.invoices.get(made.invoice_id)
         assert paid == replace(made, state=InvoiceState.PAID, stripe_invoice_id="in_1")
-        assert (await book.head()).sequence == 3
+        assert (await book.entitlements.head()).sequence == 3
 
 
 async def test_the_first_customer_at_stripe_stays(stocked: Store) -> None:
     await sell(stocked)
     for customer in ("cus_1", "cus_2"):
         async with stocked.books.open(ACME) as book:
-            await book.set_stripe_customer(customer)
+            await book.customer.set_stripe_id(customer)
     async with stocked.books.read(ACME) as book:
-        assert await book.stripe_customer_id() == "cus_1"
-        in_force = await book.subscription_in_force()
+        assert await book.customer.stripe_id() == "cus_1"
+        in_force = await book.subscriptions.in_force()
         assert in_force is not None
         assert in_force.stripe_customer_id == "cus_1"
 
@@ -323,10 +331,10 @@ async def test_an_invoice_is_due_once_it_is_finalized_and_until_it_is_collected(
     (due,) = await stocked.due.claim(now=NOW, count=10)
     assert (due.organization_id, due.invoice_id, due.attempt_count) == (ACME, made.invoice_id, 1)
     async with stocked.books.open(ACME) as book:
-        await book.set_collected(made.invoice_id, "in_1")
+        await book.invoices.set_collected(made.invoice_id, "in_1")
     assert await stocked.due.claim(now=NOW + timedelta(days=1), count=10) == []
     async with stocked.books.read(ACME) as book:
-        assert (await book.invoice(made.invoice_id)).stripe_invoice_id == "in_1"
+        assert (await book.invoices.get(made.invoice_id)).stripe_invoice_id == "in_1"
 
 
 async def test_an_invoice_over_nothing_is_not_to_be_collected(stocked: Store) -> None:
@@ -426,17 +434,17 @@ async def test_an_event_is_marked_handled_together_with_its_effect_or_not_at_all
 
     async def mark_and_fail() -> None:
         async with stocked.books.open(ACME) as book:
-            await book.set_paid(made.invoice_id, "in_1")
-            assert await book.set_event_handled("a", attempt_count=1, outcome="paid")
+            await book.invoices.set_paid(made.invoice_id, "in_1")
+            assert await book.stripe_events.set_handled("a", attempt_count=1, outcome="paid")
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
         await mark_and_fail()
     async with stocked.books.read(ACME) as reader:
-        assert (await reader.invoice(made.invoice_id)).state is InvoiceState.FINALIZED
+        assert (await reader.invoices.get(made.invoice_id)).state is InvoiceState.FINALIZED
     async with stocked.books.open(ACME) as book:
-        await book.set_paid(made.invoice_id, "in_1")
-        assert await book.set_event_handled("a", attempt_count=due.attempt_count, outcome="paid")
+        await book.invoices.set_paid(made.invoice_id, "in_1")
+        assert await book.stripe_events.set_handled("a", attempt_count=due.attempt_count, outcome="paid")
     assert await stocked.inbox.claim(now=NOW + timedelta(days=1), count=10) == []
 
 
@@ -445,9 +453,9 @@ async def test_a_handler_whose_claim_passed_on_cannot_mark_the_event(stocked: St
     (late,) = await stocked.inbox.claim(now=NOW, count=10)
     (held,) = await stocked.inbox.claim(now=NOW + limits.CLAIM_LEASE, count=10)
     async with stocked.books.open(ACME) as book:
-        assert not await book.set_event_handled("a", attempt_count=late.attempt_count, outcome="late")
-        assert await book.set_event_handled("a", attempt_count=held.attempt_count, outcome="paid")
-        assert not await book.set_event_handled("a", attempt_count=held.attempt_count, outcome="again")
+        assert not await book.stripe_events.set_handled("a", attempt_count=late.attempt_count, outcome="late")
+        assert await book.stripe_events.set_handled("a", attempt_count=held.attempt_count, outcome="paid")
+        assert not await book.stripe_events.set_handled("a", attempt_count=held.attempt_count, outcome="again")
 
 
 # --- the catalog

@@ -15,12 +15,13 @@ from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.postgres.database import Database
 from kit.postgres.embedded import EmbeddedPostgres
 from kit.testing.clock import FakeClock
-from services.billing.adapters.memory import MemoryOrganizations, MemoryUsage
-from services.billing.adapters.postgres_books import PostgresBooks
+from services.billing.adapters.memory.organizations import MemoryOrganizations
+from services.billing.adapters.memory.usage import MemoryUsage
+from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
-from services.billing.application.ports import UsageTotals
+from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.rate_period import RatePeriod
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.periods import Period
@@ -198,7 +199,7 @@ async def test_the_tenant_role_sees_its_own_rows_and_nobody_elses(scene: Scene) 
         await sell(scene, organization_id)
         await scene.workers[0].close(organization_id, request_id="close", actor="tests")
         async with PostgresBooks(scene.database.tenant).open(organization_id) as book:
-            await book.set_stripe_customer("cus_1")
+            await book.customer.set_stripe_id("cus_1")
     with psycopg.connect(scene.database.tenant_url) as tenant:
         for table in TENANT_TABLES:
             query = f"SELECT DISTINCT organization_id FROM billing.{table}".encode()  # noqa: S608 - names from above

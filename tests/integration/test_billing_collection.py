@@ -26,13 +26,13 @@ from kit.postgres.embedded import EmbeddedPostgres
 from kit.process import ChildProcess
 from kit.testing.clock import FakeClock
 from kit.testing.stores import free_port
-from services.billing.adapters.postgres_books import PostgresBooks
+from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.stripe_collector import StripeCollector
 from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.handle_stripe_events import HandleStripeEvents
-from services.billing.application.ports import CollectedInvoice
+from services.billing.application.ports.collection import CollectedInvoice
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState, total_of
@@ -126,11 +126,11 @@ class Scene:
             finalize_time=self.clock.now(),
         )
         async with self.books.open(ACME) as book:
-            return await book.finalize_invoice(invoice, actor="tests", request_id="r")
+            return await book.invoices.finalize(invoice, actor="tests", request_id="r")
 
     async def read(self, invoice: Invoice) -> Invoice:
         async with self.books.read(ACME) as book:
-            return await book.invoice(invoice.invoice_id)
+            return await book.invoices.get(invoice.invoice_id)
 
     async def work_until_idle(self) -> int:
         """Collects, moving the clock past every pause; answers how many attempts it took."""
@@ -173,7 +173,7 @@ async def scene(postgres: EmbeddedPostgres, simulator: Simulator) -> AsyncIterat
             anchor=datetime(2026, 1, 31, tzinfo=UTC),
         )
         async with books.open(ACME) as book:
-            await book.begin_subscription(sold, actor="tests", request_id="")
+            await book.subscriptions.begin(sold, actor="tests", request_id="")
         inbox = PostgresStripeInbox(database.fleet)
         yield Scene(
             database,
@@ -210,7 +210,7 @@ async def test_what_stripe_charges_is_the_invoice_to_the_unit(scene: Scene, simu
     assert sorted((line["amount"], line["description"]) for line in lines) == expected
     assert (await scene.read(made)).stripe_invoice_id == theirs["id"]
     async with scene.books.read(ACME) as book:
-        assert await book.stripe_customer_id() == theirs["customer"]
+        assert await book.customer.stripe_id() == theirs["customer"]
 
 
 async def test_all_invoices_of_an_organization_go_to_one_customer(scene: Scene, simulator: Simulator) -> None:
@@ -230,7 +230,7 @@ async def test_an_invoice_goes_to_the_customer_that_is_kept_and_not_to_one_made_
 
     async def overtaken(organization_id: str, *, attempt_count: int) -> str:
         async with scene.books.open(organization_id) as book:
-            await book.set_stripe_customer(first)
+            await book.customer.set_stripe_id(first)
         return await ensure_customer(organization_id, attempt_count=attempt_count)
 
     monkeypatch.setattr(scene.collector, "ensure_customer", overtaken)

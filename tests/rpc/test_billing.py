@@ -22,11 +22,16 @@ from kit.grpc.server import Application
 from kit.head_watch import HeadWatch
 from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
-from services.billing.adapters.memory import MemoryBooks, MemoryOrganizations, MemoryPlans, MemoryUsage
+from services.billing.adapters.memory.books import MemoryBooks
+from services.billing.adapters.memory.catalog import MemoryPlans
+from services.billing.adapters.memory.collection_list import MemoryCollectionList
+from services.billing.adapters.memory.organizations import MemoryOrganizations
+from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
+from services.billing.adapters.memory.usage import MemoryUsage
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
-from services.billing.application.ports import UsageTotals
+from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.rate_period import RatePeriod
 from services.billing.application.read_entitlements import ReadEntitlements
@@ -166,7 +171,9 @@ async def unstocked() -> AsyncIterator[World]:
             EntitlementServicer(
                 heads=HeadWatch(books.heads), read_entitlements=ReadEntitlements(books, plans, in_force, clock)
             ),
-            StripeWebhookServicer(store_stripe_event=StoreStripeEvent(books.inbox, webhook_secrets, clock)),
+            StripeWebhookServicer(
+                store_stripe_event=StoreStripeEvent(MemoryStripeInbox(books), webhook_secrets, clock)
+            ),
         ],
         prepare=prepare,
     )
@@ -355,7 +362,7 @@ async def test_free_is_invoiced_over_nothing(world: World) -> None:
     world.usage.used["acme"] = UsageTotals({"agent_minutes": 10**9}, 3)
     made = await world.close()
     assert (made.total, [line.amount for line in made.lines]) == ("0.00", ["0.00"])
-    assert await world.books.collection_list.claim(now=NOW + timedelta(days=1), count=10) == []
+    assert await MemoryCollectionList(world.books).claim(now=NOW + timedelta(days=1), count=10) == []
 
 
 async def test_closing_again_answers_the_one_invoice_whatever_the_request_id(world: World) -> None:
@@ -551,7 +558,7 @@ def signature(payload: bytes = PAYLOAD, secret: str = SECRET, at: datetime = NOW
 async def test_a_signed_event_needs_no_key_and_is_stored_once(world: World) -> None:
     for _ in range(3):
         await world.webhook(PAYLOAD, signature())
-    claimed = await world.books.inbox.claim(now=NOW, count=10)
+    claimed = await MemoryStripeInbox(world.books).claim(now=NOW, count=10)
     assert [(due.event_id, due.object_id) for due in claimed] == [("evt_1", "in_1")]
 
 
@@ -560,7 +567,7 @@ async def test_an_event_with_a_bad_signature_is_not_stored(world: World) -> None
     bad = ["", signature(secret="whsec_other"), signature(at=NOW - timedelta(seconds=301)), signature(PAYLOAD + b" ")]
     for each in bad:
         assert await refusal(world.webhook(PAYLOAD, each)) == expected
-    assert await world.books.inbox.claim(now=NOW, count=10) == []
+    assert await MemoryStripeInbox(world.books).claim(now=NOW, count=10) == []
 
 
 async def test_without_a_secret_the_webhook_is_off(world: World) -> None:

@@ -8,7 +8,7 @@ import grpc
 
 from kit.grpc.convert import moment_to_pb
 from kit.grpc.errors import refusal_from_call
-from services.billing.application.ports import LedgerHead
+from services.billing.application.ports.usage import LedgerHead
 from services.billing.domain.closing import InvoicedUsage
 from tollbook.feed.v1 import feed_pb2
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc

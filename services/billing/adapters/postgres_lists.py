@@ -12,7 +12,8 @@ from datetime import datetime
 from sqlalchemy import text
 
 from kit.postgres.database import Database
-from services.billing.application.ports import DueEvent, DueInvoice
+from services.billing.application.ports.collection import DueInvoice
+from services.billing.application.ports.stripe_events import DueEvent
 from services.billing.domain import limits
 from services.billing.domain.stripe_events import StripeEvent
 

@@ -15,7 +15,7 @@ import structlog
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable
 from kit.ids import is_organization_id
-from services.billing.application.ports import CollectedInvoice
+from services.billing.application.ports.collection import CollectedInvoice
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice
 from services.billing.domain.stripe_events import StripeInvoice

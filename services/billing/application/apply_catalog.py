@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.billing.application.ports import Plans, Usage
+from services.billing.application.ports.catalog import Plans
+from services.billing.application.ports.usage import Usage
 from services.billing.domain.catalog import CatalogChange
 from services.billing.domain.catalog_rules import PlanText, read_catalog
 from services.billing.domain.requests import request_digest, require_request_id

@@ -7,7 +7,7 @@ from dataclasses import replace
 from kit.clock import Clock
 from kit.errors import InvalidState
 from kit.ids import new_id
-from services.billing.application.ports import Book, Books
+from services.billing.application.ports.books import Book, Books
 from services.billing.application.rate_period import RatePeriod
 from services.billing.application.subscription_in_force import Standing, SubscriptionInForce
 from services.billing.domain.invoices import Invoice, InvoiceState
@@ -45,21 +45,21 @@ class CloseBillingPeriod:
             made = await _made_before(book, standing, request_id, digest)
             if made is not None:
                 return made
-            current = await book.subscription_in_force()
+            current = await book.subscriptions.in_force()
             if current is None or current.subscription_id != standing.subscription.subscription_id:
                 raise InvalidState(problem="The subscription changed while its period was closed; close it again.")
             final = replace(
                 draft, invoice_id=new_id("inv"), state=InvoiceState.FINALIZED, finalize_time=self._clock.now()
             )
-            await book.remember_answer(request_id, digest, final.invoice_id)
-            return await book.finalize_invoice(final, actor=actor, request_id=request_id)
+            await book.requests.remember(request_id, digest, final.invoice_id)
+            return await book.invoices.finalize(final, actor=actor, request_id=request_id)
 
 
 async def _made_before(book: Book, standing: Standing, request_id: str, digest: bytes) -> Invoice | None:
-    made = await book.answer_to(request_id, digest)
+    made = await book.requests.answer_to(request_id, digest)
     if made is not None:
-        return await book.invoice(made)
-    invoice = await book.invoice_of_period(standing.subscription.subscription_id, standing.period)
+        return await book.invoices.get(made)
+    invoice = await book.invoices.of_period(standing.subscription.subscription_id, standing.period)
     if invoice is not None:
-        await book.remember_answer(request_id, digest, invoice.invoice_id)
+        await book.requests.remember(request_id, digest, invoice.invoice_id)
     return invoice

@@ -8,7 +8,8 @@ import structlog
 
 from kit.clock import Clock
 from kit.errors import Refused
-from services.billing.application.ports import Books, CollectionList, Collector, DueInvoice
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.collection import CollectionList, Collector, DueInvoice
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.retries import retry_pause
@@ -57,15 +58,15 @@ class CollectInvoices:
 
     async def _hand_over(self, due: DueInvoice) -> None:
         async with self._books.read(due.organization_id) as reader:
-            invoice = await reader.invoice(due.invoice_id)
-            customer_id = await reader.stripe_customer_id()
+            invoice = await reader.invoices.get(due.invoice_id)
+            customer_id = await reader.customer.stripe_id()
         if not customer_id:
             customer_id = await self._collector.ensure_customer(due.organization_id, attempt_count=due.attempt_count)
             async with self._books.open(due.organization_id) as book:
-                await book.set_stripe_customer(customer_id)
+                await book.customer.set_stripe_id(customer_id)
                 # Another invoice's attempt may have been first: all of an organization's go to the one that is kept.
-                customer_id = await book.stripe_customer_id()
+                customer_id = await book.customer.stripe_id()
         collected = await self._collector.collect(invoice, customer_id, attempt_count=due.attempt_count)
         async with self._books.open(due.organization_id) as book:
-            await book.set_collected(due.invoice_id, collected.stripe_invoice_id)
+            await book.invoices.set_collected(due.invoice_id, collected.stripe_invoice_id)
         log.info("invoice_collected", invoice_id=due.invoice_id, stripe_id=collected.stripe_invoice_id)

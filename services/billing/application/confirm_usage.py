@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kit.clock import Clock
-from services.billing.application.ports import Books, InvoicedLedger, LedgerHead, Plans
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.catalog import Plans
+from services.billing.application.ports.usage import InvoicedLedger, LedgerHead
 from services.billing.domain.catalog import can_bill_usage
 from services.billing.domain.closing import InvoicedUsage, invoiced_usage
 
@@ -35,7 +37,7 @@ class ConfirmUsage:
 
     async def _invoiced(self, head: LedgerHead, billing: dict[tuple[str, int], bool]) -> InvoicedUsage:
         async with self._books.read(head.organization_id) as book:
-            closings = await book.closings()
+            closings = await book.invoices.closings()
         for each in closings:
             version = (each.plan_id, each.plan_version)
             if version not in billing:

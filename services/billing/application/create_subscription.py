@@ -7,7 +7,8 @@ from datetime import datetime
 from kit.clock import Clock, unix_microseconds
 from kit.errors import AlreadyExists, InvalidState, NotFound
 from kit.ids import new_id
-from services.billing.application.ports import Book, Books, Plans
+from services.billing.application.ports.books import Book, Books
+from services.billing.application.ports.catalog import Plans
 from services.billing.application.subscription_in_force import Standing, SubscriptionInForce
 from services.billing.domain.catalog import FREE_PLAN, CatalogPlan
 from services.billing.domain.periods import period_at
@@ -40,13 +41,13 @@ class CreateSubscription:
         # First the organization's history begins, with `free`: so it is the same whoever asked about it before.
         await self._subscription_in_force(organization_id)
         async with self._books.open(organization_id) as book:
-            made = await book.answer_to(request_id, digest)
+            made = await book.requests.answer_to(request_id, digest)
             if made is not None:
-                subscription = await book.subscription(made)
+                subscription = await book.subscriptions.get(made)
             else:
                 fresh = self._fresh(organization_id, plan_id, entry, start_time)
                 subscription = await _supersede_free(book, fresh, actor=actor, request_id=request_id)
-                await book.remember_answer(request_id, digest, subscription.subscription_id)
+                await book.requests.remember(request_id, digest, subscription.subscription_id)
         return Standing(subscription, period_at(subscription.anchor, self._clock.now()))
 
     def _fresh(
@@ -67,7 +68,7 @@ class CreateSubscription:
 
 
 async def _supersede_free(book: Book, fresh: Subscription, *, actor: str, request_id: str) -> Subscription:
-    current = await book.subscription_in_force()
+    current = await book.subscriptions.in_force()
     if current is not None and current.plan_id != FREE_PLAN:
         raise AlreadyExists(what="subscription", name=current.subscription_id)
-    return await book.begin_subscription(fresh, actor=actor, request_id=request_id)
+    return await book.subscriptions.begin(fresh, actor=actor, request_id=request_id)

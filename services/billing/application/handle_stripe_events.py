@@ -8,7 +8,9 @@ import structlog
 
 from kit.clock import Clock
 from kit.errors import NotFound, Refused
-from services.billing.application.ports import Books, Collector, DueEvent, StripeInbox
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.collection import Collector
+from services.billing.application.ports.stripe_events import DueEvent, StripeInbox
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.retries import retry_pause
@@ -75,14 +77,14 @@ class HandleStripeEvents:
 
     async def _mark_paid(self, due: DueEvent, found: StripeInvoice) -> str:
         async with self._books.open(found.organization_id) as book:
-            invoice = await book.invoice(found.invoice_id)
+            invoice = await book.invoices.get(found.invoice_id)
             if (found.total_minor, found.currency_code) == (invoice.total.minor, invoice.total.currency_code):
-                await book.set_paid(invoice.invoice_id, found.stripe_invoice_id)
+                await book.invoices.set_paid(invoice.invoice_id, found.stripe_invoice_id)
                 outcome = "paid"
             else:
                 outcome = "the total at Stripe is not the invoice's"
                 log.error("stripe_total_differs", invoice_id=invoice.invoice_id, stripe_id=found.stripe_invoice_id)
-            if not await book.set_event_handled(due.event_id, attempt_count=due.attempt_count, outcome=outcome):
+            if not await book.stripe_events.set_handled(due.event_id, attempt_count=due.attempt_count, outcome=outcome):
                 raise _ClaimLost
         return outcome
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from services.billing.application.ports import Plans, Usage
+from services.billing.application.ports.catalog import Plans
+from services.billing.application.ports.usage import Usage
 from services.billing.application.subscription_in_force import Standing
 from services.billing.domain.invoices import Invoice, InvoiceState, total_of
 from services.billing.domain.rating import charged_meters, rate

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from kit.clock import Clock
 from kit.feed import Position
-from services.billing.application.ports import Books, EntitlementEntry, EntitlementPage, Plans
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.catalog import Plans
+from services.billing.application.ports.entitlements import EntitlementEntry, EntitlementPage
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.periods import period_at
 from services.billing.domain.subscriptions import Entitlement
@@ -38,9 +40,9 @@ class ReadEntitlements:
         await self._subscription_in_force(organization_id)
         async with self._books.read(organization_id) as book:
             if after is not None:
-                page = await book.entitlements(after)
+                page = await book.entitlements.after(after)
             else:
-                subscription = await book.subscription_in_force()
+                subscription = await book.subscriptions.in_force()
                 entries = (
                     ()
                     if subscription is None
@@ -54,7 +56,7 @@ class ReadEntitlements:
                         ),
                     )
                 )
-                page = EntitlementPage(entries, await book.head())
+                page = EntitlementPage(entries, await book.entitlements.head())
         entitlements = [await self._entitlement(organization_id, entry) for entry in page.entries]
         return Entitlements(tuple(entitlements), page.position)
 

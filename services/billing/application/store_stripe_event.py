@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kit.clock import Clock
-from services.billing.application.ports import StripeInbox
+from services.billing.application.ports.stripe_events import StripeInbox
 from services.billing.domain.signatures import verify_signature
 from services.billing.domain.stripe_events import read_event
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from kit.clock import Clock
 from kit.errors import InvalidState
 from kit.ids import new_id
-from services.billing.application.ports import Books, Organizations, Plans
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.catalog import Plans
+from services.billing.application.ports.organizations import Organizations
 from services.billing.domain.catalog import FREE_PLAN
 from services.billing.domain.periods import Period, period_at
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
@@ -39,7 +41,7 @@ class SubscriptionInForce:
         Raises OrganizationNotFound, InvalidState before the first catalog is applied, and DependencyUnavailable.
         """
         async with self._books.read(organization_id) as book:
-            subscription = await book.subscription_in_force()
+            subscription = await book.subscriptions.in_force()
         if subscription is None:
             subscription = await self._begin_free(organization_id)
         return Standing(subscription, period_at(subscription.anchor, self._clock.now()))
@@ -50,7 +52,7 @@ class SubscriptionInForce:
         if free is None:
             raise InvalidState(problem="No plan catalog has been applied yet.")
         async with self._books.open(organization_id) as book:
-            existing = await book.subscription_in_force()
+            existing = await book.subscriptions.in_force()
             if existing is not None:
                 return existing
             fresh = Subscription(
@@ -61,4 +63,4 @@ class SubscriptionInForce:
                 status=SubscriptionStatus.ACTIVE,
                 anchor=anchor,
             )
-            return await book.begin_subscription(fresh, actor=_ACTOR, request_id="")
+            return await book.subscriptions.begin(fresh, actor=_ACTOR, request_id="")

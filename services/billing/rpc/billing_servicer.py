@@ -12,7 +12,7 @@ from kit.grpc.context import ServicerContext
 from kit.grpc.convert import moment_from_pb
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
-from services.billing.application.ports import Books
+from services.billing.application.ports.books import Books
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.invoices import InvoiceKey
@@ -102,7 +102,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         count = page_size_from_pb(request.page_size)
         before = page_token_from_pb(request.page_token)
         async with self._books.read(organization_id) as book:
-            found = await book.invoices(before=before, count=count + 1)
+            found = await book.invoices.newest_first(before=before, count=count + 1)
         page = found[:count]
         token = ""
         if len(found) > count and page[-1].finalize_time is not None:
@@ -117,5 +117,5 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         """See the proto."""
         organization_id = await organization_of(request.organization_id, exists=self._exists)
         async with self._books.read(organization_id) as book:
-            invoice = await book.invoice(request.invoice_id)
+            invoice = await book.invoices.get(request.invoice_id)
         return billing_pb2.GetInvoiceResponse(invoice=invoice_to_pb(invoice))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.billing.application.confirm_usage import ConfirmUsage
-from services.billing.application.ports import InvoicedLedger, LedgerHead
+from services.billing.application.ports.usage import InvoicedLedger, LedgerHead
 
 FIRST_AFTER_SECONDS = 60.0
 CONFIRM_EVERY_SECONDS = 3600.0

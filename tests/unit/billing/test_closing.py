@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from kit.money import Money
 from kit.testing.clock import FakeClock
-from services.billing.adapters.memory import MemoryBooks, MemoryPlans
+from services.billing.adapters.memory.books import MemoryBooks
+from services.billing.adapters.memory.catalog import MemoryPlans
 from services.billing.application.confirm_usage import ConfirmUsage
-from services.billing.application.ports import LedgerHead
+from services.billing.application.ports.usage import LedgerHead
 from services.billing.domain import limits
 from services.billing.domain.closing import Closing, InvoicedUsage, invoiced_usage
 from services.billing.domain.invoices import Invoice, InvoiceState
@@ -96,9 +97,9 @@ async def test_every_ledger_is_confirmed_by_its_own_books() -> None:
                 status=SubscriptionStatus.ACTIVE,
                 anchor=ANCHOR,
             )
-            await book.begin_subscription(sold, actor="tests", request_id="r")
+            await book.subscriptions.begin(sold, actor="tests", request_id="r")
             if organization_id == "closed":
-                await book.finalize_invoice(invoice(sold, 25), actor="tests", request_id="r")
+                await book.invoices.finalize(invoice(sold, 25), actor="tests", request_id="r")
     confirm_usage = ConfirmUsage(books, plans, ledger, FakeClock(NOW))
     await confirm_usage([LedgerHead(name, 90) for name in ("free", "paying", "closed", "unheard-of")])
     assert ledger.said == {

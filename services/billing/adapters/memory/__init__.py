@@ -1,0 +1,1 @@
+"""Billing in memory, for tests of what stands on it; it keeps the promises of the ports."""

@@ -1,0 +1,78 @@
+"""Everything that the books in memory hold, and that one transaction may change."""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from kit.feed import Position
+from services.billing.application.ports.collection import DueInvoice
+from services.billing.application.ports.entitlements import EntitlementEntry
+from services.billing.domain.invoices import Invoice
+from services.billing.domain.stripe_events import StripeEvent
+from services.billing.domain.subscriptions import Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request made."""
+
+    digest: bytes
+    result_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the change log."""
+
+    position: Position
+    entitlement: EntitlementEntry | None
+
+
+@dataclass(slots=True)
+class Pages:
+    """What is written in one organization's books."""
+
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    ends: dict[str, datetime] = field(default_factory=dict)
+    invoices: dict[str, Invoice] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    changes: list[Entry] = field(default_factory=list)
+    stripe_customer_id: str = ""
+
+    def change(self, entitlement: EntitlementEntry | None) -> None:
+        """Writes the next entry of the change log."""
+        position = Position(len(self.changes) + 1, secrets.token_hex(8))
+        self.changes.append(Entry(position, entitlement))
+
+
+@dataclass(slots=True)
+class Due:
+    """An invoice that is to be collected."""
+
+    due: DueInvoice
+    next_attempt_time: datetime
+    parked_reason: str = ""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A Stripe event."""
+
+    event: StripeEvent
+    next_attempt_time: datetime
+    attempt_count: int = 0
+    outcome: str = ""
+    """Empty until it is handled."""
+
+
+@dataclass(slots=True)
+class World:
+    """Everything that one transaction may change."""
+
+    pages: defaultdict[str, Pages] = field(default_factory=lambda: defaultdict(Pages))
+    due: dict[tuple[str, str], Due] = field(default_factory=dict)
+    events: dict[str, Waiting] = field(default_factory=dict)
+    last_number: int = 0

@@ -1,0 +1,1 @@
+"""What the use cases of billing need of the world: a module a noun."""

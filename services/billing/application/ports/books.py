@@ -1,0 +1,85 @@
+"""An organization's books: what one transaction opens. One sub-book a noun."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from services.billing.application.ports.customers import CustomerBook, CustomerReader
+from services.billing.application.ports.entitlements import EntitlementReader
+from services.billing.application.ports.invoices import InvoiceBook, InvoiceReader
+from services.billing.application.ports.requests import RequestBook, RequestReader
+from services.billing.application.ports.stripe_events import StripeEventBook
+from services.billing.application.ports.subscriptions import SubscriptionBook, SubscriptionReader
+
+
+class BookReader(Protocol):
+    """One organization's books at one instant."""
+
+    @property
+    def subscriptions(self) -> SubscriptionReader:
+        """Its subscriptions."""
+        ...
+
+    @property
+    def entitlements(self) -> EntitlementReader:
+        """What its change log says of them."""
+        ...
+
+    @property
+    def invoices(self) -> InvoiceReader:
+        """Its invoices."""
+        ...
+
+    @property
+    def customer(self) -> CustomerReader:
+        """Itself, as Stripe's customer."""
+        ...
+
+    @property
+    def requests(self) -> RequestReader:
+        """The requests that were done."""
+        ...
+
+
+class Book(BookReader, Protocol):
+    """One organization's books, open for writing: everything or nothing of it is kept, and nobody else writes in them
+    meanwhile. A change of the subscription or of an invoice's state is an entry of the change log beside it.
+    """
+
+    @property
+    def subscriptions(self) -> SubscriptionBook:
+        """Its subscriptions."""
+        ...
+
+    @property
+    def invoices(self) -> InvoiceBook:
+        """Its invoices."""
+        ...
+
+    @property
+    def customer(self) -> CustomerBook:
+        """Itself, as Stripe's customer."""
+        ...
+
+    @property
+    def requests(self) -> RequestBook:
+        """The requests that were done."""
+        ...
+
+    @property
+    def stripe_events(self) -> StripeEventBook:
+        """The Stripe event whose effect is being written."""
+        ...
+
+
+class Books(Protocol):
+    """The books of every organization."""
+
+    def read(self, organization_id: str) -> AbstractAsyncContextManager[BookReader]:
+        """Reads at one instant, without waiting for a writer."""
+        ...
+
+    def open(self, organization_id: str) -> AbstractAsyncContextManager[Book]:
+        """One transaction with the books to oneself: kept at the end of the block, undone when it raises."""
+        ...

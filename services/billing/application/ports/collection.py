@@ -1,0 +1,64 @@
+"""Collecting what is invoiced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.billing.domain.invoices import Invoice
+from services.billing.domain.stripe_events import StripeInvoice
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedInvoice:
+    """An invoice that Stripe has taken."""
+
+    stripe_invoice_id: str
+
+
+class Collector(Protocol):
+    """Collects what is invoiced: Stripe. Doing anything again, also after a crash or an unknown outcome, has one
+    effect. `attempt_count` is 1 at the first try. Every call raises DependencyUnavailable when trying again later may
+    help, and CollectionRefused when not.
+    """
+
+    async def ensure_customer(self, organization_id: str, *, attempt_count: int) -> str:
+        """The organization's customer there, made if it is not."""
+        ...
+
+    async def collect(self, invoice: Invoice, stripe_customer_id: str, *, attempt_count: int) -> CollectedInvoice:
+        """Hands over an invoice with our number and our lines, to be collected. It is finalized there only when the
+        total is ours to the unit; otherwise it stays a draft and CollectionRefused says what differs.
+        """
+        ...
+
+    async def look_up(self, stripe_invoice_id: str) -> StripeInvoice | None:
+        """The state of an invoice there now; None when there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DueInvoice:
+    """An invoice that is to be handed to the collector, claimed for one attempt."""
+
+    organization_id: str
+    invoice_id: str
+    attempt_count: int
+
+
+class CollectionList(Protocol):
+    """The invoices that are still to be handed over; narrow, across organizations."""
+
+    async def claim(self, *, now: datetime, count: int) -> Sequence[DueInvoice]:
+        """Claims up to `count` that are due, each for the lease: two claimers never get the same within it."""
+        ...
+
+    async def retry(self, due: DueInvoice, *, at: datetime, error: str) -> None:
+        """Makes it due again at a time."""
+        ...
+
+    async def park(self, due: DueInvoice, *, reason: str) -> None:
+        """Sets it aside with a reason, until a person has looked."""
+        ...

@@ -1,0 +1,48 @@
+"""An organization's invoices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from services.billing.domain.closing import Closing
+from services.billing.domain.invoices import Invoice, InvoiceKey
+from services.billing.domain.periods import Period
+
+
+class InvoiceReader(Protocol):
+    """The invoices in one organization's books."""
+
+    async def get(self, invoice_id: str) -> Invoice:
+        """One invoice. Raises NotFound, also for another organization's."""
+        ...
+
+    async def of_period(self, subscription_id: str, period: Period) -> Invoice | None:
+        """The invoice that closed a period of a subscription."""
+        ...
+
+    async def newest_first(self, *, before: InvoiceKey | None, count: int) -> Sequence[Invoice]:
+        """Up to `count` invoices, newest first, from the newest or from the first one older than `before`."""
+        ...
+
+    async def closings(self) -> Sequence[Closing]:
+        """How far each subscription's periods are closed, whether it is in force or not."""
+        ...
+
+
+class InvoiceBook(InvoiceReader, Protocol):
+    """The same, open for writing."""
+
+    async def finalize(self, invoice: Invoice, *, actor: str, request_id: str) -> Invoice:
+        """Adds an invoice with the next number of the legal entity, and lists it for collection if there is anything
+        to collect. To be called last: numbers are handed out one at a time, without a gap, until the books close.
+        """
+        ...
+
+    async def set_collected(self, invoice_id: str, stripe_invoice_id: str) -> None:
+        """Keeps that the invoice is at Stripe, and takes it off the list of what is to be collected."""
+        ...
+
+    async def set_paid(self, invoice_id: str, stripe_invoice_id: str) -> None:
+        """Marks a finalized invoice paid; one that is paid already stays as it is."""
+        ...
