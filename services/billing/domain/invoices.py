@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -20,7 +20,34 @@ class InvoiceState(Enum):
     DRAFT = "DRAFT"
     """A preview; never stored."""
     FINALIZED = "FINALIZED"
+    """Open: final, and not paid yet."""
     PAID = "PAID"
+    PAST_DUE = "PAST_DUE"
+    """A payment failed, and none has succeeded since."""
+    VOID = "VOID"
+    """Taken back: nothing is owed."""
+    UNCOLLECTIBLE = "UNCOLLECTIBLE"
+    """Given up: still owed, asked for no longer."""
+
+
+_NEXT_STATES: Mapping[InvoiceState, frozenset[InvoiceState]] = {
+    InvoiceState.DRAFT: frozenset({InvoiceState.FINALIZED, InvoiceState.PAID}),
+    InvoiceState.FINALIZED: frozenset(
+        {InvoiceState.PAID, InvoiceState.PAST_DUE, InvoiceState.VOID, InvoiceState.UNCOLLECTIBLE}
+    ),
+    InvoiceState.PAST_DUE: frozenset({InvoiceState.PAID, InvoiceState.VOID, InvoiceState.UNCOLLECTIBLE}),
+    # Money may come after it was given up.
+    InvoiceState.UNCOLLECTIBLE: frozenset({InvoiceState.PAID, InvoiceState.VOID}),
+    InvoiceState.PAID: frozenset(),
+    InvoiceState.VOID: frozenset(),
+}
+
+
+def can_become(current: InvoiceState, state: InvoiceState) -> bool:
+    """Whether an invoice may go from one state to the other; none goes to the state that it is in. What was paid stays
+    paid and what is void stays void, whatever is said later: a refund is told beside the state.
+    """
+    return state in _NEXT_STATES[current]
 
 
 class LineKind(Enum):
