@@ -35,7 +35,7 @@ from services.billing.domain.rating import rate
 from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
 from tests.integration.billing_database import billing_database
-from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, PLANS, STARTER
+from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, PLANS, STARTER, priced
 
 NOW = datetime(2026, 11, 25, 12, 30, 15, 123_456, tzinfo=UTC)
 ACME, GLOBEX = "acme", "globex"
@@ -471,7 +471,7 @@ async def test_an_applied_catalog_is_sold_cheapest_first_from_version_1(store: S
 
 
 async def test_a_version_once_sold_never_changes(stocked: Store) -> None:
-    dearer = replace(STARTER, monthly_price=Money(5900, "USD"))
+    dearer = priced(STARTER, Money(5900, "USD"))
     change = await stocked.plans.apply([FREE, dearer, ENTERPRISE], request_id="r2", digest=OTHER_DIGEST, actor="tests")
     assert [plan.plan_id for plan in change.changed] == ["starter"]
     assert await stocked.plans.version("starter", 1) == STARTER.with_version(1)
@@ -501,11 +501,11 @@ async def test_catalogs_applied_at_once_take_turns(store: Store) -> None:
     prices = [Money(minor, "USD") for minor in range(100, 106)]
 
     async def apply(price: Money) -> int:
-        plans = [FREE, replace(STARTER, monthly_price=price)]
+        plans = [FREE, priced(STARTER, price)]
         change = await store.plans.apply(plans, request_id=str(price.minor), digest=DIGEST, actor="tests")
         return next(plan.version for plan in change.sold if plan.plan_id == "starter")
 
     versions = await asyncio.gather(*map(apply, prices))
     assert sorted(versions) == [1, 2, 3, 4, 5, 6]
     for version, price in zip(versions, prices, strict=True):
-        assert (await store.plans.version("starter", version)).monthly_price == price
+        assert (await store.plans.version("starter", version)).default_book.base_price == price

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.money import Money
-from services.billing.domain.catalog import LimitKind, Meter, Plan, PlanMeter
+from services.billing.domain.catalog import Plan, PriceBook, per_unit_charge
 from services.billing.domain.invoices import total_of
+from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period, nth_start, period_at
+from services.billing.domain.prices import PerUnit
 from services.billing.domain.rating import rate
 
 TICK = timedelta(microseconds=1)
@@ -61,22 +63,18 @@ def cases(draw: st.DrawFn) -> tuple[Plan, dict[str, int], dict[str, Meter]]:
         st.decimals(0, 1000, places=12, allow_nan=False, allow_infinity=False),
         st.decimals(0, 10, places=2, allow_nan=False, allow_infinity=False),
     )
+    price = Money(draw(st.integers(0, 10**9)), currency_code)
+    charges = [
+        per_unit_charge(name, included_quantity=draw(quantities), unit_price=unit_price)
+        for name in sorted(names)
+        if (unit_price := draw(prices)) is not None
+    ]
     plan = Plan(
         plan_id="any",
         version=1,
         display_name="Any",
-        monthly_price=Money(draw(st.integers(0, 10**9)), currency_code),
-        meters=tuple(
-            PlanMeter(
-                meter=name,
-                limit_kind=LimitKind.PERIOD,
-                limit_quantity=None,
-                grace_percent=0,
-                included_quantity=draw(quantities),
-                overage_unit_price=draw(prices),
-            )
-            for name in sorted(names)
-        ),
+        meters=(),
+        price_books=(PriceBook(currency_code=currency_code, base_price=price, charges=tuple(charges)),),
         features={},
     )
     meters = {
@@ -93,15 +91,15 @@ def cases(draw: st.DrawFn) -> tuple[Plan, dict[str, int], dict[str, Meter]]:
 
 def oracle_total(plan: Plan, used: dict[str, int], meters: dict[str, Meter]) -> int:
     """Written with nothing of billing's: whole numbers of the finest unit that the case has, and Decimal's rounding."""
-    decimals = {"USD": 2, "JPY": 0, "KWD": 3}[plan.monthly_price.currency_code]
-    total = plan.monthly_price.minor
-    for each in plan.meters:
-        if each.overage_unit_price is None:
-            continue
+    book = plan.default_book
+    decimals = {"USD": 2, "JPY": 0, "KWD": 3}[book.currency_code]
+    total = book.base_price.minor
+    for each in book.charges:
+        assert isinstance(each.price, PerUnit)
         beyond = used.get(each.meter, 0) - each.included_quantity
         if beyond <= 0:
             continue
-        pico_price = int(each.overage_unit_price * Decimal(10) ** 12)
+        pico_price = int(each.price.unit_price * Decimal(10) ** 12)
         numerator = beyond * pico_price * 10**decimals
         denominator = meters[each.meter].base_units_per_display_unit * 10**12
         whole, rest = divmod(numerator, denominator)
@@ -115,10 +113,8 @@ def test_an_invoice_equals_the_oracle_to_the_unit(case: tuple[Plan, dict[str, in
     plan, used, meters = case
     period = Period(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
     lines = rate(plan, period, used, meters)
-    assert total_of(lines, plan.monthly_price.currency_code).minor == oracle_total(plan, used, meters)
-    assert [line.meter for line in lines[1:]] == [
-        each.meter for each in plan.meters if each.overage_unit_price is not None
-    ]
+    assert total_of(lines, plan.default_book.currency_code).minor == oracle_total(plan, used, meters)
+    assert [line.meter for line in lines[1:]] == [charge.meter for charge in plan.default_book.charges]
     for line in lines[1:]:
         assert line.charged_quantity == max(0, line.used_quantity - line.included_quantity)
         ratio = meters[line.meter].base_units_per_display_unit

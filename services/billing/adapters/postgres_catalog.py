@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,17 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.errors import RequestIdReused
-from kit.money import Money, format_decimal, parse_decimal
 from kit.postgres.database import Database
-from services.billing.domain.catalog import (
-    CatalogChange,
-    CatalogPlan,
-    LimitKind,
-    Plan,
-    PlanMeter,
-    change_catalog,
-    cheapest_first,
-)
+from services.billing.adapters.plan_content import plan_from_content, plan_to_content
+from services.billing.domain.catalog import CatalogChange, CatalogPlan, Plan, change_catalog, cheapest_first
 
 
 class PostgresPlans:
@@ -49,7 +40,7 @@ class PostgresPlans:
             async with self._tenant.transaction() as connection:
                 names = {"plan_id": plan_id, "version": version}
                 content = (await connection.execute(_VERSION, names)).scalar_one()
-            self._versions[key] = _plan_from_content(plan_id, version, content)
+            self._versions[key] = plan_from_content(plan_id, version, content)
         return self._versions[key]
 
     async def apply(self, plans: Sequence[Plan], *, request_id: str, digest: bytes, actor: str) -> CatalogChange:
@@ -63,7 +54,7 @@ class PostgresPlans:
                 return _applied_before(request_id, digest, before, known)
             change = change_catalog(plans, known)
             for plan in change.changed:
-                names = {"plan_id": plan.plan_id, "version": plan.version, "content": _plan_to_content(plan)}
+                names = {"plan_id": plan.plan_id, "version": plan.version, "content": plan_to_content(plan)}
                 await connection.execute(_ADD_VERSION, names)
             for plan in change.sold:
                 await connection.execute(_SELL, {"plan_id": plan.plan_id, "version": plan.version})
@@ -90,54 +81,8 @@ def _applied_before(request_id: str, digest: bytes, before: Any, known: Mapping[
 async def _newest_of_all(connection: AsyncConnection) -> dict[str, CatalogPlan]:
     rows = await connection.execute(_NEWEST)
     return {
-        row.plan_id: CatalogPlan(_plan_from_content(row.plan_id, row.version, row.content), row.is_sold) for row in rows
+        row.plan_id: CatalogPlan(plan_from_content(row.plan_id, row.version, row.content), row.is_sold) for row in rows
     }
-
-
-def _plan_to_content(plan: Plan) -> str:
-    content = {
-        "display_name": plan.display_name,
-        "monthly_price": str(plan.monthly_price),
-        "currency_code": plan.monthly_price.currency_code,
-        "meters": [
-            {
-                "meter": each.meter,
-                "limit_kind": each.limit_kind.value,
-                "limit_quantity": each.limit_quantity,
-                "grace_percent": each.grace_percent,
-                "included_quantity": each.included_quantity,
-                "overage_unit_price": (
-                    None if each.overage_unit_price is None else format_decimal(each.overage_unit_price)
-                ),
-            }
-            for each in plan.meters
-        ],
-        "features": dict(plan.features),
-    }
-    return json.dumps(content)
-
-
-def _plan_from_content(plan_id: str, version: int, content: Mapping[str, Any]) -> Plan:
-    return Plan(
-        plan_id=plan_id,
-        version=version,
-        display_name=content["display_name"],
-        monthly_price=Money.parse(content["monthly_price"], content["currency_code"]),
-        meters=tuple(
-            PlanMeter(
-                meter=each["meter"],
-                limit_kind=LimitKind(each["limit_kind"]),
-                limit_quantity=each["limit_quantity"],
-                grace_percent=each["grace_percent"],
-                included_quantity=each["included_quantity"],
-                overage_unit_price=(
-                    None if each["overage_unit_price"] is None else parse_decimal(each["overage_unit_price"])
-                ),
-            )
-            for each in content["meters"]
-        ),
-        features=content["features"],
-    )
 
 
 # Conflicts with itself and with writers of the table, never with those who read it.

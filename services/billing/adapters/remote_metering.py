@@ -10,7 +10,7 @@ import grpc
 from kit.grpc.convert import moment_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.billing.application.ports.usage import UsageTotals
-from services.billing.domain.catalog import Meter
+from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period
 from tollbook.metering.v1 import metering_pb2, metering_pb2_grpc
 

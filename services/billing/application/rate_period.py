@@ -32,7 +32,7 @@ class RatePeriod:
             plan_id=plan.plan_id,
             plan_version=plan.version,
             state=InvoiceState.DRAFT,
-            total=total_of(lines, plan.monthly_price.currency_code),
+            total=total_of(lines, plan.default_book.currency_code),
             lines=lines,
             period=standing.period,
             closed_through_sequence=used.as_of_sequence,

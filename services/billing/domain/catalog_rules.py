@@ -9,8 +9,9 @@ from decimal import Decimal
 
 from kit.money import Money, UnknownCurrency, parse_decimal
 from services.billing.domain import limits
-from services.billing.domain.catalog import FREE_PLAN, LimitKind, Plan, PlanMeter
+from services.billing.domain.catalog import FREE_PLAN, LimitKind, Plan, PlanMeter, PriceBook, per_unit_charge
 from services.billing.domain.errors import InvalidCatalog
+from services.billing.domain.prices import Charge
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 
@@ -59,12 +60,13 @@ def read_catalog(texts: Sequence[PlanText], known_meters: Container[str]) -> tup
 
 
 def _require_free_of_charge(plan: Plan) -> None:
-    if plan.monthly_price.minor:
-        raise InvalidCatalog(plan_id=plan.plan_id, field="monthly_price", problem="must be 0 on this plan")
-    for each in plan.meters:
-        if each.overage_unit_price is not None:
-            field = f"meters[{each.meter}].overage_unit_price"
-            raise InvalidCatalog(plan_id=plan.plan_id, field=field, problem="must be empty: this plan is never billed")
+    for book in plan.price_books:
+        if book.base_price.minor:
+            raise InvalidCatalog(plan_id=plan.plan_id, field="monthly_price", problem="must be 0 on this plan")
+        for charge in book.charges:
+            field = f"meters[{charge.meter}].overage_unit_price"
+            problem = "must be empty: this plan is never billed"
+            raise InvalidCatalog(plan_id=plan.plan_id, field=field, problem=problem)
 
 
 def _read_plan(text: PlanText, known_meters: Container[str]) -> Plan:
@@ -80,15 +82,27 @@ def _read_plan(text: PlanText, known_meters: Container[str]) -> Plan:
         problem = f"{feature[:64]!r} is not 1 to 64 lower-case letters, digits or `_`"
         _require(bool(_NAME.fullmatch(feature)), plan_id, "features", problem)
     meters: dict[str, PlanMeter] = {}
+    charges: dict[str, Charge] = {}
     for each in text.meters:
         _require(each.meter not in meters, plan_id, f"meters[{each.meter}]", "appears twice")
         meters[each.meter] = _read_meter(plan_id, each, known_meters)
+        price = _read_overage_price(plan_id, each)
+        if price is not None:
+            charges[each.meter] = per_unit_charge(
+                each.meter, included_quantity=each.included_quantity, unit_price=price
+            )
+    monthly_price = _read_monthly_price(text)
+    book = PriceBook(
+        currency_code=monthly_price.currency_code,
+        base_price=monthly_price,
+        charges=tuple(charges[meter] for meter in sorted(charges)),
+    )
     return Plan(
         plan_id=plan_id,
         version=0,
         display_name=name,
-        monthly_price=_read_monthly_price(text),
         meters=tuple(meters[meter] for meter in sorted(meters)),
+        price_books=(book,),
         features=dict(sorted(text.features.items())),
     )
 
@@ -127,8 +141,7 @@ def _read_meter(plan_id: str, text: PlanMeterText, known_meters: Container[str])
         limit_kind=text.limit_kind,
         limit_quantity=text.limit_quantity,
         grace_percent=text.grace_percent,
-        included_quantity=text.included_quantity,
-        overage_unit_price=_read_overage_price(plan_id, text),
+        included_quantity=0 if text.overage_unit_price else text.included_quantity,
     )
 
 

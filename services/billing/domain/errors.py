@@ -11,6 +11,10 @@ class InvalidCatalog(Refused):
     reason = "INVALID_CATALOG"
 
 
+class CurrencyNotOffered(Refused):
+    """Plan {plan_id!r} has no prices in {currency_code!r}, but in {offered}."""
+
+
 class SignatureInvalid(Refused):
     """The webhook's signature does not fit: {problem}."""
 

@@ -7,8 +7,10 @@ from decimal import Decimal
 from fractions import Fraction
 
 from kit.money import currency_exponent, format_decimal, round_half_away
-from services.billing.domain.catalog import Meter, Plan, PlanMeter
+from services.billing.domain.catalog import Plan
+from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period
+from services.billing.domain.prices import Charge, PerUnit
 
 # A millisecond in minutes shows as 0.000017: enough to tell it from nothing. The line itself keeps the exact count.
 _SHOWN_DECIMALS = 6
@@ -20,15 +22,15 @@ def base_fee_text(plan: Plan, period: Period) -> str:
     return f"{plan.display_name} plan, {_date(period.start)} to {_date(period.end)}"
 
 
-def overage_text(plan_meter: PlanMeter, meter: Meter, units: Fraction, currency_code: str) -> str:
+def overage_text(charge: Charge, meter: Meter, units: Fraction, currency_code: str) -> str:
     """`Agent minutes beyond 1 000 included: 12.345 at $0.05 per minute`. It says the unit once and beside the price,
     so that no unit needs a plural.
     """
-    name = meter.name.replace("_", " ").capitalize()
-    included = Fraction(plan_meter.included_quantity, meter.base_units_per_display_unit)
+    included = Fraction(charge.included_quantity, meter.base_units_per_display_unit)
     beyond = f" beyond {_quantity(included)} included" if included else ""
-    price = _price(plan_meter.overage_unit_price or Decimal(0), currency_code)
-    return f"{name}{beyond}: {_quantity(units)} at {price} per {meter.display_unit}"
+    price = charge.price
+    at = f" at {_price(price.unit_price, currency_code)} per {meter.display_unit}" if isinstance(price, PerUnit) else ""
+    return f"{charge.display_name}{beyond}: {_quantity(units)}{at}"
 
 
 def _date(moment: datetime) -> str:

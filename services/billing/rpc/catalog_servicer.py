@@ -11,7 +11,7 @@ from kit.grpc.call import current_actor
 from kit.grpc.context import ServicerContext
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.ports.catalog import Plans
-from services.billing.rpc.convert import plan_text_from_pb, plan_to_pb
+from services.billing.rpc.convert_catalog import plan_text_from_pb, plan_to_pb
 from tollbook.billing.v1 import catalog_pb2, catalog_pb2_grpc
 
 

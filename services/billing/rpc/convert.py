@@ -1,4 +1,4 @@
-"""Plans, subscriptions, entitlements and invoices on the wire and in the domain."""
+"""Subscriptions, entitlements and invoices on the wire and in the domain."""
 
 from __future__ import annotations
 
@@ -11,64 +11,12 @@ from kit.grpc.convert import moment_to_pb
 from kit.money import format_decimal
 from services.billing.application.subscription_in_force import Standing
 from services.billing.domain import limits
-from services.billing.domain.catalog import LimitKind, Plan, PlanMeter
-from services.billing.domain.catalog_rules import PlanMeterText, PlanText
 from services.billing.domain.invoices import Invoice, InvoiceKey, Line
 from services.billing.domain.subscriptions import Entitlement
-from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2
+from services.billing.rpc.convert_catalog import plan_meters_to_pb
+from tollbook.billing.v1 import billing_pb2, entitlements_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
-
-_LIMIT_KINDS = {
-    catalog_pb2.PLAN_LIMIT_KIND_PERIOD: LimitKind.PERIOD,
-    catalog_pb2.PLAN_LIMIT_KIND_CONCURRENCY: LimitKind.CONCURRENCY,
-}
-
-
-def plan_text_from_pb(message: catalog_pb2.Plan) -> PlanText:
-    """The plan as written; its version is ours to set and is not read."""
-    return PlanText(
-        plan_id=message.plan_id,
-        display_name=message.display_name,
-        monthly_price=message.monthly_price,
-        currency_code=message.currency_code,
-        meters=tuple(
-            PlanMeterText(
-                meter=each.meter,
-                limit_kind=_LIMIT_KINDS.get(each.limit_kind),
-                limit_quantity=each.limit_quantity if each.HasField("limit_quantity") else None,
-                grace_percent=each.grace_percent,
-                included_quantity=each.included_quantity,
-                overage_unit_price=each.overage_unit_price,
-            )
-            for each in message.meters
-        ),
-        features=dict(message.features),
-    )
-
-
-def plan_to_pb(plan: Plan) -> catalog_pb2.Plan:
-    """The plan."""
-    return catalog_pb2.Plan(
-        plan_id=plan.plan_id,
-        version=plan.version,
-        display_name=plan.display_name,
-        monthly_price=str(plan.monthly_price),
-        currency_code=plan.monthly_price.currency_code,
-        meters=[_plan_meter_to_pb(each) for each in plan.meters],
-        features=plan.features,
-    )
-
-
-def _plan_meter_to_pb(each: PlanMeter) -> catalog_pb2.PlanMeter:
-    return catalog_pb2.PlanMeter(
-        meter=each.meter,
-        limit_kind=catalog_pb2.PlanLimitKind.Value(f"PLAN_LIMIT_KIND_{each.limit_kind.value}"),
-        limit_quantity=each.limit_quantity,
-        grace_percent=each.grace_percent,
-        included_quantity=each.included_quantity,
-        overage_unit_price="" if each.overage_unit_price is None else format_decimal(each.overage_unit_price),
-    )
 
 
 def subscription_to_pb(standing: Standing) -> billing_pb2.Subscription:
@@ -96,7 +44,7 @@ def entitlement_to_pb(entitlement: Entitlement) -> entitlements_pb2.Entitlement:
         status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{entitlement.status.value}"),
         period_start_time=moment_to_pb(entitlement.period.start),
         period_end_time=moment_to_pb(entitlement.period.end),
-        meters=[_plan_meter_to_pb(each) for each in entitlement.plan.meters],
+        meters=plan_meters_to_pb(entitlement.plan),
         features=entitlement.plan.features,
     )
 

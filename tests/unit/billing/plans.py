@@ -6,7 +6,9 @@ from dataclasses import replace
 from decimal import Decimal
 
 from kit.money import Money
-from services.billing.domain.catalog import LimitKind, Meter, Plan, PlanMeter
+from services.billing.domain.catalog import LimitKind, Plan, PlanMeter, PriceBook, per_unit_charge
+from services.billing.domain.meters import Meter
+from services.billing.domain.prices import Charge, PerUnit
 
 MINUTE = 60_000
 
@@ -16,56 +18,54 @@ CONCURRENT_AGENTS = Meter(name="concurrent_agents", display_unit="agent", base_u
 METERS = {meter.name: meter for meter in (AGENT_MINUTES, API_CALLS, CONCURRENT_AGENTS)}
 
 _MINUTES = PlanMeter(
-    meter="agent_minutes",
-    limit_kind=LimitKind.PERIOD,
-    limit_quantity=1_000 * MINUTE,
-    grace_percent=10,
-    included_quantity=1_000 * MINUTE,
-    overage_unit_price=Decimal("0.05"),
+    meter="agent_minutes", limit_kind=LimitKind.PERIOD, limit_quantity=1_000 * MINUTE, grace_percent=10
 )
-_AGENTS = PlanMeter(
-    meter="concurrent_agents",
-    limit_kind=LimitKind.CONCURRENCY,
-    limit_quantity=5,
-    grace_percent=0,
-    included_quantity=0,
-    overage_unit_price=None,
-)
+_AGENTS = PlanMeter(meter="concurrent_agents", limit_kind=LimitKind.CONCURRENCY, limit_quantity=5, grace_percent=0)
+
+
+def minutes_charge(*, included: int, unit_price: str = "0.05") -> Charge:
+    """So much for every agent minute beyond so many."""
+    return per_unit_charge("agent_minutes", included_quantity=included * MINUTE, unit_price=Decimal(unit_price))
+
+
+def book(price: Money, *charges: Charge) -> PriceBook:
+    """The price and the charges in its currency."""
+    return PriceBook(currency_code=price.currency_code, base_price=price, charges=charges)
+
+
+def priced(plan: Plan, price: Money, *, unit_price: str | None = None) -> Plan:
+    """The plan at another base price, in that one's currency; with unit_price every charge is per unit, at it."""
+    charges = plan.default_book.charges
+    if unit_price is not None:
+        charges = tuple(replace(charge, price=PerUnit(Decimal(unit_price))) for charge in charges)
+    return replace(plan, price_books=(book(price, *charges),))
+
 
 STARTER = Plan(
     plan_id="starter",
     version=0,
     display_name="Starter",
-    monthly_price=Money(4900, "USD"),
     meters=(_MINUTES, _AGENTS),
+    price_books=(book(Money(4900, "USD"), minutes_charge(included=1_000)),),
     features={"exports": True},
 )
 FREE = Plan(
     plan_id="free",
     version=0,
     display_name="Free",
-    monthly_price=Money(0, "USD"),
     meters=(
-        replace(
-            _MINUTES,
-            limit_quantity=100 * MINUTE,
-            included_quantity=100 * MINUTE,
-            grace_percent=0,
-            overage_unit_price=None,
-        ),
+        replace(_MINUTES, limit_quantity=100 * MINUTE, included_quantity=100 * MINUTE, grace_percent=0),
         replace(_AGENTS, limit_quantity=1),
     ),
+    price_books=(book(Money(0, "USD")),),
     features={},
 )
 ENTERPRISE = Plan(
     plan_id="enterprise",
     version=0,
     display_name="Enterprise",
-    monthly_price=Money(49900, "USD"),
-    meters=(
-        replace(_MINUTES, limit_quantity=None, included_quantity=0, grace_percent=0),
-        replace(_AGENTS, limit_quantity=None),
-    ),
+    meters=(replace(_MINUTES, limit_quantity=None, grace_percent=0), replace(_AGENTS, limit_quantity=None)),
+    price_books=(book(Money(49900, "USD"), minutes_charge(included=0)),),
     features={"exports": True, "sso": True},
 )
 PLANS = (FREE, STARTER, ENTERPRISE)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 
@@ -10,7 +9,7 @@ from services.billing.domain import limits
 from services.billing.domain.catalog import CatalogPlan, LimitKind, change_catalog
 from services.billing.domain.catalog_rules import PlanMeterText, PlanText, read_catalog
 from services.billing.domain.errors import InvalidCatalog
-from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, STARTER
+from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, MINUTE, STARTER, book, minutes_charge, priced
 
 MINUTES = PlanMeterText(
     meter="agent_minutes",
@@ -138,9 +137,10 @@ def test_too_many_plans_are_refused() -> None:
 
 def test_a_sound_catalog_reads_as_written() -> None:
     free, starter = read_catalog([FREE_TEXT, STARTER_TEXT], METERS)
-    assert free.monthly_price == Money(0, "USD")
-    assert starter.monthly_price == Money(4900, "USD")
-    assert [each.overage_unit_price for each in starter.meters] == [Decimal("0.05"), None]
+    assert free.price_books == (book(Money(0, "USD")),)
+    assert free.meters[0].included_quantity == 100 * MINUTE
+    assert starter.price_books == (book(Money(4900, "USD"), minutes_charge(included=100)),)
+    assert starter.meters[0].included_quantity == 0
     assert starter.features == {"exports": True}
 
 
@@ -164,7 +164,7 @@ def test_the_same_content_written_otherwise_is_no_new_version() -> None:
 
 def test_changed_content_gets_the_next_version_and_a_plan_left_out_is_withdrawn() -> None:
     known = {plan.plan_id: CatalogPlan(plan.with_version(1), is_sold=True) for plan in (FREE, STARTER, ENTERPRISE)}
-    dearer = replace(STARTER, monthly_price=Money(5900, "USD"))
+    dearer = priced(STARTER, Money(5900, "USD"))
     change = change_catalog([dearer, FREE], known)
     assert change.changed == (dearer.with_version(2),)
     assert change.sold == (FREE.with_version(1), dearer.with_version(2))
@@ -177,5 +177,5 @@ def test_a_plan_sold_again_unchanged_keeps_its_version() -> None:
 
 
 def test_plans_are_listed_cheapest_first_across_currencies() -> None:
-    yen = replace(STARTER, plan_id="yen", monthly_price=Money(60, "JPY"))
+    yen = replace(priced(STARTER, Money(60, "JPY")), plan_id="yen")
     assert [plan.plan_id for plan in change_catalog([yen, STARTER, FREE], {}).sold] == ["free", "starter", "yen"]

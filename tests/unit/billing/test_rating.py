@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -11,7 +10,7 @@ from services.billing.domain.catalog import Plan
 from services.billing.domain.invoices import LineKind, invoice_number, total_of
 from services.billing.domain.periods import period_at
 from services.billing.domain.rating import rate
-from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, MINUTE, STARTER
+from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, MINUTE, STARTER, priced
 
 PERIOD = period_at(datetime(2026, 11, 20, 8, tzinfo=UTC), datetime(2026, 11, 25, tzinfo=UTC))
 
@@ -53,8 +52,7 @@ def test_half_a_cent_is_rounded_away_from_zero(milliseconds: int, cents: int) ->
 
 @pytest.mark.parametrize(("currency_code", "minor"), [("USD", 12), ("JPY", 0), ("KWD", 123)])
 def test_an_amount_has_the_decimals_of_its_currency(currency_code: str, minor: int) -> None:
-    price = replace(ENTERPRISE.meters[0], overage_unit_price=Decimal("0.123"))
-    plan = replace(ENTERPRISE, monthly_price=Money(0, currency_code), meters=(price,))
+    plan = priced(ENTERPRISE, Money(0, currency_code), unit_price="0.123")
     assert rate(plan, PERIOD, {"agent_minutes": MINUTE}, METERS)[1].amount == Money(minor, currency_code)
 
 
@@ -90,8 +88,7 @@ def test_a_line_says_what_it_charges(plan: Plan, used: int, texts: list[str]) ->
     [("USD", "0.5", "$0.50"), ("EUR", "0.0125", "€0.0125"), ("JPY", "3", "3 JPY"), ("KWD", "0.05", "0.050 KWD")],
 )
 def test_a_price_shows_at_least_the_decimals_of_its_currency(currency_code: str, price: str, text: str) -> None:
-    meter = replace(ENTERPRISE.meters[0], overage_unit_price=Decimal(price))
-    plan = replace(ENTERPRISE, monthly_price=Money(0, currency_code), meters=(meter,))
+    plan = priced(ENTERPRISE, Money(0, currency_code), unit_price=price)
     assert rate(plan, PERIOD, {}, METERS)[1].description == f"Agent minutes: 0 at {text} per minute"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from services.billing.application.ports.usage import UsageTotals
-from services.billing.domain.catalog import Meter
+from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period
 
 

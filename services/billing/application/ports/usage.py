@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.billing.domain.catalog import Meter
 from services.billing.domain.closing import InvoicedUsage
+from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period
 
 
