@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-# ISO 4217 minor-unit exponents of the currencies that can be billed.
+# The decimals of the currencies that can be billed, as their amounts are charged. That is ISO 4217's minor unit, but
+# for the Icelandic króna: it has none any more, and the processors of payments still count it in hundredths.
 _EXPONENTS = {
     "USD": 2, "EUR": 2, "GBP": 2, "CHF": 2, "CAD": 2, "AUD": 2, "SEK": 2, "NOK": 2, "DKK": 2, "PLN": 2, "INR": 2,
-    "JPY": 0, "KRW": 0, "CLP": 0, "VND": 0,
+    "NZD": 2, "SGD": 2, "HKD": 2, "TWD": 2, "MXN": 2, "BRL": 2, "ZAR": 2, "CZK": 2, "HUF": 2, "RON": 2, "ILS": 2,
+    "THB": 2, "AED": 2, "SAR": 2, "ISK": 2,
+    "JPY": 0, "KRW": 0, "CLP": 0, "VND": 0, "PYG": 0, "XAF": 0, "XOF": 0, "XPF": 0,
     "KWD": 3, "BHD": 3, "JOD": 3, "OMR": 3, "TND": 3,
 }  # fmt: skip
+
+# Amounts that cannot be charged are those between two multiples of this many minor units; 1 where none is said. A card
+# has no last of three decimals, and there is no coin below the króna. Hungary and Taiwan are paid out, but not charged,
+# in whole units.
+_CHARGE_INCREMENTS = {"KWD": 10, "BHD": 10, "JOD": 10, "OMR": 10, "TND": 10, "ISK": 100}
 
 
 class UnknownCurrency(ValueError):
@@ -24,6 +32,14 @@ def currency_exponent(currency_code: str) -> int:
         return _EXPONENTS[currency_code]
     except KeyError:
         raise UnknownCurrency(currency_code) from None
+
+
+def charge_increment(currency_code: str) -> int:
+    """How many minor units an amount must be a multiple of to be charged: 1 for USD, 10 for KWD. Raises
+    UnknownCurrency.
+    """
+    currency_exponent(currency_code)
+    return _CHARGE_INCREMENTS.get(currency_code, 1)
 
 
 def round_half_away(value: Fraction) -> int:
@@ -53,6 +69,15 @@ class Money:
             msg = f"cannot add {other.currency_code} to {self.currency_code}"
             raise ValueError(msg)
         return Money(self.minor + other.minor, self.currency_code)
+
+    def rounding_to_increment(self) -> Money:
+        """What is to be added so that the amount can be charged: the least, and of two that are as far the one away
+        from zero; 0 for most amounts. An amount of many parts is rounded once, when they are summed, and this is a part
+        of its own then, so that the parts still sum to what is charged.
+        """
+        increment = charge_increment(self.currency_code)
+        chargeable = round_half_away(Fraction(self.minor, increment)) * increment
+        return Money(chargeable - self.minor, self.currency_code)
 
     @classmethod
     def rounded(cls, major: Fraction, currency_code: str) -> Money:

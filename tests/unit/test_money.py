@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.money import Money, UnknownCurrency, format_decimal, parse_decimal, round_half_away
+from kit.money import Money, UnknownCurrency, charge_increment, format_decimal, parse_decimal, round_half_away
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,40 @@ def test_a_decimal_is_written_plainly(value: str, text: str) -> None:
 
 def test_a_rate_keeps_twelve_decimals() -> None:
     assert parse_decimal("0.000000000001") == Decimal("1E-12")
+
+
+@pytest.mark.parametrize(
+    ("minor", "currency_code", "added"),
+    [
+        (5_401, "USD", 0),
+        (1_234, "KWD", -4),
+        (1_235, "KWD", 5),
+        (-1_235, "KWD", -5),
+        (1_240, "KWD", 0),
+        (4, "KWD", -4),
+        (54, "JPY", 0),
+        (12_349, "ISK", -49),
+        (12_350, "ISK", 50),
+        (12_345, "HUF", 0),
+    ],
+)
+def test_an_amount_becomes_chargeable_by_the_least_that_can_be_added(
+    minor: int, currency_code: str, added: int
+) -> None:
+    assert Money(minor, currency_code).rounding_to_increment() == Money(added, currency_code)
+
+
+@given(st.integers(-(10**15), 10**15), st.sampled_from(["USD", "JPY", "KWD", "BHD", "ISK"]))
+def test_what_can_be_charged_is_a_multiple_of_the_increment_and_never_further_than_half_of_it(
+    minor: int, currency_code: str
+) -> None:
+    amount, increment = Money(minor, currency_code), charge_increment(currency_code)
+    added = amount.rounding_to_increment()
+    assert (amount + added).minor % increment == 0
+    assert 2 * abs(added.minor) <= increment
+    assert (amount + added).rounding_to_increment().minor == 0
+
+
+def test_an_unknown_currency_has_no_increment() -> None:
+    with pytest.raises(UnknownCurrency):
+        charge_increment("XXX")
