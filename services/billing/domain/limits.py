@@ -36,3 +36,24 @@ RETRY_MAX = timedelta(hours=1)
 """Well within the day for which Stripe remembers an idempotency key."""
 ERROR_TEXT_MAX = 500
 """What is kept of an error's words."""
+
+TAX_RATES_MAX = 10
+"""Of one customer at a time; an invoice has a line for each."""
+JURISDICTION_BYTES_MAX = 64
+NOTE_BYTES_MAX = 500
+COUPON_MONTHS_MAX = 120
+REDEMPTIONS_MAX = 20
+"""Coupons that one organization may ever redeem: each is looked at by every invoice."""
+CREDIT_MINOR_MAX = 10**15
+"""Of one grant, in the currency's smallest unit."""
+CREDIT_PRIORITY_MAX = 100
+CREDIT_PRIORITY = 50
+"""Where nothing is said."""
+CREDIT_ENTRIES_PAGE_MAX = 200
+CREDIT_NOTE_LINES_MAX = 200
+PARTY_TEXT_BYTES_MAX = 200
+PARTY_LINES_MAX = 8
+MAIL_BYTES_MAX = 254
+"""The longest address that SMTP carries."""
+TERM_DAYS_MAX = 120
+LEGAL_ENTITIES_MAX = 100
