@@ -44,11 +44,11 @@ class Commands(Protocol):
 
 
 class Script:
-    """A Lua script in a file; its header says what KEYS and ARGV are."""
+    """A Lua script in a file, or in several, one after the other; the last one's header says what KEYS and ARGV are."""
 
-    def __init__(self, client: Commands, path: Path) -> None:
+    def __init__(self, client: Commands, *parts: Path) -> None:
         self._client = client
-        self._source = path.read_text()
+        self._source = "".join(part.read_text() for part in parts)
         self._digest = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:

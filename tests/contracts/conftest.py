@@ -30,8 +30,8 @@ async def house(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, clu
         return
     if request.param == "cluster":
         async with ClusterCommands(cluster_url, timeout_seconds=5) as nodes:
-            yield House(RedisCounters(nodes, command_seconds=5), terms)
+            yield House(RedisCounters(nodes, command_seconds=5), terms, nodes)
         return
     client = connect_redis(redis_server.url, timeout_seconds=5)
-    yield House(RedisCounters(client, command_seconds=5), terms)
+    yield House(RedisCounters(client, command_seconds=5), terms, client)
     await client.aclose()

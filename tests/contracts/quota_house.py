@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kit.feed import START, Position
+from kit.redis.client import Commands
 from services.quota.adapters.memory import MemoryCounters
+from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import Answer, InForce, Overrun
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
@@ -55,6 +57,8 @@ class House:
 
     store: MemoryCounters | RedisCounters
     terms: Terms
+    commands: Commands | None = None
+    """To the store, where it is Redis."""
 
     async def begin(self, *limits: Limit, own: tuple[Limit, ...] = ()) -> None:
         """Puts limits in force: the plan's and the organization's own."""
@@ -97,6 +101,19 @@ class House:
         position = Position(state.position.sequence + len(entries), "commit")
         return await self.store.apply(
             self.terms.organization_id, tally(entries, state.period, state.tracked), expected=state, position=position
+        )
+
+    async def lose_holds(self) -> None:
+        """As when Redis evicts what is held, and the next who asks rebuilds it: a new epoch begins."""
+        organization_id = self.terms.organization_id
+        if isinstance(self.store, MemoryCounters):
+            self.store.lose_holds(organization_id)
+        elif self.commands is not None:
+            await self.commands.execute_command("DEL", keys_of(organization_id).held)
+        state = await self.store.state(organization_id)
+        assert state is not None
+        assert await self.store.reset(
+            self.terms.entitlement, expected=state, position=state.position, tracked=state.tracked, used={}
         )
 
     async def position(self) -> Position:

@@ -46,7 +46,8 @@ async def test_a_grant_is_held_when_the_subscription_is_suspended_meanwhile(hous
     await house.begin(minutes_limit(100))
     suspended = replace(house.terms.entitlement, standing=Standing.SUSPENDED, version=9)
     house.terms = replace(house.terms, entitlement=await house.store.put(InForce(suspended, START)))
-    await register(house, granted(house, "g1", 30))
+    (made,) = await register(house, granted(house, "g1", 30))
+    assert made.decision.outcome is Outcome.ALLOWED
     assert (await house.usage(ORGANIZATION)).held == 30
 
 
@@ -159,3 +160,64 @@ async def test_a_grant_that_holds_nothing_but_time_makes_no_reservation(house: H
     await house.begin(minutes_limit(100))
     assert await register(house, Grant(house.asks({}, Mode.RESERVE, "g1"), "")) == []
     assert await register(house) == []
+
+
+async def test_a_grant_beyond_what_a_known_reservation_was_granted_is_held_and_once(house: House) -> None:
+    await house.begin(minutes_limit(100), own=(user_limit(90),))
+    await house.reserve("g1", 30, user_id="ann")
+    (grown,) = await register(house, granted(house, "g1", 50, user_id="ann"))
+    assert [state.held for state in grown.decision.states] == [50, 50]
+    assert grown.reservation is not None
+    assert await register(house, granted(house, "g1", 50, user_id="ann")) == []
+    assert await register(house, granted(house, "g1", 40, user_id="ann")) == []
+    assert (await house.usage(ORGANIZATION)).held == (await house.usage(ANN)).held == 50
+    assert (await house.check({MINUTES: 51})).decision.is_denied
+
+
+async def test_two_grants_of_one_extension_by_two_processes_are_held_once(house: House) -> None:
+    await house.begin(minutes_limit(100))
+    await house.reserve("g1", 30)
+    first, second = (replace(granted(house, "g1", minutes), digest="") for minutes in (45, 50))
+    await register(house, second)
+    await register(house, first)
+    assert (await house.usage(ORGANIZATION)).held == 50
+
+
+async def test_a_grant_grows_what_was_extended_by_what_is_beyond_the_last_target_whatever_events_drew(
+    house: House,
+) -> None:
+    await house.begin(minutes_limit(1_000))
+    first = house.asks({MINUTES: 30}, Mode.RESERVE, "g1")
+    await house.store.check(first, house.terms)
+    await house.apply(usage_entry({MINUTES: 12}, reservation_id="g1"))
+    await house.store.extend(house.asks({MINUTES: 20}, Mode.RESERVE, "g1"), house.terms)
+    await house.apply(usage_entry({MINUTES: 5}, reservation_id="g1"))
+    await register(house, granted(house, "g1", 50))
+    usage = await house.usage(ORGANIZATION)
+    assert (usage.used, usage.held) == (17, 45)
+    settlement = (await house.store.commit(house.terms.organization_id, "g1", {MINUTES: 70})).settlement
+    assert (settlement.held, settlement.overrun) == ({MINUTES: 45}, {MINUTES: 8})
+
+
+async def test_a_target_that_shrank_is_what_a_later_grant_goes_beyond(house: House) -> None:
+    await house.begin(minutes_limit(1_000))
+    await house.reserve("g1", 30)
+    await house.apply(usage_entry({MINUTES: 12}, reservation_id="g1"))
+    await house.store.extend(house.asks({MINUTES: 18}, Mode.RESERVE, "g1"), house.terms)
+    await register(house, granted(house, "g1", 28))
+    assert (await house.usage(ORGANIZATION)).held == 28
+
+
+async def test_a_grant_by_another_subject_grows_no_reservation(house: House) -> None:
+    await house.begin(minutes_limit(100))
+    await house.reserve("g1", 30, user_id="ann")
+    assert await register(house, granted(house, "g1", 50, user_id="bob")) == []
+    assert (await house.usage(ORGANIZATION)).held == 30
+
+
+async def test_a_grant_for_a_committed_reservation_holds_no_more(house: House) -> None:
+    await house.begin(minutes_limit(100))
+    await house.reserve("g1", 30)
+    await house.store.commit(house.terms.organization_id, "g1", {MINUTES: 20})
+    await register(house, granted(house, "g1", 50))
+    assert (await house.usage(ORGANIZATION)).held == 20

@@ -14,7 +14,7 @@ from services.quota.domain.decisions import DenyReason, Outcome
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import ORGANIZATION, Counter, Limit, Scope, ScopeKind, Usage
-from services.quota.domain.maxima import SETTLE_US, TOMBSTONES_MAX
+from services.quota.domain.maxima import QUANTITY_MAX, SETTLE_US, TOMBSTONES_MAX
 from services.quota.domain.reservations import Settlement
 from services.quota.domain.terms import Terms
 from tests.contracts.quota_house import House, rate_limit, user_limit
@@ -193,6 +193,43 @@ async def test_growth_counts_within_windows_and_a_repeat_does_not(house: House) 
         assert await house.rate() == 4
     denied = await extend(house, {CALLS: 6})
     assert (denied.answer.decision.reason, await house.rate()) == (DenyReason.RATE, 4)
+
+
+async def test_one_that_is_made_anew_remembers_what_events_drew_of_it_and_its_commit_frees_the_rest(
+    house: House,
+) -> None:
+    await house.begin(minutes_limit(100))
+    await house.apply(usage_entry({MINUTES: 20}, reservation_id="r1"))
+    assert (await extend(house, {MINUTES: 50})).restored
+    assert await house.usage(ORGANIZATION) == Usage(20, 50)
+    assert (await commit(house, agent_minutes=25)).held == {MINUTES: 5}
+    assert await house.usage(ORGANIZATION) == Usage(20, 5)
+
+
+async def test_one_that_ended_by_time_and_is_made_anew_remembers_what_events_drew_before_and_since(
+    house: House,
+) -> None:
+    await house.begin(minutes_limit(100))
+    await reserve_briefly(house, {MINUTES: 30})
+    await house.apply(usage_entry({MINUTES: 10}, reservation_id="r1"))
+    assert (await free(house, head=1)).freed_count == 1
+    await house.apply(usage_entry({MINUTES: 15}, reservation_id="r1"))
+    assert (await extend(house, {MINUTES: 50})).restored
+    assert await house.usage(ORGANIZATION) == Usage(25, 50)
+    assert await commit(house, agent_minutes=25) == Settlement({}, {}, None)
+    assert await house.usage(ORGANIZATION) == Usage(25, 0)
+
+
+async def test_extensions_without_end_break_no_count(house: House) -> None:
+    await house.begin(minutes_limit(None))
+    await house.check({MINUTES: QUANTITY_MAX}, Mode.RESERVE, "r1")
+    # More than a 64-bit integer counts.
+    for _ in range(1_030):
+        await house.apply(usage_entry({MINUTES: QUANTITY_MAX}, reservation_id="r1"))
+        extended = await extend(house, {MINUTES: QUANTITY_MAX})
+        assert not extended.answer.decision.is_denied
+    assert await house.usage(ORGANIZATION) == Usage(QUANTITY_MAX, QUANTITY_MAX)
+    assert (await commit(house, agent_minutes=QUANTITY_MAX)).overrun == {}
 
 
 # --- committing

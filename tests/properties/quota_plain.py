@@ -23,6 +23,8 @@ class Held:
     scopes: Scopes
     held: dict[str, int]
     granted: dict[str, int]
+    targets: dict[str, int]
+    """What it held when it was last granted something."""
     drawn: dict[str, int]
     is_due: bool
     end: str = ""
@@ -31,6 +33,19 @@ class Held:
     """`settling` or `releasing`."""
     head_seen: int | None = None
     is_restored: bool = False
+
+    def grow(self, amounts: Quantities, bases: Mapping[str, int]) -> None:
+        """Holds so much more than the bases."""
+        for meter, amount in amounts.items():
+            if amount is not None:
+                self.targets[meter] = bases.get(meter, 0) + amount
+            if amount:
+                self.held[meter] = self.held.get(meter, 0) + amount
+                self.granted[meter] = self.granted.get(meter, 0) + amount
+
+    def draw_before(self, drawn: Mapping[str, int]) -> None:
+        """Notes what events took before it was made."""
+        self.drawn = {meter: drawn.get(meter, 0) for meter in self.granted}
 
     def finish(self, end: str) -> None:
         """It holds nothing any more."""
@@ -60,6 +75,11 @@ class Plain:
         self.windows.clear()
         self.consumed.clear()
         self.applied = len(self.entries)
+
+    def lose_holds(self) -> None:
+        """Reservations are gone, and what windows count stays."""
+        self.reservations.clear()
+        self.tombstones.clear()
 
     def used(self, scope: Scope, meter: str) -> int:
         """By the events applied, in the period."""
@@ -115,10 +135,43 @@ class Plain:
         drawn, is_final = self.tombstones.pop(name, ({}, False))
         granted = {meter: quantity for meter, quantity in quantities.items() if quantity}
         held = {meter: 0 if is_final else max(0, amount - drawn.get(meter, 0)) for meter, amount in granted.items()}
-        made = Held(content, scopes, held, granted, {meter: drawn.get(meter, 0) for meter in granted}, is_due)
+        made = Held(content, scopes, held, granted, dict(granted), {}, is_due)
+        made.draw_before(drawn)
         made.end = "final" if is_final else ""
         self.reservations[name] = made
         return made
+
+    def make_anew(
+        self, name: str, content: Check | None, scopes: Scopes, quantities: Quantities, *, is_due: bool
+    ) -> Held:
+        """Holds all of what is still to come, whatever was drawn before."""
+        known, (drawn, _) = self.reservations.get(name), self.tombstones.pop(name, ({}, False))
+        made = self.reserve(name, content, scopes, quantities, is_due=is_due)
+        made.draw_before(known.drawn if known else drawn)
+        made.is_restored = True
+        return made
+
+    def register(self, name: str, content: Check, scopes: Scopes, quantities: Quantities, *, is_due: bool) -> bool:
+        """Holds what was granted and is not held yet. Whether anything was."""
+        known = self.reservations.get(name)
+        if name in self.consumed:
+            return False
+        if known is None:
+            self.reserve(name, content, scopes, quantities, is_due=is_due)
+            return True
+        if known.end == "time":
+            self.make_anew(name, content, scopes, quantities, is_due=is_due)
+            return True
+        if known.end or known.closing:
+            return False
+        if known.is_due:
+            known.is_due, known.head_seen = is_due, None
+        if known.scopes != scopes:
+            return False
+        wanted = {meter: (amount or 0) - known.targets.get(meter, 0) for meter, amount in quantities.items()}
+        missing = {meter: amount for meter, amount in wanted.items() if amount > 0}
+        known.grow(missing, known.targets)
+        return bool(missing)
 
     def apply_all(self) -> None:
         """Follows the ledger to its head."""
@@ -134,6 +187,9 @@ class Plain:
                 self.tombstones[name] = (drawn, is_final or entry.reservation_final)
             elif not known.end:
                 self._draw(known, entry)
+            elif known.end == "time":
+                for meter, quantity in entry.quantities:
+                    known.drawn[meter] = known.drawn.get(meter, 0) + quantity
 
     def free_due(self) -> int:
         """Ends what is due and waits for nothing. How many ended."""

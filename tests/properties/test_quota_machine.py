@@ -30,8 +30,8 @@ from kit.testing.stores import temporary_redis
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
-from services.quota.application.ports import Answer, ChangeRequest, Extended
-from services.quota.domain.checks import Check, Consumption, Mode, Subject
+from services.quota.application.ports import Answer, ChangeRequest, Extended, Grant
+from services.quota.domain.checks import Check, Consumption, Mode, Subject, content_digest
 from services.quota.domain.entitlements import Period, Standing
 from services.quota.domain.errors import ReservationEnded
 from services.quota.domain.limits import (
@@ -252,15 +252,28 @@ class QuotaMachine(RuleBasedStateMachine):
             return
         plain.admit(scopes, grown, now_us)
         if known is None:
-            plain.tombstones.pop(target.request_id, None)
-            made = plain.reserve(target.request_id, None, scopes, asked, is_due=is_due)
-            made.is_restored = True
+            plain.make_anew(target.request_id, None, scopes, asked, is_due=is_due)
             return
         known.is_due, known.head_seen = is_due, None
-        for meter, amount in grown.items():
-            if amount:
-                known.held[meter] = known.held.get(meter, 0) + amount
-                known.granted[meter] = known.granted.get(meter, 0) + amount
+        known.grow(grown, dict(known.held))
+
+    @rule(name=NAMES, asked=ASKED, parts=PARTS, other=SELDOM, is_brief=st.booleans())
+    def register(
+        self,
+        name: str,
+        asked: Mapping[str, int | None],
+        parts: tuple[str, str],
+        other: bool,  # noqa: FBT001
+        is_brief: bool,  # noqa: FBT001
+    ) -> None:
+        known = self._plain.reservations.get(name)
+        if known is not None and not other:
+            parts = parts_of(known.scopes)
+        check = self._check(asked, parts, Mode.RESERVE, name, reserve_us=1 if is_brief else HOUR_US)
+        for again in (False, True):
+            made = self._settled(partial(self._store.register, [Grant(check, content_digest(check))]))
+            holds = self._plain.register(name, check, scopes_of(parts), asked, is_due=is_brief)
+            assert [answer.decision.is_denied for answer in made] == [False] * holds, again
 
     @rule(name=NAMES, actuals=AMOUNTS)
     def commit(self, name: str, actuals: Mapping[str, int]) -> None:
@@ -353,6 +366,17 @@ class QuotaMachine(RuleBasedStateMachine):
             self._store.lose_everything()
         self._plain.lose()
 
+    @rule()
+    def lose_holds(self) -> None:
+        if self._client is not None:
+            keys = keys_of(self._organization_id)
+            self._run(self._client.delete(keys.held, keys.expiries))
+        elif isinstance(self._store, MemoryCounters):
+            self._store.lose_holds(self._organization_id)
+        self._plain.lose_holds()
+        # Whoever asks next rebuilds, at the position that is known still.
+        self.look()
+
     # --- what must hold
 
     @rule()
@@ -408,6 +432,8 @@ class QuotaMachine(RuleBasedStateMachine):
                         counter = prefix + field.removeprefix(b"held|")
                         expected[counter] = expected.get(counter, 0) + int(amount)
         held = await client.hgetall(keys.held)
+        if not held:
+            return  # lost, and nobody asked since
         assert held.pop(b"epoch") == epoch
         assert {field: int(amount) for field, amount in held.items()} == {
             field: amount for field, amount in expected.items() if amount

@@ -70,6 +70,9 @@ class _Reservation:
     expire_us: int
     held: dict[str, int]
     granted: dict[str, int]
+    """All that was ever, up to the maximum of a counter."""
+    targets: dict[str, int]
+    """What it held when it was last granted something, whatever events have drawn since."""
     drawn: dict[str, int]
     ended_us: int | None = None
     ended_by_time: bool = False
@@ -82,6 +85,15 @@ class _Reservation:
     def is_over(self) -> bool:
         """Whether it ends, or has, otherwise than by time."""
         return self.is_settling or self.is_releasing or (self.ended_us is not None and not self.ended_by_time)
+
+    def draw_before(self, drawn: Mapping[str, int]) -> None:
+        """Notes what events took before it was made anew."""
+        self.drawn = {meter: drawn.get(meter, 0) for meter in self.granted}
+
+    def draw(self, draw: Draw) -> None:
+        """Notes what events took of it."""
+        for meter, quantity in draw.quantities.items():
+            self.drawn[meter] = min(self.drawn.get(meter, 0) + quantity, COUNTER_MAX)
 
 
 @dataclass(slots=True)
@@ -96,6 +108,7 @@ class _Organization:
     own: OwnLimits | None = None
     read_up_to: Position = START
     state: CounterState | None = None
+    holds_are_lost: bool = False
     used: dict[Counter, int] = field(default_factory=dict)
     held: dict[Counter, int] = field(default_factory=lambda: defaultdict(int))
     windows: dict[WindowCounter, Slots] = field(default_factory=dict)
@@ -144,6 +157,16 @@ class MemoryCounters:
         """As FLUSHALL."""
         self._organizations.clear()
 
+    def lose_holds(self, organization_id: str) -> None:
+        """As when the part that holds is evicted: reservations are void, and what windows count stays."""
+        organization = self._organizations[organization_id]
+        organization.holds_are_lost = organization.state is not None
+        organization.held.clear()
+        organization.tombstones.clear()
+        for name, each in list(organization.reservations.items()):
+            if each.scopes:
+                del organization.reservations[name]
+
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """As Counters."""
         organization = self._organizations[check.organization_id]
@@ -161,7 +184,7 @@ class MemoryCounters:
             self._reserve(organization, check, answer, counted, now_us)
         elif check.request_id:
             organization.reservations[check.request_id] = _Reservation(
-                content_digest(check), answer, (), now_us, {}, {}, {}, ended_us=now_us
+                content_digest(check), answer, (), now_us, {}, {}, {}, {}, ended_us=now_us
             )
         return replace(answer, instant=self._instant(organization, now_us))
 
@@ -227,13 +250,15 @@ class MemoryCounters:
         if decision.is_denied:
             return Extended(answer, restored=False)
         if known is not None and is_open:
-            self._grow(organization, known, wanted, counted)
+            self._grow(organization, known, wanted, counted, known.held)
             known.expire_us, known.expired_at_head = now_us + target.reserve_us, None
         else:
-            organization.tombstones.pop(target.request_id, None)
+            # What it holds is still to come, whatever was drawn before; a commit goes by both.
+            drawn = organization.tombstones.pop(target.request_id, None) or known
             self._reserve(organization, target, answer, counted, now_us)
             made = organization.reservations[target.request_id]
             made.digest, made.is_restored = "", True
+            made.draw_before(drawn.drawn if drawn else NOTHING_DRAWN)
         return Extended(replace(answer, instant=self._instant(organization, now_us)), restored=not is_open)
 
     async def register(
@@ -247,12 +272,29 @@ class MemoryCounters:
         for grant in grants:
             check = grant.check
             known = self._known(organization, check.request_id, now_us)
-            if known is not None and not known.ended_by_time:
-                if known.ended_us is None and not known.is_over and now_us + check.reserve_us > known.expire_us:
-                    known.expire_us, known.expired_at_head = now_us + check.reserve_us, None
-            elif check.consumptions:
-                made.append(self._register(organization, grant, terms, now_us, period_confirmed=period_confirmed))
-                organization.reservations[check.request_id].is_restored = known is not None
+            if known is None or known.ended_by_time:
+                if check.consumptions:
+                    made.append(self._register(organization, grant, terms, now_us, period_confirmed=period_confirmed))
+                    if known is not None:
+                        anew = organization.reservations[check.request_id]
+                        anew.is_restored = True
+                        anew.draw_before(known.drawn)
+                continue
+            if known.is_over or known.ended_us is not None:
+                continue
+            if now_us + check.reserve_us > known.expire_us:
+                known.expire_us, known.expired_at_head = now_us + check.reserve_us, None
+            # What events drew of what it held all along is no room to hold it once more.
+            wanted = growth(check, known.targets)
+            if known.scopes == check.subject.scopes and any(each.holdable for each in wanted.consumptions):
+                looked = replace(wanted, mode=Mode.DECIDE)
+                _, counted, answer = self._decided(
+                    organization, looked, terms, now_us, period_confirmed=period_confirmed
+                )
+                self._grow(organization, known, wanted, counted, known.targets)
+                reservation = Reservation(check.request_id, known.expire_us)
+                answer = replace(answer, decision=_as_granted(organization, wanted, answer), reservation=reservation)
+                made.append(replace(answer, instant=self._instant(organization, now_us)))
         return made
 
     def _register(
@@ -262,19 +304,8 @@ class MemoryCounters:
         looked = replace(check, mode=Mode.DECIDE)
         _, counted, answer = self._decided(organization, looked, terms, now_us, period_confirmed=period_confirmed)
         self._reserve(organization, check, replace(answer, reservation=reservation), counted, now_us)
-        states = [
-            replace(
-                state,
-                held=state.held if state.limit.window else organization.held[state.counter],
-                outcome=Outcome.ALLOWED,
-                room_us=None,
-            )
-            for state in answer.decision.states
-        ]
-        # It was allowed already, and its retries are answered so.
-        decision = conclude(sorted(states, key=lambda each: each.limit.order), check.consumptions, Standing.ACTIVE)
         made = organization.reservations[check.request_id]
-        made.answer = replace(answer, decision=decision, reservation=reservation)
+        made.answer = replace(answer, decision=_as_granted(organization, check, answer), reservation=reservation)
         made.digest = grant.digest
         return replace(made.answer, instant=self._instant(organization, now_us))
 
@@ -367,7 +398,9 @@ class MemoryCounters:
         organization = self._organizations[entitlement.organization_id]
         if organization.state != expected or organization.entitlement != entitlement:
             return False
-        epoch = organization.state.epoch if organization.state else secrets.token_hex(8)
+        kept = None if organization.holds_are_lost else organization.state
+        epoch = kept.epoch if kept else secrets.token_hex(8)
+        organization.holds_are_lost = False
         state = CounterState(epoch, position, entitlement.period, tracked)
         if state == organization.state and not force:
             return False
@@ -382,6 +415,8 @@ class MemoryCounters:
         organization = self._organizations[organization_id]
         if organization.state != expected:
             return None
+        if organization.holds_are_lost:
+            raise CountersMissing
         for counter, quantity in page.used.items():
             sum_used = organization.used.get(counter, 0) + quantity
             organization.used[counter] = max(0, min(sum_used, COUNTER_MAX))
@@ -392,6 +427,9 @@ class MemoryCounters:
                 organization.remember(reservation_id, drawn)
             if reservation is None or reservation.ended_us is not None:
                 after_count += bool(drawn.quantities)
+                if reservation is not None and reservation.ended_by_time:
+                    # It may be made anew by who still uses it.
+                    reservation.draw(drawn)
             else:
                 beyond_count += self._draw(organization, reservation, drawn)
         organization.state = replace(expected, position=position)
@@ -402,6 +440,8 @@ class MemoryCounters:
         organization = self._organizations[organization_id]
         if organization.state is None:
             return None
+        if organization.holds_are_lost:
+            raise CountersMissing
         sums: dict[Counter, int] = defaultdict(int)
         for reservation in organization.reservations.values():
             for meter, remaining in reservation.held.items():
@@ -544,14 +584,23 @@ class MemoryCounters:
         organization.windows.update({each: admitted.slots for each, admitted in after.windows.items()})
         return decision, counted, answer
 
-    def _grow(self, organization: _Organization, known: _Reservation, wanted: Check, before: Counted) -> None:
+    def _grow(
+        self,
+        organization: _Organization,
+        known: _Reservation,
+        wanted: Check,
+        before: Counted,
+        bases: Mapping[str, int],
+    ) -> None:
         for each in wanted.consumptions:
+            if each.quantity is not None:
+                known.targets[each.meter] = min(bases.get(each.meter, 0) + each.quantity, COUNTER_MAX)
             if each.holdable:
                 counters = [Counter(scope, each.meter) for scope in known.scopes]
                 added = holdable(before.usage, counters, each.holdable)
                 organization.hold(known.scopes, each.meter, added)
                 known.held[each.meter] = known.held.get(each.meter, 0) + added
-                known.granted[each.meter] = known.granted.get(each.meter, 0) + each.holdable
+                known.granted[each.meter] = min(known.granted.get(each.meter, 0) + each.holdable, COUNTER_MAX)
 
     def _reserve(self, organization: _Organization, check: Check, answer: Answer, before: Counted, now_us: int) -> None:
         scopes, drawn = check.subject.scopes, organization.tombstones.pop(check.request_id, _Tombstone())
@@ -568,6 +617,7 @@ class MemoryCounters:
             now_us + check.reserve_us,
             held,
             granted,
+            dict(granted),
             {meter: drawn.drawn[meter] for meter in granted},
             ended_us=now_us if drawn.is_final else None,
         )
@@ -586,7 +636,7 @@ class MemoryCounters:
         period_is_over = now_us >= period.end_us and not period_confirmed
         if Kept(terms.entitlement, terms.own) != Kept(organization.entitlement, organization.own) or period_is_over:
             raise TermsOutdated
-        if organization.state is None or organization.state.period != period:
+        if organization.state is None or organization.holds_are_lost or organization.state.period != period:
             raise CountersMissing
         if not organization.state.tracked.issuperset(tracked):
             raise CountersMissing
@@ -597,8 +647,8 @@ class MemoryCounters:
 
     def _draw(self, organization: _Organization, reservation: _Reservation, draw: Draw) -> bool:
         is_beyond = False
+        reservation.draw(draw)
         for meter, quantity in draw.quantities.items():
-            reservation.drawn[meter] = reservation.drawn.get(meter, 0) + quantity
             if meter in reservation.granted:
                 drawn = min(quantity, reservation.held[meter])
                 reservation.held[meter] -= drawn
@@ -611,6 +661,20 @@ class MemoryCounters:
     def _instant(self, organization: _Organization, now_us: int) -> Instant:
         by_expiry = organization.open_by_expiry()
         return Instant(now_us, by_expiry[0][0] if by_expiry else None)
+
+
+def _as_granted(organization: _Organization, check: Check, answer: Answer) -> Decision:
+    """It was allowed already, and its retries are answered so."""
+    states = [
+        replace(
+            state,
+            held=state.held if state.limit.window else organization.held[state.counter],
+            outcome=Outcome.ALLOWED,
+            room_us=None,
+        )
+        for state in answer.decision.states
+    ]
+    return conclude(sorted(states, key=lambda each: each.limit.order), check.consumptions, Standing.ACTIVE)
 
 
 def _above_zero(quantities: Mapping[Counter, int]) -> dict[Counter, int]:

@@ -226,7 +226,8 @@ class Reservations(Protocol):
         request_id grows by what is missing, which is decided by `decide` with `growth_only`, and is admitted
         to windows. A target without consumptions grows nothing. Denied: nothing changes.
 
-        One that is not known, or ended by time, is made anew as a check with RESERVE makes it; NotFound without
+        One that is not known, or ended by time, is made anew as a check with RESERVE makes it, but holds the whole
+        target, whatever events have drawn before; what they drew counts when it is committed. NotFound without
         consumptions. Raises ReservationEnded for one that is committed, released or ended otherwise, RequestIdReused
         when the subject is of other scopes, and as `Counters.check`.
         """
@@ -236,10 +237,11 @@ class Reservations(Protocol):
         self, grants: Sequence[Grant], terms: Terms, *, period_confirmed: bool = False
     ) -> Sequence[Answer]:
         """Holds what was granted, in one atomic step, whatever the limits and the standing say; a retry of the request
-        gets an answer that allows. What was drawn by usage that came before is not held again. A reservation that is
-        known keeps what it holds, for the longer of both times; one that ended by time is made anew, one that ended
-        otherwise stays ended. Windows admit nothing: what was granted belongs to a time that is over. Without grants it
-        changes nothing. Answers those that were made, with the counters as they are now. Raises as `Counters.check`.
+        gets an answer that allows. What was drawn by usage that came before is not held again. An open reservation that
+        is known holds what the grant is beyond what it was last granted, and lasts for the longer of both times; by
+        another subject's grant it does not grow. One that ended by time is made anew, one that ended otherwise stays
+        ended. Windows admit nothing: what was granted belongs to a time that is over. Without grants it changes
+        nothing. Answers those that were made or grew, with the counters as they are now. Raises as `Counters.check`.
         """
         ...
 

@@ -367,6 +367,18 @@ async def test_an_extension_beyond_what_is_held_takes_of_the_allowance_and_keeps
     assert again.reservation == extended.answer.reservation
 
 
+async def test_what_an_extension_was_given_beyond_its_hold_is_held_when_the_store_is_back() -> None:
+    scene = Scene(minutes(10_000))
+    await scene.see()
+    await scene.ask(500, "r1")
+    scene.lose()
+    assert not (await scene.house.extend(scene.check(600, "r1"))).answer.decision.is_denied
+    scene.find()
+    await scene.house.register(ORGANIZATION_ID)
+    assert await scene.held() == 600
+    assert (await scene.ask(9_401, "r2")).decision.is_denied
+
+
 async def test_an_extension_of_a_grant_is_registered_as_one() -> None:
     scene = Scene(minutes(10_000))
     await scene.see()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -71,7 +72,9 @@ class Reply:
         for answer, check, shape in zip(self._answers, checks, shapes, strict=True):
             decided = self._answer(answer, check, shape, terms) if answer[0] == _DECIDED else None
             if isinstance(decided, Answer):
-                made.append(decided)
+                # It was allowed already, whatever became of the standing.
+                allowed = conclude(decided.decision.states, check.consumptions, Standing.ACTIVE)
+                made.append(replace(decided, decision=allowed))
         return made
 
     def readings(self, shape: Shape) -> Readings:

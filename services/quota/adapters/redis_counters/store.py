@@ -76,6 +76,7 @@ from services.quota.domain.usage import Tally
 from services.quota.domain.windows import WindowCounter
 
 _SCRIPTS = Path(__file__).with_name("scripts")
+_RECORDS = _SCRIPTS / "records.lua"
 _EPOCH_BYTES = 8
 _SCANNED_AT_ONCE = 1_000
 
@@ -108,14 +109,14 @@ class RedisCounters:
         self._shapes = Shapes()
         self._seen = SeenSequences()
         self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
-        self._check = Script(client, _SCRIPTS / "check.lua")
-        self._apply = Script(client, _SCRIPTS / "apply.lua")
+        self._check = Script(client, _RECORDS, _SCRIPTS / "check.lua")
+        self._apply = Script(client, _RECORDS, _SCRIPTS / "apply.lua")
         self._reset = Script(client, _SCRIPTS / "reset.lua")
-        self._commit = Script(client, _SCRIPTS / "commit.lua")
-        self._release = Script(client, _SCRIPTS / "release.lua")
+        self._commit = Script(client, _RECORDS, _SCRIPTS / "commit.lua")
+        self._release = Script(client, _RECORDS, _SCRIPTS / "release.lua")
         self._due = Script(client, _SCRIPTS / "due.lua")
         self._scan = Script(client, _SCRIPTS / "scan.lua")
-        self._free = Script(client, _SCRIPTS / "free.lua")
+        self._free = Script(client, _RECORDS, _SCRIPTS / "free.lua")
         self._put_entitlement = Script(client, _SCRIPTS / "put_entitlement.lua")
         self._recount = Script(client, _SCRIPTS / "recount.lua")
         self._put_limits = Script(client, _SCRIPTS / "put_limits.lua")

@@ -16,20 +16,6 @@
 -- must not hold what is counted already. Anybody may name anything, so only so many are kept. Numbers are integers up to 2^53 - 1, exact in a double; a counter stays between 0
 -- and that maximum.
 
-local MAX = 9007199254740991
-
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
-local function hash_of(key)
-  local record, flat = {}, redis.call('HGETALL', key)
-  for index = 1, #flat, 2 do
-    record[flat[index]] = flat[index + 1]
-  end
-  return record
-end
-
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'commit_id', 'period_start_us', 'tracked')
 state[5] = state[5] or '\n' -- written before levels were tracked
 for index = 1, 5 do
@@ -58,18 +44,19 @@ local now_ms, room
 for key = 6, #KEYS do
   local id, final, count = ARGV[at], ARGV[at + 1] == '1', tonumber(ARGV[at + 2])
   at = at + 3
-  local record = hash_of(KEYS[key])
-  local known = record.epoch == epoch and not record.tombstone
+  local record = record_of(KEYS[key], epoch)
+  local known = record.epoch and not record.tombstone
   local open = known and not record.ended
   local overrun, held = not open and count > 0, 0
-  local remembered = open
+  -- One that ended by time may be made anew by who still uses it.
+  local remembered = open or record.ended == 'time'
   if not known then
     if not room then
       local time = redis.call('TIME')
       now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
       room = tonumber(ARGV[9]) - redis.call('ZCOUNT', KEYS[5], whole(now_ms - tonumber(ARGV[8])), '+inf')
     end
-    local is_new = record.epoch ~= epoch
+    local is_new = not record.epoch
     remembered = not is_new or room > 0
     if remembered then
       tombstones[#tombstones + 1] = {KEYS[key], id, final, is_new}
@@ -89,7 +76,7 @@ for key = 6, #KEYS do
       end
     end
     if remembered then
-      local before = record.epoch == epoch and tonumber(record['drawn|' .. meter] or '0') or 0
+      local before = tonumber(record['drawn|' .. meter] or '0')
       notes[#notes + 1] = {KEYS[key], 'drawn|' .. meter, whole(math.min(before + quantity, MAX))}
     end
   end

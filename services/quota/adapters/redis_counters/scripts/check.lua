@@ -27,27 +27,13 @@
 --
 -- Why so: time is Redis' own, so that no two callers disagree about a period's end. Every number is an integer of at
 -- most 2^53 - 1, exact in a double and in MessagePack; a comparison subtracts (hard - used - held), because a sum could
--- pass 2^53. Numbers are stored as '%.0f', since Lua's own tostring would write 1e+15. Everything is read and decided
--- before the first write.
+-- pass 2^53. Everything is read and decided before the first write.
 
-local MAX = 9007199254740991
 local DECIDE, RESERVE, CONSUME, EXTEND, REGISTER = 0, 1, 2, 3, 4
 local PERIOD, WINDOW = 0, 1
 local ALLOWED, IN_GRACE, DENIED = 0, 1, 2
 local DECIDED, REPEATED, REUSED, ENDED, UNKNOWN = 0, 1, 2, 3, 4
 local FIELDS_AT_ONCE = 1000
-
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
-local function hash_of(key)
-  local record, flat = {}, redis.call('HGETALL', key)
-  for index = 1, #flat, 2 do
-    record[flat[index]] = flat[index + 1]
-  end
-  return record
-end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -65,15 +51,16 @@ local epoch, sequence = state[1], tonumber(state[2] or '0')
 local answers, records, open_count = {}, {}, 0
 for index, check in ipairs(checks) do
   local key, mode = check[5], check[3]
-  if epoch and key > 0 and mode ~= EXTEND and mode ~= REGISTER then
-    local first = redis.call('HMGET', KEYS[key], 'epoch', 'digest', 'answer', 'terms', 'expire_us', 'tombstone')
-    if first[1] == epoch and not first[6] then
+  if key > 0 and mode ~= EXTEND and mode ~= REGISTER then
+    local first = redis.call('HMGET', KEYS[key], 'epoch', 'digest', 'answer', 'terms', 'expire_us', 'tombstone', 'ended')
+    local is_known = first[1] and (first[1] == epoch or first[7] == 'consumed')
+    if is_known and not first[6] then
       if first[2] == '' or first[2] == check[7] then
         answers[index] = {REPEATED, first[3], first[4], first[5] or ''}
       else
         answers[index] = {REUSED}
       end
-    elseif first[1] == epoch then
+    elseif is_known then
       records[key] = hash_of(KEYS[key])
     end
   end
@@ -311,45 +298,55 @@ end
 
 for index, check in ipairs(checks) do
   local shape, quantities, mode, key = shapes[check[1]], check[2], check[3], check[5]
-  local record, made_anew, growth_only = records[key], 0, false
+  -- `before`: what was noted of one that is made anew. `bases`: what one that grows is granted already.
+  local record, before, bases, made_anew, growth_only = records[key], nil, nil, 0, false
   if not answers[index] and record and record.made then
     -- The same id twice in one call.
     answers[index] = record.digest == check[7] and {REPEATED, record.answer, record.terms, record.expire_us or ''}
       or {REUSED}
   elseif not answers[index] and mode == EXTEND then
-    record = hash_of(KEYS[key])
-    local is_known = record.epoch == epoch and not record.tombstone
-    if record.epoch == epoch and (record.settling or record.releasing or record.final
-        or (record.ended and record.ended ~= 'time')) then
+    record = record_of(KEYS[key], epoch)
+    if record.settling or record.releasing or record.final or (record.ended and record.ended ~= 'time') then
       answers[index] = {ENDED}
-    elseif is_known and not record.ended then
+    elseif record.epoch and not record.tombstone and not record.ended then
       if record.scopes ~= shape[7] then
         answers[index] = {REUSED}
       end
-      growth_only = true
+      growth_only, bases = true, {}
       for at, meter in ipairs(shape[8]) do
+        bases[at] = tonumber(record['held|' .. meter] or '0')
         if quantities[at] >= 0 then
-          quantities[at] = math.max(0, quantities[at] - tonumber(record['held|' .. meter] or '0'))
+          quantities[at] = math.max(0, quantities[at] - bases[at])
         end
       end
     elseif #quantities == 0 then
       answers[index] = {UNKNOWN}
     else
-      record, made_anew = nil, 1
+      before, record, made_anew = record, nil, 1
     end
   elseif not answers[index] and mode == REGISTER then
-    record = hash_of(KEYS[key])
-    if record.epoch == epoch and not record.tombstone and record.ended ~= 'time' then
-      -- It was held all along. What events drew of it since is no room to hold it once more.
-      answers[index] = {REPEATED, record.answer, record.terms, record.expire_us or ''}
-      if not record.ended and not record.settling and not record.releasing
-          and now + check[4] > tonumber(record.expire_us) then
-        prolonged[#prolonged + 1] = {KEYS[key], check[6], whole(now + check[4])}
+    record = record_of(KEYS[key], epoch)
+    if record.epoch and not record.tombstone and record.ended ~= 'time' then
+      local is_open, grows = not record.ended and not record.settling and not record.releasing, false
+      if is_open and record.scopes == shape[7] then
+        bases = {}
+        for at, meter in ipairs(shape[8]) do
+          -- What events drew of what it held all along is no room to hold it once more.
+          bases[at] = target_of(record, meter)
+          quantities[at] = math.max(0, quantities[at] - bases[at])
+          grows = grows or quantities[at] > 0
+        end
+      end
+      if not grows then
+        answers[index] = {REPEATED, record.answer, record.terms, record.expire_us or ''}
+        if is_open and now + check[4] > tonumber(record.expire_us) then
+          prolonged[#prolonged + 1] = {KEYS[key], check[6], whole(now + check[4])}
+        end
       end
     elseif #quantities == 0 then
       answers[index] = {UNKNOWN}
-    elseif record.epoch ~= epoch or not record.tombstone then
-      made_anew, record = record.ended and 1 or 0, nil
+    elseif not record.tombstone then
+      made_anew, before, record = record.ended and 1 or 0, record, nil
     end
   end
   if not answers[index] then
@@ -365,16 +362,29 @@ for index, check in ipairs(checks) do
     local expire_us, fields = 0, nil
     if moves and mode ~= CONSUME then
       expire_us = now + check[4]
+      if bases and mode == REGISTER then
+        expire_us = math.max(expire_us, tonumber(record.expire_us))
+      end
       fields = {}
       for at, meter in ipairs(shape[8]) do
         local quantity = math.max(quantities[at], 0)
-        local drawn = record and record.tombstone and tonumber(record['drawn|' .. meter] or '0') or 0
-        local amount = 0
-        if not (record and record.tombstone and record.final) then
-          amount = hold(shape, at, math.max(0, quantity - drawn))
-        end
-        if quantity > 0 then
-          fields[#fields + 1] = {meter, amount, quantity, drawn}
+        if bases then
+          local amount, target = hold(shape, at, quantity), math.min(bases[at] + quantity, MAX)
+          if quantity > 0 or (quantities[at] == 0 and target ~= target_of(record, meter)) then
+            local granted = math.min(tonumber(record['granted|' .. meter] or '0') + quantity, MAX)
+            fields[#fields + 1] = {meter, tonumber(record['held|' .. meter] or '0') + amount, granted, target}
+          end
+        else
+          -- What was drawn already is not held again, but by who says what is still to come.
+          local noted = record or before or {}
+          local drawn = tonumber(noted['drawn|' .. meter] or '0')
+          local amount = 0
+          if not (record and record.final) then
+            amount = hold(shape, at, math.max(0, quantity - (record and drawn or 0)))
+          end
+          if quantity > 0 then
+            fields[#fields + 1] = {meter, amount, quantity, drawn}
+          end
         end
       end
     end
@@ -390,7 +400,8 @@ for index, check in ipairs(checks) do
         answer = cmsgpack.pack({now, sequence, outcome, numbers, expire_us}),
       }
       writes[#writes + 1] = {
-        check = check, shape = shape, fields = fields, record = kept_record, before = record, made_anew = made_anew,
+        check = check, shape = shape, fields = fields, record = kept_record, before = record, grows = bases,
+        made_anew = made_anew,
       }
       records[key] = kept_record
     end
@@ -452,13 +463,16 @@ for _, write in ipairs(writes) do
     redis.call('HSET', key, 'epoch', epoch, 'digest', record.digest, 'answer', record.answer, 'terms', record.terms,
       'ended', 'consumed')
     redis.call('PEXPIRE', key, whole(header[8]))
-  elseif mode == EXTEND and before then
-    redis.call('HSET', key, 'expire_us', record.expire_us)
-    redis.call('HDEL', key, 'expired_at_head')
+  elseif write.grows then
+    local values = {'expire_us', record.expire_us}
     for _, each in ipairs(write.fields) do
-      redis.call('HINCRBY', key, 'held|' .. each[1], whole(each[2]))
-      redis.call('HINCRBY', key, 'granted|' .. each[1], whole(each[3]))
+      local last = #values
+      values[last + 1], values[last + 2] = 'held|' .. each[1], whole(each[2])
+      values[last + 3], values[last + 4] = 'granted|' .. each[1], whole(each[3])
+      values[last + 5], values[last + 6] = 'target|' .. each[1], whole(each[4])
     end
+    redis.call('HSET', key, unpack(values))
+    redis.call('HDEL', key, 'expired_at_head')
     redis.call('PEXPIREAT', key, kept_until)
   else
     redis.call('DEL', key)

@@ -9,17 +9,10 @@
 -- Why so: the rest is free at once, because the caller says that it will not be used; what the actual is ahead of the
 -- ledger must stay, or it would be counted by nobody until its event comes. Repeated, it finds nothing left to trim.
 
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
-local record, flat = {}, redis.call('HGETALL', KEYS[4])
-for index = 1, #flat, 2 do
-  record[flat[index]] = flat[index + 1]
-end
+local record = hash_of(KEYS[4])
 -- Without the parts that hold, what is noted on the record is held no longer, and a new list of ends would stay for ever.
 if not epoch or record.epoch ~= epoch or record.tombstone or not record.scopes
     or redis.call('HGET', KEYS[2], 'epoch') ~= epoch or not redis.call('ZSCORE', KEYS[3], '|' .. epoch) then

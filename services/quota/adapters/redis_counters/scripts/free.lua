@@ -17,11 +17,7 @@ local intact = epoch and redis.call('HGET', KEYS[2], 'epoch') == epoch
 local marks, draws, ends, gone, lost, waiting, unmatched = {}, {}, {}, {}, false, 0, 0
 for key = 4, #KEYS do
   local id = ARGV[key - 1]
-  local record = {}
-  local flat = redis.call('HGETALL', KEYS[key])
-  for index = 1, #flat, 2 do
-    record[flat[index]] = flat[index + 1]
-  end
+  local record = hash_of(KEYS[key])
   if not intact or record.epoch ~= epoch or record.tombstone or record.ended then
     gone[#gone + 1] = id
     -- An open reservation whose record vanished: what it held is unknown, so the holds are no longer to be believed.
@@ -38,7 +34,7 @@ for key = 4, #KEYS do
       for name, remaining in pairs(record) do
         if string.sub(name, 1, 5) == 'held|' and remaining ~= '0' then
           held = true
-          draws[#draws + 1] = {KEYS[key], record.scopes, string.sub(name, 6), string.format('%.0f', -tonumber(remaining))}
+          draws[#draws + 1] = {KEYS[key], record.scopes, string.sub(name, 6), whole(-tonumber(remaining))}
         end
       end
       if record.settling and held then
@@ -77,4 +73,4 @@ local next_expiry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 if next_expiry == 'inf' then
   next_expiry = nil
 end
-return {#ends, unmatched, waiting, string.format('%.0f', now), next_expiry or ''}
+return {#ends, unmatched, waiting, whole(now), next_expiry or ''}

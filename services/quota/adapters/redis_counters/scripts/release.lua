@@ -10,10 +10,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
-local record, flat = {}, redis.call('HGETALL', KEYS[3])
-for index = 1, #flat, 2 do
-  record[flat[index]] = flat[index + 1]
-end
+local record = hash_of(KEYS[3])
 -- Without the list of ends nothing is held any more, see reset.lua, and a new one would stay for ever.
 if not epoch or record.epoch ~= epoch or record.tombstone or not record.scopes
     or not redis.call('ZSCORE', KEYS[2], '|' .. epoch) then
@@ -34,7 +31,7 @@ if not holds then
   return 'ENDED'
 end
 if tonumber(record.expire_us) > now then
-  local due = string.format('%.0f', now)
+  local due = whole(now)
   redis.call('ZADD', KEYS[2], due, ARGV[1])
   redis.call('HSET', KEYS[3], 'expire_us', due)
 end
