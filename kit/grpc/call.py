@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from kit.errors import InvalidField, OrganizationMismatch, OrganizationNotFound, OrganizationRequired
 from kit.ids import ORGANIZATION_ID_RULE, is_organization_id
@@ -48,8 +49,7 @@ async def _nothing_to_ask() -> None:
     return
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call in progress."""
 
     method: str

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, cast
 
 import grpc
 import structlog
@@ -23,7 +23,7 @@ from kit.errors import Refused
 from kit.grpc.access import access_rules
 from kit.grpc.client import MESSAGE_BYTES_MAX
 from kit.grpc.identity import Authenticator
-from kit.grpc.interceptor import EdgeInterceptor, Gate
+from kit.grpc.interceptor import EdgeHandlers, Gate
 from kit.postgres.database import UnsafeRole
 from kit.settings import Settings
 from kit.telemetry.logs import configure_logs
@@ -154,10 +154,10 @@ def build_server(
         for method, rule in rules.items()
         if reflection.SERVICE_NAME in method
     }
-    edge = EdgeInterceptor(service, rules | v1_rules, application.authenticator, gate)
+    handlers = EdgeHandlers(service, rules | v1_rules, application.authenticator, gate)
     tracing = [aio_server_interceptor()] if tracing_enabled() else []  # type: ignore[no-untyped-call]
     server = grpc.aio.server(
-        interceptors=[*tracing, edge],
+        interceptors=tracing,
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -169,23 +169,25 @@ def build_server(
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
     )
+    methods = cast("grpc.aio.Server", handlers)
     for servicer in application.servicers:
-        servicer.add_to(server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection(names, server)
-    _enable_reflection_v1(names, server)
+        servicer.add_to(methods)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, methods)
+    _add_reflection(names, handlers)
+    server.add_generic_rpc_handlers((handlers,))
     return server
 
 
-def _enable_reflection_v1(names: Sequence[str], server: grpc.aio.Server) -> None:
+def _add_reflection(names: Sequence[str], handlers: EdgeHandlers) -> None:
     servicer = reflection.aio.ReflectionServicer(names)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    generic = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((generic,))
+    for name in (reflection.SERVICE_NAME, _REFLECTION_V1):
+        generic = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
+        handlers.add_generic_rpc_handlers((generic,))
 
 
 async def _live(application: Application, gate: Gate, health_servicer: health.aio.HealthServicer) -> None:
