@@ -6,6 +6,8 @@ SHELL := bash
 # .venv's own programs, whatever is activated in the caller's shell.
 BIN := .venv/bin
 GATEWAY := .build/tollbook-gateway
+# Stripe's own mock server and its OpenAPI document, which tests hold our requests and our stand-in's answers against.
+STRIPE_MOCK := .build/stripe-mock/stripe-mock
 # buf keeps a cache even of nothing but local modules: in the checkout, with the rest.
 export BUF_CACHE_DIR := $(CURDIR)/.build/buf
 # Packages under `make check`. A folder joins with its __init__.py, which ruff demands as soon as it holds a module.
@@ -23,7 +25,7 @@ help: ## list what this file can do
 run: setup $(GATEWAY) ## start the whole suite on this machine, replay a sample trace, stay up
 	@exec $(BIN)/tollbook up --state .state --replay deploy/sample_trace.csv $(ARGS)
 
-test: setup $(GATEWAY) ## run all tests, on two processes, a file on one of them (ARGS="-k words", ARGS="-n 0")
+test: setup $(GATEWAY) $(STRIPE_MOCK) ## run all tests, on two processes, a file on one of them (ARGS="-k words", ARGS="-n 0")
 	@exec $(BIN)/pytest tests -n 2 --dist loadfile $(ARGS)
 
 check: setup ## lint, types, architecture, contracts, generated code: what CI runs besides the tests
@@ -45,7 +47,7 @@ bench: setup $(GATEWAY) ## print the benchmark tables, of ingest (ARGS=--quick, 
 	@missed=0; $(BIN)/python -m tests.bench $(ARGS) || missed=1; \
 		$(BIN)/python -m tests.bench.checks $(CHECKS_ARGS) || missed=1; exit $$missed
 
-soak: setup $(GATEWAY) ## run the tests that take hours on purpose
+soak: setup $(GATEWAY) $(STRIPE_MOCK) ## run the tests that take hours on purpose
 	@exec $(BIN)/pytest tests -m soak $(ARGS)
 
 generate: setup ## make gen/ anew from protos/
@@ -71,4 +73,14 @@ setup: # .venv, brought up to date; silent and instant when it is
 $(GATEWAY): go.mod go.sum $(wildcard *.go) $(shell find gateway gen/go gen/openapi -type f 2>/dev/null) | setup
 	@echo "setup: building $@ (a minute or two the first time)" >&2
 	@tools/go.sh build -o $@ ./gateway
+	@touch $@
+
+# The document first: what tests look for is the binary, so it comes last.
+$(STRIPE_MOCK): tools/stripe_mock/go.mod tools/stripe_mock/go.sum | setup
+	@echo "setup: building $@ (a minute the first time)" >&2
+	@mkdir -p $(@D)
+	@tools/go.sh -C tools/stripe_mock mod download github.com/stripe/stripe-mock
+	@module="$$(tools/go.sh -C tools/stripe_mock list -m -f '{{.Dir}}' github.com/stripe/stripe-mock)"; \
+		install -m 644 "$$module/embedded/openapi/spec3.json" $(@D)/openapi.json
+	@tools/go.sh -C tools/stripe_mock build -o $(CURDIR)/$@ github.com/stripe/stripe-mock
 	@touch $@

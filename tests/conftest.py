@@ -14,6 +14,7 @@ from kit.postgres.migrate import migrate
 from kit.redis.embedded import EmbeddedRedis
 from kit.testing.redis_cluster import temporary_cluster
 from kit.testing.stores import temporary_postgres, temporary_redis
+from tests.stripe_mock import running_stripe_mock
 
 # gRPC's poller ends with the last channel or server of a process, and waits for their calls: a test that failed and
 # left some behind would have the garbage collector wait for ever in another test. Held here, it ends with the process.
@@ -46,6 +47,13 @@ def redis_server() -> Iterator[EmbeddedRedis]:
 def cluster_url() -> Iterator[str]:
     """A Redis Cluster of three nodes for the whole run."""
     with temporary_cluster() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def stripe_mock() -> Iterator[str]:
+    """The URL of Stripe's own mock server, which refuses every request that Stripe's OpenAPI document forbids."""
+    with running_stripe_mock() as url:
         yield url
 
 
