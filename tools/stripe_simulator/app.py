@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kit.clock import Clock
-from tools.stripe_simulator import controls, forms
+from tools.stripe_simulator import controls, forms, time_controls
 from tools.stripe_simulator.delivery import WebhookSender
 from tools.stripe_simulator.errors import StripeError, api_error, unauthorized, unknown_url
 from tools.stripe_simulator.events import API_VERSION, API_VERSION_MIN
@@ -28,26 +28,10 @@ from tools.stripe_simulator.idempotency import IdempotencyKeys, digest_of
 from tools.stripe_simulator.ids import new_id
 from tools.stripe_simulator.operations import Call, Operation
 from tools.stripe_simulator.params import Params
-from tools.stripe_simulator.resources import (
-    customers,
-    events,
-    invoice_items,
-    invoices,
-    payment_methods,
-    prices,
-    products,
-)
+from tools.stripe_simulator.registry import CONTROLS, OPERATIONS, TASKS
+from tools.stripe_simulator.simulated_time import SimulatedTime, time_of_call
 from tools.stripe_simulator.store import SavedAnswer, Store, StripeObject
-
-OPERATIONS: tuple[Operation, ...] = (
-    *customers.OPERATIONS,
-    *payment_methods.OPERATIONS,
-    *products.OPERATIONS,
-    *prices.OPERATIONS,
-    *invoice_items.OPERATIONS,
-    *invoices.OPERATIONS,
-    *events.OPERATIONS,
-)
+from tools.stripe_simulator.timekeeper import Timekeeper
 
 # A call with 250 lines, each with all of its fields, is a tenth of this.
 _BODY_BYTES_MAX = 1024 * 1024
@@ -74,17 +58,19 @@ class Api:
         self,
         *,
         store: Store,
-        clock: Clock,
+        time: SimulatedTime,
         faults: Faults,
         api_key: SecretStr,
+        timekeeper: Timekeeper,
         sender: WebhookSender | None,
     ) -> None:
         self._store = store
-        self._clock = clock
+        self._time = time
         self._faults = faults
         self._api_key = api_key
+        self._timekeeper = timekeeper
         self._sender = sender
-        self._keys = IdempotencyKeys(store, clock)
+        self._keys = IdempotencyKeys(store, time)
 
     def require_key(self, request: Request) -> None:
         """Raises unauthorized unless the request carries the API key."""
@@ -133,12 +119,18 @@ class Api:
             if fault is not None:
                 await fault.strike()
             answer = self._run(operation, dict(request.path_params), asked, fault)
-        if self._sender is not None:
-            self._sender.wake()
+        if operation.method != "GET":
+            self.wake()
         if fault is not None and fault.kind == "timeout_after_success":
             await _say_nothing(request, seconds=fault.seconds)
             raise api_error(saved=False)
         return answer
+
+    def wake(self) -> None:
+        """There may be something to deliver, or something planned."""
+        self._timekeeper.wake()
+        if self._sender is not None:
+            self._sender.wake()
 
     def _run(self, operation: Operation, path: dict[str, str], asked: _Asked, fault: CallFault | None) -> SavedAnswer:
         """Does the work in one transaction, or answers what it was answered the first time."""
@@ -166,13 +158,16 @@ class Api:
         return answer
 
     def _perform(self, operation: Operation, path: dict[str, str], asked: _Asked) -> StripeObject:
-        params = Params(forms.decode(asked.fields))
+        tree = forms.decode(asked.fields)
+        params = Params(tree)
         paths = params.texts("expand")
+        now = int(self._time.now().timestamp())
         call = Call(
             store=self._store,
             params=params,
             path=path,
-            now=int(self._clock.now().timestamp()),
+            now=time_of_call(self._store, path=path, params=tree, now=now),
+            real_now=self._time.real_now().timestamp(),
             request_id=asked.request_id,
             idempotency_key=asked.key,
             sends_webhooks=self._sender is not None,
@@ -188,35 +183,47 @@ def make_app(
     webhook_url: str | None = None,
     webhook_secret: str = "",
 ) -> Starlette:
-    """The simulator as an ASGI application; it delivers webhooks while its lifespan runs, then closes the store."""
+    """The simulator as an ASGI application; while its lifespan runs it delivers webhooks and does what falls due.
+
+    Then it closes the store.
+    """
     faults = Faults()
+    time = SimulatedTime(store, clock)
     sender = None
     if webhook_url is not None:
         sender = WebhookSender(store, clock, faults, url=webhook_url, secret=webhook_secret)
-    sending: set[asyncio.Task[None]] = set()
-    api = Api(store=store, clock=clock, faults=faults, api_key=api_key, sender=sender)
+    timekeeper = Timekeeper(store, time, TASKS, sender)
+    running: set[asyncio.Task[None]] = set()
+    api = Api(store=store, time=time, faults=faults, api_key=api_key, timekeeper=timekeeper, sender=sender)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        running.add(asyncio.create_task(timekeeper.run()))
         if sender is not None:
-            sending.add(asyncio.create_task(sender.run()))
+            running.add(asyncio.create_task(sender.run()))
         try:
             yield
         finally:
-            for task in sending:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*sending, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
             store.close()
 
     async def healthz(_: Request) -> Response:
-        if any(task.done() for task in sending):
-            return JSONResponse({"status": "webhooks are not delivered any more"}, 503)
+        if any(task.done() for task in running):
+            return JSONResponse({"status": "webhooks are not delivered, or time stands still"}, 503)
         return JSONResponse({"status": "ok"})
 
     return Starlette(
         routes=[
-            *(Route(operation.path, api.endpoint(operation), methods=[operation.method]) for operation in OPERATIONS),
-            *controls.routes(store=store, faults=faults, sender=sender, require_key=api.require_key),
+            *(
+                Route(operation.path, api.endpoint(operation), methods=[operation.method])
+                for operation in (*OPERATIONS, *CONTROLS)
+            ),
+            *controls.routes(store=store, faults=faults, wake=api.wake, require_key=api.require_key),
+            *time_controls.routes(
+                store=store, time=time, timekeeper=timekeeper, wake=api.wake, require_key=api.require_key
+            ),
             Route("/healthz", healthz),
         ],
         exception_handlers={

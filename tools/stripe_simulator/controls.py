@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tools.stripe_simulator.delivery import WebhookSender
 from tools.stripe_simulator.faults import FaultPlan, Faults, TooManyFaults
 from tools.stripe_simulator.store import Store
 
@@ -21,7 +20,11 @@ _EVENTS_MAX = 1_000
 
 
 def routes(
-    *, store: Store, faults: Faults, sender: WebhookSender | None, require_key: Callable[[Request], None]
+    *,
+    store: Store,
+    faults: Faults,
+    wake: Callable[[], None],
+    require_key: Callable[[Request], None],
 ) -> list[Route]:
     """GET, POST and DELETE /_simulator/faults, and GET /_simulator/events."""
 
@@ -42,19 +45,16 @@ def routes(
         try:
             faults.inject(FaultPlan.model_validate_json(await request.body()))
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False)
-            return JSONResponse({"problems": problems}, HTTPStatus.BAD_REQUEST)
+            return problems_of(error)
         except TooManyFaults as error:
             return JSONResponse({"problems": [error.__doc__]}, HTTPStatus.BAD_REQUEST)
-        if sender is not None:
-            sender.wake()
+        wake()
         return in_force()
 
     async def clear_faults(request: Request) -> Response:
         require_key(request)
         faults.clear()
-        if sender is not None:
-            sender.wake()
+        wake()
         return in_force()
 
     async def show_events(request: Request) -> Response:
@@ -77,3 +77,9 @@ def routes(
         Route("/_simulator/faults", clear_faults, methods=["DELETE"]),
         Route("/_simulator/events", show_events, methods=["GET"]),
     ]
+
+
+def problems_of(error: ValidationError) -> Response:
+    """What is wrong with a control's body."""
+    problems = error.errors(include_url=False, include_context=False)
+    return JSONResponse({"problems": problems}, HTTPStatus.BAD_REQUEST)

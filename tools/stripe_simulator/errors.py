@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Any
 
 # How Stripe spells a kind in its messages, where that differs from the object's own name.
-_SPOKEN_NAMES = {"payment_method": "PaymentMethod"}
+_SPOKEN_NAMES = {"payment_method": "PaymentMethod", "test_helpers.test_clock": "test clock"}
 
 
 class StripeError(Exception):

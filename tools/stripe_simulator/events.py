@@ -7,6 +7,19 @@ from tools.stripe_simulator.store import StripeObject
 API_VERSION = "2026-10-28.endive"
 API_VERSION_MIN = "2025-03-31.basil"
 
+# What tells of a change is called after the object, such as `invoice.updated`, but for these. Null: nobody is told.
+_UPDATE_EVENTS = {
+    "dispute": "charge.dispute.updated",
+    "invoice_payment": None,
+    "invoiceitem": None,
+    "payment_intent": None,
+}
+
+
+def update_event(kind: str) -> str | None:
+    """The type of the event that tells that an object of this kind changed; None where Stripe has none."""
+    return _UPDATE_EVENTS.get(kind, f"{kind}.updated")
+
 
 def previous_attributes(before: StripeObject, after: StripeObject) -> StripeObject:
     """The old values of what changed: of a nested object only its changed part, of a list all, None for nothing."""

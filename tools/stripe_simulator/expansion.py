@@ -1,5 +1,6 @@
 """Stripe's `expand`: an answer with the object in place of its id."""
 
+import itertools
 from collections.abc import Iterable
 
 from tools.stripe_simulator.errors import StripeError
@@ -7,6 +8,14 @@ from tools.stripe_simulator.store import Store, StripeObject
 
 # Stripe's limit, at https://docs.stripe.com/api/expanding_objects.
 _DEPTH_MAX = 4
+
+# Lists that an object carries only when they are asked for: of what kind, and where the rest of the list is.
+_INCLUDED = {
+    ("charge", "refunds"): ("refund", "/v1/charges/{id}/refunds"),
+    ("customer", "subscriptions"): ("subscription", "/v1/customers/{id}/subscriptions"),
+    ("invoice", "payments"): ("invoice_payment", "/v1/invoices/{id}/payments"),
+}
+_PAGE_SIZE = 10
 
 
 def expand(store: Store, body: StripeObject, paths: Iterable[str]) -> StripeObject:
@@ -21,6 +30,15 @@ def expand(store: Store, body: StripeObject, paths: Iterable[str]) -> StripeObje
 
 def _expand(store: Store, body: StripeObject, parts: list[str], path: str) -> None:
     name, rest = parts[0], parts[1:]
+    if (body.get("object"), name) in _INCLUDED:
+        kind, url = _INCLUDED[body["object"], name]
+        found = list(itertools.islice(store.newest_first(kind, owner=body["id"]), _PAGE_SIZE + 1))
+        body[name] = {
+            "object": "list",
+            "data": found[:_PAGE_SIZE],
+            "has_more": len(found) > _PAGE_SIZE,
+            "url": url.format(id=body["id"]),
+        }
     if name not in body:
         raise _cannot(path)
     if isinstance(body[name], str):

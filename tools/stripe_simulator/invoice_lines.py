@@ -46,7 +46,7 @@ def new_item(call: Call, params: Params, *, customer: str, currency: str) -> Str
         "quantity": int(quantity),
         "quantity_decimal": prices.decimal_text(quantity),
         "tax_rates": [],
-        "test_clock": None,
+        "test_clock": call.find("customer", customer)["test_clock"],
     }
 
 
@@ -190,7 +190,6 @@ def refresh(call: Call, invoice: StripeObject, customer: StripeObject) -> None:
         "object": "list",
         "data": lines[: lists.PAGE_SIZE],
         "has_more": len(lines) > lists.PAGE_SIZE,
-        "total_count": len(lines),
         "url": f"/v1/invoices/{invoice['id']}/lines",
     }
     for name in ("subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax"):

@@ -7,7 +7,7 @@ their deliveries and the answer kept for its idempotency key are there together 
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,14 +16,14 @@ from kit.private_files import make_private_folder
 
 StripeObject: TypeAlias = dict[str, Any]
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE objects (
     position INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of creation, which lists follow
     id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL,
     owner TEXT,                                  -- what lists are narrowed by: a customer, a product, an invoice
-    name TEXT,                                   -- an invoice's number, a price's lookup key
+    name TEXT,                                   -- what _NAMES says, such as an invoice's number
     deleted INTEGER NOT NULL DEFAULT 0,
     body TEXT NOT NULL
 );
@@ -48,6 +48,18 @@ CREATE TABLE deliveries (
     outcome TEXT NOT NULL                        -- what the last attempt met
 );
 CREATE INDEX deliveries_due ON deliveries (state, due_at);
+CREATE TABLE agenda (
+    object_id TEXT NOT NULL,
+    task TEXT NOT NULL,
+    due_at INTEGER NOT NULL,
+    test_clock TEXT NOT NULL,                    -- whose time due_at is in, empty for everybody
+    PRIMARY KEY (object_id, task)
+);
+CREATE INDEX agenda_due ON agenda (test_clock, due_at);
+CREATE TABLE settings (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
 """
 
 _NEWEST_FIRST = """
@@ -68,7 +80,11 @@ ORDER BY position
 _POSITION_MAX = 2**63 - 1
 
 # What no two objects of a kind share, besides the id.
-_NAME_FIELDS = {"invoice": "number", "price": "lookup_key"}
+_NAMES: dict[str, Callable[[StripeObject], str | None]] = {
+    "invoice": lambda body: body["number"],
+    "invoice_payment": lambda body: body["payment"]["payment_intent"],
+    "price": lambda body: body["lookup_key"],
+}
 
 
 class StateUnusable(Exception):
@@ -95,6 +111,16 @@ class Delivery:
     attempt_count: int
     due_at: float
     outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """Something that happens to an object at a time, in seconds since 1970, of a test clock (empty: of everybody)."""
+
+    object_id: str
+    task: str
+    due_at: int
+    test_clock: str
 
 
 class Store:
@@ -149,6 +175,18 @@ class Store:
         """Takes back what the transaction did since begin_work()."""
         self._connection.execute("ROLLBACK TO work")
 
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Takes back, inside a transaction, what the block did when it raises."""
+        self._connection.execute("SAVEPOINT step")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK TO step")
+            raise
+        finally:
+            self._connection.execute("RELEASE step")
+
     # ---- objects
 
     def insert(self, body: StripeObject, *, owner: str | None) -> None:
@@ -189,7 +227,7 @@ class Store:
         return None if row is None else int(row[0])
 
     def named(self, kind: str, name: str) -> StripeObject | None:
-        """The object of that kind with this invoice number, or with this lookup key."""
+        """The object of that kind with this name: an invoice's number, a price's lookup key, a payment's intent."""
         row = self._connection.execute("SELECT body FROM objects WHERE kind = ? AND name = ?", (kind, name)).fetchone()
         return None if row is None else _parsed(row[0])
 
@@ -205,6 +243,52 @@ class Store:
         statement = _OLDEST_FIRST if owner is None else _OLDEST_FIRST_OF_OWNER
         rows = self._connection.execute(statement, {"kind": kind, "owner": owner, "bound": after})
         return (_parsed(body) for (body,) in rows)
+
+    def has_any(self, kind: str) -> bool:
+        """Whether there is a live object of this kind."""
+        row = self._connection.execute(
+            "SELECT 1 FROM objects WHERE kind = ? AND deleted = 0 LIMIT 1", (kind,)
+        ).fetchone()
+        return row is not None
+
+    # ---- what falls due
+
+    def plan(self, due: Due) -> None:
+        """Puts it on the agenda; of one task for one object the latest plan counts."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO agenda (object_id, task, due_at, test_clock) VALUES (?, ?, ?, ?)",
+            (due.object_id, due.task, due.due_at, due.test_clock),
+        )
+
+    def unplan(self, object_id: str, *tasks: str) -> None:
+        """Takes these tasks, or with none named all, off the object's agenda."""
+        if not tasks:
+            self._connection.execute("DELETE FROM agenda WHERE object_id = ?", (object_id,))
+        for task in tasks:
+            self._connection.execute("DELETE FROM agenda WHERE object_id = ? AND task = ?", (object_id, task))
+
+    def next_due(self, *, test_clock: str) -> Due | None:
+        """What falls due next in that clock's time; of two at once the one planned first."""
+        row = self._connection.execute(
+            "SELECT object_id, task, due_at, test_clock FROM agenda WHERE test_clock = ?"
+            " ORDER BY due_at, rowid LIMIT 1",
+            (test_clock,),
+        ).fetchone()
+        if row is None:
+            return None
+        object_id, task, due_at, clock = row
+        return Due(object_id=object_id, task=task, due_at=due_at, test_clock=clock)
+
+    # ---- settings
+
+    def setting(self, name: str) -> str | None:
+        """What was set under the name."""
+        row = self._connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Sets it, until it is set anew."""
+        self._connection.execute("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
 
     # ---- idempotent answers
 
@@ -273,8 +357,8 @@ class Store:
 
 
 def _name(body: StripeObject) -> str | None:
-    field = _NAME_FIELDS.get(body["object"])
-    return None if field is None else body[field]
+    name_of = _NAMES.get(body["object"])
+    return None if name_of is None else name_of(body)
 
 
 def _parsed(body: str) -> StripeObject:

@@ -82,6 +82,9 @@ def delete(call: Call) -> StripeObject:
     """DELETE /v1/customers/{id}: gone for good, but what it was billed stays."""
     customer = call.target("customer")
     call.params.finish()
+    for method in list(call.store.oldest_first("payment_method", owner=customer["id"])):
+        payment_methods.detach_from_customer(call, method)
+    customer = call.target("customer")
     stub = {"id": customer["id"], "object": "customer", "deleted": True}
     call.store.leave_stub(stub)
     call.tell("customer.deleted", customer)

@@ -1,6 +1,6 @@
 """Invoices: drafts that take lines, then open, paid, uncollectible or void."""
 
-from tools.stripe_simulator import collection, invoice_lines, lists
+from tools.stripe_simulator import collection, invoice_drafts, invoice_lines, lists
 from tools.stripe_simulator.errors import not_possible, parameter_invalid, parameter_missing
 from tools.stripe_simulator.operations import Call, Operation
 from tools.stripe_simulator.params import Params
@@ -11,7 +11,6 @@ _DEFAULT_CURRENCY = "usd"
 _COLLECTION_METHODS = ("charge_automatically", "send_invoice")
 _STATUSES = ("draft", "open", "paid", "uncollectible", "void")
 _DAY_SECONDS = 86_400
-_HOUR_SECONDS = 3_600
 
 _TEXTS_OF_DRAFTS = ("description", "footer", "statement_descriptor")
 _OF_DRAFTS_ONLY = (*_TEXTS_OF_DRAFTS, "collection_method", "days_until_due", "due_date", "number")
@@ -24,7 +23,7 @@ def create(call: Call) -> StripeObject:
     if not customer_id:
         raise parameter_missing("customer")
     customer = call.find("customer", customer_id, param="customer")
-    invoice = call.begin("invoice") | _empty_draft(call, customer)
+    invoice = call.begin("invoice") | invoice_drafts.empty(call, customer)
     invoice["currency"] = params.currency() or customer["currency"] or _DEFAULT_CURRENCY
     pending = params.choice("pending_invoice_items_behavior", ("exclude", "include"))
     _read(call, invoice)
@@ -39,84 +38,6 @@ def create(call: Call) -> StripeObject:
     call.store.replace(invoice)
     call.tell("invoice.created", invoice)
     return invoice
-
-
-def _empty_draft(call: Call, customer: StripeObject) -> StripeObject:
-    return {
-        "account_country": "US",
-        "account_name": "Stripe simulator",
-        "account_tax_ids": None,
-        "amount_due": 0,
-        "amount_overpaid": 0,
-        "amount_paid": 0,
-        "amount_remaining": 0,
-        "amount_shipping": 0,
-        "application": None,
-        "attempt_count": 0,
-        "attempted": False,
-        "auto_advance": False,
-        "automatic_tax": {
-            "disabled_reason": None,
-            "enabled": False,
-            "liability": None,
-            "provider": None,
-            "status": None,
-        },
-        "automatically_finalizes_at": None,
-        "billing_reason": "manual",
-        "collection_method": "charge_automatically",
-        "custom_fields": None,
-        "customer": customer["id"],
-        "customer_account": None,
-        "customer_tax_ids": [],
-        "default_payment_method": None,
-        "default_source": None,
-        "default_tax_rates": [],
-        "description": None,
-        "discounts": [],
-        "due_date": None,
-        "effective_at": None,
-        "ending_balance": None,
-        "footer": None,
-        "from_invoice": None,
-        "hosted_invoice_url": None,
-        "invoice_pdf": None,
-        "issuer": {"type": "self"},
-        "last_finalization_error": None,
-        "latest_revision": None,
-        "metadata": {},
-        "next_payment_attempt": None,
-        "number": None,
-        "on_behalf_of": None,
-        "parent": None,
-        "payment_settings": {
-            "default_mandate": None,
-            "payment_method_options": None,
-            "payment_method_types": None,
-        },
-        "period_end": call.now,
-        "period_start": call.now,
-        "post_payment_credit_notes_amount": 0,
-        "pre_payment_credit_notes_amount": 0,
-        "receipt_number": None,
-        "rendering": None,
-        "shipping_cost": None,
-        "shipping_details": None,
-        "statement_descriptor": None,
-        "status": "draft",
-        "status_transitions": {
-            "finalized_at": None,
-            "marked_uncollectible_at": None,
-            "paid_at": None,
-            "voided_at": None,
-        },
-        "test_clock": None,
-        "total_discount_amounts": [],
-        "total_pretax_credit_amounts": [],
-        "total_taxes": [],
-        "webhooks_delivered_at": None,
-        **collection.customer_details(customer),
-    }
 
 
 def retrieve(call: Call) -> StripeObject:
@@ -172,6 +93,7 @@ def delete(call: Call) -> StripeObject:
     for line in list(call.store.oldest_first("line_item", owner=invoice["id"])):
         call.store.remove(line["parent"]["invoice_item_details"]["invoice_item"])
         call.store.remove(line["id"])
+    call.store.unplan(invoice["id"])
     call.store.remove(invoice["id"])
     call.tell("invoice.deleted", invoice)
     return {"id": invoice["id"], "object": "invoice", "deleted": True}
@@ -274,6 +196,18 @@ def void(call: Call) -> StripeObject:
     return invoice
 
 
+def send(call: Call) -> StripeObject:
+    """POST /v1/invoices/{id}/send: finalizes a draft; nobody gets a mail."""
+    invoice = call.target("invoice")
+    call.params.finish()
+    if invoice["collection_method"] != "send_invoice":
+        raise not_possible("You can only manually send an invoice if its collection method is 'send_invoice'.")
+    if invoice["status"] == "draft":
+        collection.finalize(call, invoice)
+    call.tell("invoice.sent", invoice)
+    return invoice
+
+
 def mark_uncollectible(call: Call) -> StripeObject:
     """POST /v1/invoices/{id}/mark_uncollectible."""
     invoice = call.target("invoice")
@@ -308,7 +242,7 @@ def _read(call: Call, invoice: StripeObject) -> None:
     if (auto_advance := params.boolean("auto_advance")) is not None:
         invoice["auto_advance"] = auto_advance
         if invoice["status"] == "draft":
-            invoice["automatically_finalizes_at"] = call.now + _HOUR_SECONDS if auto_advance else None
+            collection.plan_finalizing(call, invoice)
     invoice["metadata"] = params.metadata("metadata", invoice["metadata"])
 
 
@@ -351,6 +285,7 @@ OPERATIONS = (
     Operation("POST", "/v1/invoices/{id}/remove_lines", remove_lines),
     Operation("POST", "/v1/invoices/{id}/finalize", finalize),
     Operation("POST", "/v1/invoices/{id}/pay", pay),
+    Operation("POST", "/v1/invoices/{id}/send", send),
     Operation("POST", "/v1/invoices/{id}/void", void),
     Operation("POST", "/v1/invoices/{id}/mark_uncollectible", mark_uncollectible),
 )

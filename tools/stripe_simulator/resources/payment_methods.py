@@ -16,12 +16,15 @@ class _TestCard:
     attach_decline_code: str | None = None
 
 
-# https://docs.stripe.com/testing: of a card with chargeCustomerFail only the charges fail, not the attaching.
+# https://docs.stripe.com/testing: of a card with chargeCustomerFail only the charges fail, not the attaching; those of
+# the card with createDispute succeed, and the customer takes them back.
 _CHARGES_FAIL_LAST4 = "0341"
+_DISPUTES_LAST4 = "0259"
 _TEST_CARDS = {
     "pm_card_visa": _TestCard(brand="visa", last4="4242"),
     "pm_card_mastercard": _TestCard(brand="mastercard", last4="4444"),
     "pm_card_amex": _TestCard(brand="amex", last4="8431"),
+    "pm_card_createDispute": _TestCard(brand="visa", last4=_DISPUTES_LAST4),
     "pm_card_chargeCustomerFail": _TestCard(brand="visa", last4=_CHARGES_FAIL_LAST4),
     "pm_card_chargeDeclined": _TestCard(brand="visa", last4="0002", attach_decline_code="generic_decline"),
     "pm_card_chargeDeclinedInsufficientFunds": _TestCard(
@@ -93,9 +96,14 @@ def find_attached(call: Call, identifier: str, customer: str) -> StripeObject:
     return method
 
 
-def charges_fail(method: StripeObject) -> bool:
-    """Whether charging this payment method is declined."""
-    return bool(method["card"]["last4"] == _CHARGES_FAIL_LAST4)
+def decline_code(method: StripeObject) -> str | None:
+    """Why charging this payment method is declined; None where it is not."""
+    return "generic_decline" if method["card"]["last4"] == _CHARGES_FAIL_LAST4 else None
+
+
+def is_disputed(method: StripeObject) -> bool:
+    """Whether the customer takes back what this payment method was charged."""
+    return bool(method["card"]["last4"] == _DISPUTES_LAST4)
 
 
 def retrieve(call: Call) -> StripeObject:
@@ -104,12 +112,40 @@ def retrieve(call: Call) -> StripeObject:
     return call.target("payment_method")
 
 
+def update(call: Call) -> StripeObject:
+    """POST /v1/payment_methods/{id}: of an attached card its expiry, its billing details and its metadata."""
+    method, params = call.target("payment_method"), call.params
+    card, details = params.group("card"), params.group("billing_details")
+    if card is not None:
+        for name in ("exp_month", "exp_year"):
+            if (number := card.integer(name)) is not None:
+                method["card"][name] = number
+    if details is not None:
+        for name in ("email", "name", "phone"):
+            if name in details:
+                method["billing_details"][name] = details.text(name) or None
+        if (address := details.group("address")) is not None:
+            method["billing_details"]["address"] = {name: address.text(name) or None for name in _EMPTY_ADDRESS}
+    method["metadata"] = params.metadata("metadata", method["metadata"])
+    params.finish()
+    if method["customer"] is None:
+        raise StripeError("You must save this PaymentMethod to a customer before you can update it.")
+    call.change(method)
+    return method
+
+
 def detach(call: Call) -> StripeObject:
     """POST /v1/payment_methods/{id}/detach: it is nobody's any more, nor anybody's default."""
     method = call.target("payment_method")
     call.params.finish()
     if method["customer"] is None:
         raise StripeError("The payment method you provided is not attached to a customer so detachment is impossible.")
+    detach_from_customer(call, method)
+    return method
+
+
+def detach_from_customer(call: Call, method: StripeObject) -> None:
+    """Takes the payment method off its customer, who may be deleted."""
     customer = call.store.get(method["customer"])
     before = {"customer": method["customer"]}
     method["customer"] = None
@@ -121,7 +157,6 @@ def detach(call: Call) -> StripeObject:
         if settings["default_payment_method"] == method["id"]:
             settings["default_payment_method"] = None
             call.change(customer)
-    return method
 
 
 def list_all(call: Call) -> StripeObject:
@@ -155,6 +190,7 @@ _EMPTY_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_cod
 OPERATIONS = (
     Operation("GET", "/v1/payment_methods", list_all),
     Operation("GET", "/v1/payment_methods/{id}", retrieve),
+    Operation("POST", "/v1/payment_methods/{id}", update),
     Operation("POST", "/v1/payment_methods/{id}/attach", attach),
     Operation("POST", "/v1/payment_methods/{id}/detach", detach),
     Operation("GET", "/v1/customers/{id}/payment_methods", list_of_customer),
