@@ -98,10 +98,10 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
     together = CheckTogether(counters, together_max=settings.checks_together_max, calls_max=COMMANDS_IN_FLIGHT_MAX)
     clock, seen, grants = SystemClock(), LastSeen(), Grants()
-    register = RegisterGrants(counters, settle, grants=grants, seen=seen, agenda=agenda, clock=clock)
+    register = RegisterGrants(counters, settle, terms=terms, grants=grants, seen=seen, agenda=agenda, clock=clock)
     fallback = Fallback(register, seen, AnswerDegraded(terms, seen, grants, clock))
     check_quota = CheckQuota(RememberDenials(together), meters, swept, fallback=fallback)
-    check_batch = CheckBatch(counters, meters, settle, free_expired, agenda, fallback=fallback)
+    check_batch = CheckBatch(counters, meters, settle, free_expired, agenda, terms=terms, fallback=fallback)
     many_checks = ManyChecks(check_quota, check_batch, organizations.exists)
     find_members = FindMembers(upkeep)
     # Beside the checks: they wait for no watcher, and a watcher can wait longer than they.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 from kit.errors import Refused
 from services.quota.application.decide_each import decide_each
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.fallback import Fallback
+from services.quota.application.find_terms import FindTerms
 from services.quota.application.free_expired import FreeExpired
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import Answer, Counters, MeterCatalog
@@ -32,6 +34,7 @@ class CheckBatch:
         free_expired: FreeExpired,
         agenda: ExpiryAgenda,
         *,
+        terms: FindTerms,
         fallback: Fallback,
     ) -> None:
         self._counters = counters
@@ -39,6 +42,7 @@ class CheckBatch:
         self._settle = settle
         self._free_expired = free_expired
         self._agenda = agenda
+        self._terms = terms
         self._fallback = fallback
 
     async def __call__(self, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
@@ -75,7 +79,7 @@ class CheckBatch:
 
     async def _of_one(self, organization_id: str, checks: Sequence[Check]) -> Sequence[Answer | Exception]:
         answers: list[Answer | Exception] = []
-        for together in loads(checks):
+        for together in loads(checks, partial(self._terms.last_seen, organization_id)):
             answers += await self._some(organization_id, together)
         return answers
 

@@ -77,7 +77,7 @@ class CheckTogether:
     async def _call(self, key: tuple[str, int, bool]) -> None:
         group = self._groups[key]
         taken: list[_Waiting] = []
-        load = Load(checks_max=self._together_max)
+        load = Load(group.terms, checks_max=self._together_max)
         while group.waiting:
             waiting = group.waiting[0]
             if not waiting.answer.done():

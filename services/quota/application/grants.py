@@ -12,6 +12,7 @@ from services.quota.application.ports import Answer, Grant
 from services.quota.domain.decisions import LimitState
 from services.quota.domain.loads import Load
 from services.quota.domain.maxima import GRANTS_MAX, SEEN_COUNTERS_MAX
+from services.quota.domain.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,14 @@ class Grants:
             self._granted_count += granted.grant.check.request_id not in book.granted
             book.granted[granted.grant.check.request_id] = granted
 
-    def page(self, organization_id: str, *, at_most: int, now_us: int) -> Page | None:
-        """What to register next; empty: only that something was given. None: the store knows all. A grant whose time is
-        over is forgotten: what was used of it comes from the ledger.
+    def page(self, organization_id: str, terms: Terms | None, *, at_most: int, now_us: int) -> Page | None:
+        """What to register next, no more than goes in one call under the terms; empty: only that something was given.
+        None: the store knows all. A grant whose time is over is forgotten: what was used of it comes from the ledger.
         """
         book = self._books.get(organization_id)
         if book is None:
             return None
-        load = Load(checks_max=at_most)
+        load = Load(terms, checks_max=at_most)
         first = list(takewhile(lambda each: load.takes(each.grant.check), book.granted.values()))
         for each in first:
             if each.expire_us <= now_us:

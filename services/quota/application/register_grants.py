@@ -9,6 +9,7 @@ import structlog
 
 from kit.clock import Clock, unix_microseconds
 from services.quota.application.expiry_agenda import ExpiryAgenda
+from services.quota.application.find_terms import FindTerms
 from services.quota.application.grants import Granted, Grants
 from services.quota.application.last_seen import LastSeen
 from services.quota.application.metrics import REGISTERED
@@ -32,6 +33,7 @@ class RegisterGrants:
         reservations: Reservations,
         settle: SettleCounters,
         *,
+        terms: FindTerms,
         grants: Grants,
         seen: LastSeen,
         agenda: ExpiryAgenda,
@@ -39,6 +41,7 @@ class RegisterGrants:
     ) -> None:
         self._reservations = reservations
         self._settle = settle
+        self._terms = terms
         self._grants = grants
         self._seen = seen
         self._agenda = agenda
@@ -67,7 +70,8 @@ class RegisterGrants:
         count = 0
         while True:
             now_us = unix_microseconds(self._clock.now())
-            page = self._grants.page(organization_id, at_most=GRANTS_AT_ONCE_MAX, now_us=now_us)
+            terms = self._terms.last_seen(organization_id)
+            page = self._grants.page(organization_id, terms, at_most=GRANTS_AT_ONCE_MAX, now_us=now_us)
             if page is None:
                 break
             made = await self._settle(organization_id, self._attempt([_left(each, now_us) for each in page.granted]))

@@ -33,6 +33,10 @@ CHECKS_TOGETHER_MAX = 128
 """Checks that one script decides: a script keeps everybody else waiting."""
 COUNTERS_TOGETHER_MAX = 512
 """Counters that one script looks at for them: some milliseconds of Redis' time. No check has more than 96."""
+LIMITS_TOGETHER_MAX = 2_000
+"""Limits that one script decides for them, each for every check that it applies to: some 5 ms. No check meets many more
+than an organization's own.
+"""
 CHECK_STREAMS_MAX = 100
 """Per process."""
 REMEMBERED_DENIALS_MAX = 10_000

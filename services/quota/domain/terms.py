@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from dataclasses import dataclass
 from functools import cached_property
 
+from services.quota.domain.checks import Check
 from services.quota.domain.entitlements import Entitlement
-from services.quota.domain.limits import PARTS, LevelMeter, Limit
+from services.quota.domain.limits import PARTS, LevelMeter, Limit, ScopeKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,20 @@ class Terms:
         """The parts of a subject that some limit is of: other ids of a check change nothing about its decision."""
         levels = {limit.scope.kind for limit in self.limits}
         return tuple(part for kind, part in PARTS.items() if kind in levels)
+
+    def limits_count(self, check: Check) -> int:
+        """How many limits apply to a check, without looking at each."""
+        counts, scopes = self._limit_counts, check.subject.scopes
+        return len(check.brought) + sum(
+            counts[each.meter, scope.kind, id_]
+            for each in check.consumptions
+            for scope in scopes
+            for id_ in ((None, scope.id) if scope.id else (None,))
+        )
+
+    @cached_property
+    def _limit_counts(self) -> Counts[tuple[str, ScopeKind, str | None]]:
+        return Counts((limit.meter, limit.scope.kind, limit.scope.id) for limit in self.limits)
 
     @cached_property
     def tracked(self) -> frozenset[LevelMeter]:

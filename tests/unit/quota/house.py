@@ -99,12 +99,16 @@ class House:
         self.list_limits = ListLimits(self.limits, self.terms)
         clock = clock or SystemClock()
         self.grants, seen = Grants(), LastSeen()
-        self.register = RegisterGrants(store, settle, grants=self.grants, seen=seen, agenda=self.agenda, clock=clock)
+        self.register = RegisterGrants(
+            store, settle, terms=self.terms, grants=self.grants, seen=seen, agenda=self.agenda, clock=clock
+        )
         fallback = Fallback(self.register, seen, AnswerDegraded(self.terms, seen, self.grants, clock))
         self.together = CheckTogether(store, together_max=8, calls_max=8)
         decides = RememberDenials(self.together) if remembers_denials else self.together
         self.check = CheckQuota(decides, meters, swept, fallback=fallback)
-        self.check_batch = CheckBatch(store, meters, settle, self.free_expired, self.agenda, fallback=fallback)
+        self.check_batch = CheckBatch(
+            store, meters, settle, self.free_expired, self.agenda, terms=self.terms, fallback=fallback
+        )
         self.check_all = CheckAll(store, meters, swept, fallback=fallback)
         self.extend = ExtendReservation(store, meters, swept, fallback=fallback)
         self.commit = CommitReservation(store, self.agenda, fallback)
