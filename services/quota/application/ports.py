@@ -335,7 +335,7 @@ class Recount:
     """Whether there are more than AUDITED_COUNTERS_MAX, and these are some of them, drawn at random."""
     held: Holds | None
     """None when more than AUDITED_COUNTERS_MAX reservations are open, when they hold under more than AUDITED_HOLDS_MAX
-    counters, or when they came and went too fast.
+    counters, or when they came, went and changed too fast.
     """
 
 
@@ -344,7 +344,8 @@ class CounterAudit(Protocol):
 
     async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
         """What is kept; None when nothing is. Raises CountersMissing when a part of it was lost. repair_held: makes
-        what is held what the open reservations hold, in the same atomic step, if that could be added up.
+        what is held what the open reservations hold, if that could be added up, and if the counters that it sets did
+        not move meanwhile.
         """
         ...
 

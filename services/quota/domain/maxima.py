@@ -44,9 +44,15 @@ REMEMBERED_DENIALS_MAX = 10_000
 DENIAL_REMEMBERED_SECONDS = 0.2
 """For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
 AUDITED_COUNTERS_MAX = 2_000
-"""Counters used, and open reservations, that one look of an audit reads: some milliseconds of Redis' time."""
+"""Counters used that one look of an audit reads, some milliseconds of Redis' time; and open reservations of an
+organization that it adds up.
+"""
 AUDITED_HOLDS_MAX = 4_000
-"""Counters under which those reservations hold, each for itself, that one look adds up: what two of each come to."""
+"""Counters under which those reservations hold, each for itself: what two of each come to. One look reads them."""
+AUDITED_AT_ONCE_MAX = 200
+"""Open reservations that one script reads: some milliseconds."""
+AUDITED_HOLDS_AT_ONCE_MAX = 1_000
+"""Counters under which those hold that one script adds up, or puts right."""
 LIMIT_ID_BYTES_MAX = 128
 REQUEST_ID_BYTES_MAX = 128
 GRACE_PERCENT_MAX = 1_000

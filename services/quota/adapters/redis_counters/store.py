@@ -34,6 +34,7 @@ from services.quota.adapters.redis_counters.keys import (
     tracked_from_text,
     tracked_to_text,
 )
+from services.quota.adapters.redis_counters.recounts import Recounts
 from services.quota.adapters.redis_counters.shapes import Shapes, pack, shape_of_reading
 from services.quota.application.ports import (
     Answer,
@@ -44,7 +45,6 @@ from services.quota.application.ports import (
     Extended,
     Freed,
     Grant,
-    Holds,
     InForce,
     Instant,
     Kept,
@@ -59,8 +59,6 @@ from services.quota.domain.checks import Check, require_plain_consumptions
 from services.quota.domain.entitlements import Entitlement, Period, Standing
 from services.quota.domain.limits import Counter, LevelMeter, most
 from services.quota.domain.maxima import (
-    AUDITED_COUNTERS_MAX,
-    AUDITED_HOLDS_MAX,
     COUNTER_MAX,
     REMEMBERED_AFTER_END_US,
     REMEMBERED_CONSUMPTION_US,
@@ -83,9 +81,6 @@ _SCANNED_AT_ONCE = 1_000
 KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
 """Longer than the ledger accepts events back, so that nothing is dropped that could still change."""
 REMEMBERED_AFTER_END_MS = REMEMBERED_AFTER_END_US // 1_000
-
-RECOUNTS_MAX = 5
-"""How often an audit looks again when a reservation was made or ended between its two looks."""
 
 COMMANDS_IN_FLIGHT_MAX = 8
 """Redis runs one script at a time: more commands would not be answered sooner, but wait on their connections while
@@ -118,7 +113,7 @@ class RedisCounters:
         self._scan = Script(client, _SCRIPTS / "scan.lua")
         self._free = Script(client, _RECORDS, _SCRIPTS / "free.lua")
         self._put_entitlement = Script(client, _SCRIPTS / "put_entitlement.lua")
-        self._recount = Script(client, _SCRIPTS / "recount.lua")
+        self._recounts = Recounts(client, self._answering, self.state)
         self._put_limits = Script(client, _SCRIPTS / "put_limits.lua")
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
@@ -326,43 +321,7 @@ class RedisCounters:
                 return None
 
     async def recount(self, organization_id: str, *, repair_held: bool = False) -> Recount | None:
-        keys = keys_of(organization_id)
-        recount: Recount | None = None
-        for _ in range(RECOUNTS_MAX):
-            state = await self.state(organization_id)
-            if state is None:
-                return None
-            ids = await self._open_reservations(organization_id)
-            are_too_many = len(ids) > AUDITED_COUNTERS_MAX
-            summed = [] if are_too_many else ids
-            names = [keys.state, keys.used(state.period), keys.held, keys.expiries, *map(keys.reservation, summed)]
-            async with self._answering():
-                answered: list[Any] = await self._recount(
-                    keys=names,
-                    args=[
-                        state.period.start_us,
-                        AUDITED_COUNTERS_MAX,
-                        int(repair_held),
-                        AUDITED_HOLDS_MAX,
-                        *summed,
-                    ],
-                )
-            if answered[0] == b"MISSING":
-                raise CountersMissing
-            if answered[0] != b"MOVED":
-                recount = _recounted(state.period, answered)
-                if recount.held is not None or are_too_many or answered[0] == b"MANY":
-                    break
-        return recount
-
-    async def _open_reservations(self, organization_id: str) -> list[str]:
-        """The ids of the open reservations: no more than one above the most that are added up."""
-        async with self._answering():
-            # The epoch's own member is among them, see reset.lua.
-            members: list[bytes] = await self._client.execute_command(
-                "ZRANGE", keys_of(organization_id).expiries, 0, AUDITED_COUNTERS_MAX + 1
-            )
-        return [str(member, "ascii") for member in members if not member.startswith(b"|")]
+        return await self._recounts(organization_id, repair_held=repair_held)
 
     async def due(self, organization_id: str) -> Sequence[str]:
         async with self._answering():
@@ -474,24 +433,6 @@ class RedisCounters:
                 self._breaker.abandoned()
                 raise
             self._breaker.answered()
-
-
-def _recounted(period: Period, answered: Sequence[Any]) -> Recount:
-    outcome, epoch, sequence, commit_id, tracked, used_count, used, held, by_reservations = answered
-    position = Position(int(sequence), commit_id.decode())
-    return Recount(
-        CounterState(epoch.decode(), position, period, tracked_from_text(tracked.decode())),
-        _counters_from_flat(used),
-        used_is_sample=len(used) // 2 < used_count,
-        held=Holds(_counters_from_flat(held), _counters_from_flat(by_reservations)) if outcome == b"SUMMED" else None,
-    )
-
-
-def _counters_from_flat(flat: Sequence[bytes]) -> dict[Counter, int]:
-    """Those above 0."""
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    counters = {counter_from_field(field.decode()): int(quantity) for field, quantity in pairs}
-    return {counter: quantity for counter, quantity in counters.items() if quantity}
 
 
 def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, document: bytes) -> OwnLimits:
