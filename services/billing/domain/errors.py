@@ -34,3 +34,11 @@ class CollectionRefused(Exception):
 
     Its message is the reason that a person reads on the parked invoice.
     """
+
+
+class MailRefused(Exception):
+    """The mail server will not take the letter, and trying again would not change that. Its message says why."""
+
+
+class TemplateBroken(Exception):
+    """A mail's template cannot be read or filled in. Its message names the file and the place."""
