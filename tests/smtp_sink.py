@@ -43,7 +43,7 @@ class SmtpSink:
         content: Any = envelope.content
         if self.to_data == TAKEN:
             self.taken.append(message_from_bytes(content, _class=EmailMessage, policy=default))
-        if self.drops_after_data and server.transport is not None:
+        if self.drops_after_data and isinstance(server.transport, asyncio.WriteTransport):
             server.transport.abort()
         return self.to_data
 
