@@ -24,6 +24,7 @@ from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.diff_catalog import DiffCatalog
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.rate_period import RatePeriod
@@ -56,7 +57,9 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     in_force = SubscriptionInForce(books, plans, AccountsOrganizations(organizations), clock)
     rate_period = RatePeriod(usage, plans)
 
-    catalog = CatalogServicer(plans=plans, apply_catalog=ApplyCatalog(plans, usage))
+    catalog = CatalogServicer(
+        plans=plans, diff_catalog=DiffCatalog(plans, usage), apply_catalog=ApplyCatalog(plans, usage)
+    )
     billing = BillingServicer(
         books=books,
         subscription_in_force=in_force,

@@ -29,13 +29,14 @@ from services.billing.application.ports.collection import CollectionList
 from services.billing.application.ports.entitlements import EntitlementHeads
 from services.billing.application.ports.stripe_events import StripeInbox
 from services.billing.domain import limits
+from services.billing.domain.catalog import CatalogPlan
 from services.billing.domain.invoices import Invoice, InvoiceKey, InvoiceState, total_of
 from services.billing.domain.periods import period_at
 from services.billing.domain.rating import rate
 from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
 from tests.integration.billing_database import billing_database
-from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, PLANS, STARTER, priced
+from tests.unit.billing.plans import ENTERPRISE, EVERYTHING, FREE, METERS, PLANS, STARTER, priced
 
 NOW = datetime(2026, 11, 25, 12, 30, 15, 123_456, tzinfo=UTC)
 ACME, GLOBEX = "acme", "globex"
@@ -468,6 +469,22 @@ async def test_an_applied_catalog_is_sold_cheapest_first_from_version_1(store: S
     assert {plan.plan_id for plan in change.changed} == {"free", "starter"}
     assert await store.plans.version("starter", 1) == STARTER.with_version(1)
     assert await store.plans.newest("pro") is None
+
+
+async def test_every_kind_of_price_is_kept_to_the_last_decimal(stocked: Store) -> None:
+    await stocked.plans.apply([FREE, EVERYTHING], request_id="r2", digest=OTHER_DIGEST, actor="tests")
+    assert await stocked.plans.version("everything", 1) == EVERYTHING.with_version(1)
+
+
+async def test_every_plan_that_there_ever_was_is_known_sold_or_not(stocked: Store) -> None:
+    sold = {plan.plan_id: CatalogPlan(plan.with_version(1), is_sold=True) for plan in PLANS}
+    assert await stocked.plans.known() == sold
+    await stocked.plans.apply([FREE], request_id="r2", digest=OTHER_DIGEST, actor="tests")
+    assert {name: entry.is_sold for name, entry in (await stocked.plans.known()).items()} == {
+        "free": True,
+        "starter": False,
+        "enterprise": False,
+    }
 
 
 async def test_a_version_once_sold_never_changes(stocked: Store) -> None:

@@ -31,6 +31,7 @@ from services.billing.adapters.memory.usage import MemoryUsage
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.diff_catalog import DiffCatalog
 from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.rate_period import RatePeriod
@@ -159,7 +160,9 @@ async def unstocked() -> AsyncIterator[World]:
     application = Application(
         authenticator=Authenticator(KnownKeys(KEYS), {"quota": hashlib.sha256(QUOTA.encode()).hexdigest()}),
         servicers=[
-            CatalogServicer(plans=plans, apply_catalog=ApplyCatalog(plans, usage)),
+            CatalogServicer(
+                plans=plans, diff_catalog=DiffCatalog(plans, usage), apply_catalog=ApplyCatalog(plans, usage)
+            ),
             BillingServicer(
                 books=books,
                 subscription_in_force=in_force,
@@ -460,6 +463,11 @@ async def test_plans_are_listed_and_found(world: World) -> None:
     expected = plan("starter", "49.00")
     expected.version = 1
     found = await stub.GetPlan(catalog_pb2.GetPlanRequest(plan_id="starter"), metadata=key(ACME))
+    (in_full,) = found.plan.price_books
+    assert (in_full.currency_code, in_full.base_price) == ("USD", "49.00")
+    assert [(each.charge_id, each.per_unit.unit_price) for each in in_full.charges] == [("agent_minutes", "0.05")]
+    found.plan.ClearField("price_books")
+    expected.interval = catalog_pb2.PLAN_INTERVAL_MONTH
     assert found.plan == expected
     unknown = stub.GetPlan(catalog_pb2.GetPlanRequest(plan_id="gold"), metadata=key(ACME))
     assert await refusal(unknown) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
@@ -471,6 +479,31 @@ async def test_applying_says_what_changed_and_the_same_again_changes_nothing(wor
     assert list(applied.changed_plan_ids) == ["starter"]
     assert [(each.plan_id, each.version) for each in applied.plans] == [("free", 1), ("starter", 2), ("pro", 1)]
     assert not (await world.apply(*plans)).changed_plan_ids
+
+
+async def test_a_diff_shows_what_applying_would_change_and_changes_nothing(world: World) -> None:
+    stub = catalog_pb2_grpc.CatalogServiceStub(world.channel)
+    plans = [plan("free", "0.00", overage=""), plan("starter", "59.00")]
+    before = await stub.ListPlans(catalog_pb2.ListPlansRequest(), metadata=key(ACME))
+    request = catalog_pb2.DiffCatalogRequest(plans=plans)
+    pro, starter = (await stub.DiffCatalog(request, metadata=key(ADMIN))).diffs
+    assert (pro.plan_id, pro.kind, list(pro.fields)) == ("pro", catalog_pb2.PLAN_DIFF_KIND_WITHDRAWN, [])
+    assert (starter.kind, starter.version_before, starter.version_after) == (catalog_pb2.PLAN_DIFF_KIND_CHANGED, 1, 2)
+    assert [(each.field, each.before, each.after) for each in starter.fields] == [
+        ("prices.USD.base", "49.00 USD a month", "59.00 USD a month")
+    ]
+    assert await stub.ListPlans(catalog_pb2.ListPlansRequest(), metadata=key(ACME)) == before
+    assert list((await world.apply(*plans)).withdrawn_plan_ids) == ["pro"]
+    assert not (await stub.DiffCatalog(request, metadata=key(ADMIN))).diffs
+
+
+async def test_a_diff_is_for_the_operator_alone_and_refuses_what_applying_refuses(world: World) -> None:
+    stub = catalog_pb2_grpc.CatalogServiceStub(world.channel)
+    broken = catalog_pb2.DiffCatalogRequest(plans=[plan("free", "1.00", overage="")])
+    code, _ = await refusal(stub.DiffCatalog(broken, metadata=key(ACME)))
+    assert code == grpc.StatusCode.PERMISSION_DENIED
+    refused = await refusal(stub.DiffCatalog(broken, metadata=key(ADMIN)))
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CATALOG")
 
 
 async def test_a_broken_catalog_is_refused_whole(world: World) -> None:

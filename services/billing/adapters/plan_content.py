@@ -156,7 +156,8 @@ def _price_to_content(price: Price) -> dict[str, Any]:
         case Package(size=size, price=amount):
             return {"kind": "PACKAGE", "size": size, "price": format_decimal(amount)}
         case Percentage(percent=percent, exchange_rate=rate):
-            return {"kind": "PERCENTAGE", "percent": format_decimal(percent), "exchange_rate": format_decimal(rate)}
+            exchange_rate = None if rate is None else format_decimal(rate)
+            return {"kind": "PERCENTAGE", "percent": format_decimal(percent), "exchange_rate": exchange_rate}
 
 
 def _price_from_content(content: Mapping[str, Any]) -> Price:
@@ -175,7 +176,8 @@ def _price_from_content(content: Mapping[str, Any]) -> Price:
         case "PACKAGE":
             return Package(size=content["size"], price=decimal("price"))
         case "PERCENTAGE":
-            return Percentage(percent=decimal("percent"), exchange_rate=decimal("exchange_rate"))
+            exchange_rate = None if content["exchange_rate"] is None else decimal("exchange_rate")
+            return Percentage(percent=decimal("percent"), exchange_rate=exchange_rate)
         case other:
             # Never a guess: this version of billing is older than the catalog.
             msg = f"a price of kind {other!r} is not known here"

@@ -33,6 +33,11 @@ class PostgresPlans:
         async with self._tenant.transaction() as connection:
             return (await _newest_of_all(connection)).get(plan_id)
 
+    async def known(self) -> Mapping[str, CatalogPlan]:
+        """As Plans."""
+        async with self._tenant.transaction() as connection:
+            return await _newest_of_all(connection)
+
     async def version(self, plan_id: str, version: int) -> Plan:
         """As Plans."""
         key = (plan_id, version)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from services.billing.application.ports.catalog import Plans
 from services.billing.application.ports.usage import Usage
-from services.billing.domain.catalog import CatalogChange
-from services.billing.domain.catalog_rules import PlanText, read_catalog
+from services.billing.domain.catalog import CatalogChange, Interval
+from services.billing.domain.catalog_rules import read_catalog
+from services.billing.domain.catalog_text import PlanText, PriceBookText
 from services.billing.domain.requests import request_digest, require_request_id
 
 
@@ -41,4 +43,24 @@ def _content(text: PlanText) -> list[object]:
         for each in text.meters
     ]
     features = [[name, text.features[name]] for name in sorted(text.features)]
-    return [text.plan_id, text.display_name, text.monthly_price, text.currency_code, meters, features]
+    content: list[object] = [text.plan_id, text.display_name, text.monthly_price, text.currency_code, meters, features]
+    interval = text.interval.value if text.interval else None
+    books = [_book(book) for book in text.price_books]
+    said = interval != Interval.MONTH.value or text.trial_days or books
+    # Only where it is said: a request that was answered before plans had these is answered the same again.
+    return [*content, interval, text.trial_days, books] if said else content
+
+
+def _book(text: PriceBookText) -> list[object]:
+    charges = [
+        [
+            each.charge_id,
+            each.display_name,
+            each.meter,
+            each.included_quantity,
+            type(each.price).__name__,
+            asdict(each.price) if each.price else None,
+        ]
+        for each in text.charges
+    ]
+    return [text.currency_code, text.base_price, text.minimum, charges]

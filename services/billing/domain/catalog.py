@@ -70,6 +70,13 @@ class PriceBook:
         """The charges that do not depend on usage."""
         return tuple(charge for charge in self.charges if not charge.meter)
 
+    def per_unit_charge_of(self, meter: str) -> Charge | None:
+        """What is charged for the meter, where that is one charge by the unit: what the short spelling can say."""
+        match [charge for charge in self.usage_charges if charge.meter == meter]:
+            case [Charge(price=PerUnit()) as charge]:
+                return charge
+        return None
+
     @property
     def is_free_of_charge(self) -> bool:
         """Whether nothing can ever be due by it."""

@@ -2,161 +2,177 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from kit.money import Money, UnknownCurrency, parse_decimal
+from kit.money import Money
 from services.billing.domain import limits
-from services.billing.domain.catalog import FREE_PLAN, LimitKind, Plan, PlanMeter, PriceBook, per_unit_charge
+from services.billing.domain.catalog import (
+    FREE_PLAN,
+    Interval,
+    LimitKind,
+    Plan,
+    PlanMeter,
+    PriceBook,
+    per_unit_charge,
+)
+from services.billing.domain.catalog_text import PlanMeterText, PlanText
 from services.billing.domain.errors import InvalidCatalog
-from services.billing.domain.prices import Charge
-
-_NAME = re.compile(r"[a-z0-9_]{1,64}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanMeterText:
-    """How a plan treats one meter, as written."""
-
-    meter: str
-    limit_kind: LimitKind | None
-    limit_quantity: int | None
-    grace_percent: int
-    included_quantity: int
-    overage_unit_price: str
+from services.billing.domain.meters import Meter
+from services.billing.domain.price_rules import (
+    NAME,
+    NAME_RULE,
+    Place,
+    read_amount,
+    read_price_books,
+    read_rate,
+    require_currency,
+    require_display_name,
+    require_quantity,
+)
+from services.billing.domain.prices import PerUnit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanText:
-    """A plan as written: prices are still text."""
-
-    plan_id: str
-    display_name: str
-    monthly_price: str
-    currency_code: str
-    meters: tuple[PlanMeterText, ...]
-    features: Mapping[str, bool]
-
-
-def read_catalog(texts: Sequence[PlanText], known_meters: Container[str]) -> tuple[Plan, ...]:
+def read_catalog(texts: Sequence[PlanText], meters: Mapping[str, Meter]) -> tuple[Plan, ...]:
     """The plans that the texts describe, of version 0. Raises InvalidCatalog naming the first plan and field that
     break a rule.
     """
     if len(texts) > limits.PLANS_MAX:
         raise InvalidCatalog(plan_id="", field="plans", problem=f"more than {limits.PLANS_MAX}")
-    plans = [_read_plan(text, known_meters) for text in texts]
+    plans = [read_plan(text, meters) for text in texts]
     seen: set[str] = set()
     for plan in plans:
-        if plan.plan_id in seen:
-            raise InvalidCatalog(plan_id=plan.plan_id, field="plan_id", problem="appears twice")
+        Place(plan.plan_id, "plan_id").require(plan.plan_id not in seen, "appears twice")
         seen.add(plan.plan_id)
         if plan.plan_id == FREE_PLAN:
             _require_free_of_charge(plan)
-    if FREE_PLAN not in seen:
-        raise InvalidCatalog(plan_id=FREE_PLAN, field="plan_id", problem="must be in the catalog")
+    Place(FREE_PLAN, "plan_id").require(FREE_PLAN in seen, "must be in the catalog")
     return tuple(plans)
 
 
-def _require_free_of_charge(plan: Plan) -> None:
-    for book in plan.price_books:
-        if book.base_price.minor:
-            raise InvalidCatalog(plan_id=plan.plan_id, field="monthly_price", problem="must be 0 on this plan")
-        for charge in book.charges:
-            field = f"meters[{charge.meter}].overage_unit_price"
-            problem = "must be empty: this plan is never billed"
-            raise InvalidCatalog(plan_id=plan.plan_id, field=field, problem=problem)
-
-
-def _read_plan(text: PlanText, known_meters: Container[str]) -> Plan:
-    plan_id, name = text.plan_id, text.display_name
-    _require(bool(_NAME.fullmatch(plan_id)), plan_id[:64], "plan_id", "1 to 64 lower-case letters, digits or `_`")
-    named = 0 < len(name.encode()) <= limits.DISPLAY_NAME_BYTES_MAX and name.isprintable()
-    _require(named, plan_id, "display_name", f"1 to {limits.DISPLAY_NAME_BYTES_MAX} bytes of printable text")
-    _require(len(text.meters) <= limits.PLAN_METERS_MAX, plan_id, "meters", f"more than {limits.PLAN_METERS_MAX}")
-    _require(
-        len(text.features) <= limits.PLAN_FEATURES_MAX, plan_id, "features", f"more than {limits.PLAN_FEATURES_MAX}"
-    )
-    for feature in text.features:
-        problem = f"{feature[:64]!r} is not 1 to 64 lower-case letters, digits or `_`"
-        _require(bool(_NAME.fullmatch(feature)), plan_id, "features", problem)
-    meters: dict[str, PlanMeter] = {}
-    charges: dict[str, Charge] = {}
-    for each in text.meters:
-        _require(each.meter not in meters, plan_id, f"meters[{each.meter}]", "appears twice")
-        meters[each.meter] = _read_meter(plan_id, each, known_meters)
-        price = _read_overage_price(plan_id, each)
-        if price is not None:
-            charges[each.meter] = per_unit_charge(
-                each.meter, included_quantity=each.included_quantity, unit_price=price
-            )
-    monthly_price = _read_monthly_price(text)
-    book = PriceBook(
-        currency_code=monthly_price.currency_code,
-        base_price=monthly_price,
-        charges=tuple(charges[meter] for meter in sorted(charges)),
-    )
+def read_plan(text: PlanText, meters: Mapping[str, Meter]) -> Plan:
+    """One plan by itself, of version 0. Raises InvalidCatalog."""
+    Place(text.plan_id[:64], "plan_id").require(bool(NAME.fullmatch(text.plan_id)), NAME_RULE)
+    place = Place(text.plan_id)
+    require_display_name(place.at("display_name"), text.display_name)
+    _require_features(place.at("features"), text.features)
+    if text.interval is None:
+        raise place.at("interval").refused("is not one that is known")
+    in_range = 0 <= text.trial_days <= limits.TRIAL_DAYS_MAX
+    place.at("trial_days").require(in_range, f"not in 0 to {limits.TRIAL_DAYS_MAX}")
+    plan_meters = _read_meters(place, text.meters, meters)
+    if text.price_books:
+        held = frozenset(each.meter for each in plan_meters if each.limit_kind is LimitKind.CONCURRENCY)
+        books = read_price_books(place, text.price_books, countable=meters, held=held)
+        _require_agreement(place, text, books[0])
+    else:
+        place.at("interval").require(text.interval is Interval.MONTH, "only price_books can say the price of a year")
+        books = (_read_short_spelling(place, text),)
+    charged = {charge.meter for charge in books[0].usage_charges}
     return Plan(
-        plan_id=plan_id,
+        plan_id=text.plan_id,
         version=0,
-        display_name=name,
-        meters=tuple(meters[meter] for meter in sorted(meters)),
-        price_books=(book,),
+        display_name=text.display_name,
+        interval=text.interval,
+        trial_days=text.trial_days,
+        meters=tuple(_allowance_kept_once(each, charged) for each in plan_meters),
+        price_books=books,
         features=dict(sorted(text.features.items())),
     )
 
 
-def _read_monthly_price(text: PlanText) -> Money:
-    try:
-        price = Money.parse(text.monthly_price, text.currency_code)
-    except UnknownCurrency:
-        problem = f"{text.currency_code[:8]!r} is not a currency that can be billed"
-        raise InvalidCatalog(plan_id=text.plan_id, field="currency_code", problem=problem) from None
-    except ValueError as error:
-        raise InvalidCatalog(plan_id=text.plan_id, field="monthly_price", problem=str(error)) from None
-    in_range = 0 <= parse_decimal(text.monthly_price) <= limits.PRICE_MAX
-    _require(in_range, text.plan_id, "monthly_price", f"not in 0 to {limits.PRICE_MAX}")
-    return price
+def _allowance_kept_once(each: PlanMeter, charged: set[str]) -> PlanMeter:
+    return replace(each, included_quantity=0) if each.meter in charged else each
 
 
-def _read_meter(plan_id: str, text: PlanMeterText, known_meters: Container[str]) -> PlanMeter:
-    def require(sound: bool, field: str, problem: str) -> None:  # noqa: FBT001 - the condition itself, not a flag
-        _require(sound, plan_id, f"meters[{text.meter[:64]}].{field}", problem)
+def _require_free_of_charge(plan: Plan) -> None:
+    place = Place(plan.plan_id)
+    problem = "must be empty: this plan is never billed"
+    place.at("trial_days").require(not plan.trial_days, "must be 0: this plan is never billed")
+    place.at("interval").require(plan.interval is Interval.MONTH, "must be a month: this plan is never billed")
+    for book in plan.price_books:
+        place.at("monthly_price").require(not book.base_price.minor, "must be 0 on this plan")
+        for charge in book.charges:
+            # In the words of the short spelling, where that could have said it.
+            said = f"meters[{charge.meter}].overage_unit_price" if charge.charge_id == charge.meter else ""
+            place.at(said or f"price_books[{book.currency_code}].charges").require(sound=False, problem=problem)
+        place.at(f"price_books[{book.currency_code}].minimum").require(book.minimum is None, problem)
 
-    limit = text.limit_quantity
-    require(text.meter in known_meters, "meter", "is not a meter")
+
+def _require_features(place: Place, features: Mapping[str, bool]) -> None:
+    place.require(len(features) <= limits.PLAN_FEATURES_MAX, f"more than {limits.PLAN_FEATURES_MAX}")
+    for feature in features:
+        place.require(bool(NAME.fullmatch(feature)), f"{feature[:64]!r} is not {NAME_RULE}")
+
+
+def _read_meters(place: Place, texts: Sequence[PlanMeterText], meters: Mapping[str, Meter]) -> tuple[PlanMeter, ...]:
+    place.at("meters").require(len(texts) <= limits.PLAN_METERS_MAX, f"more than {limits.PLAN_METERS_MAX}")
+    found: dict[str, PlanMeter] = {}
+    for text in texts:
+        at = place.at(f"meters[{text.meter[:64]}]")
+        at.require(text.meter not in found, "appears twice")
+        found[text.meter] = _read_meter(at, text, meters)
+    return tuple(found[meter] for meter in sorted(found))
+
+
+def _read_meter(place: Place, text: PlanMeterText, meters: Mapping[str, Meter]) -> PlanMeter:
+    place.at("meter").require(text.meter in meters, "is not a meter")
     if text.limit_kind is None:
-        raise InvalidCatalog(plan_id=plan_id, field=f"meters[{text.meter}].limit_kind", problem="must be said")
-    require(limit is None or 0 <= limit <= limits.QUANTITY_MAX, "limit_quantity", "not in 0 to 2^53 - 1")
+        raise place.at("limit_kind").refused("must be said")
+    require_quantity(place.at("limit_quantity"), text.limit_quantity)
     in_range = 0 <= text.grace_percent <= limits.GRACE_PERCENT_MAX
-    require(in_range, "grace_percent", f"not in 0 to {limits.GRACE_PERCENT_MAX}")
-    require(0 <= text.included_quantity <= limits.QUANTITY_MAX, "included_quantity", "not in 0 to 2^53 - 1")
+    place.at("grace_percent").require(in_range, f"not in 0 to {limits.GRACE_PERCENT_MAX}")
+    require_quantity(place.at("included_quantity"), text.included_quantity)
     if text.limit_kind is LimitKind.CONCURRENCY:
         # What is held at once is not used up, so there is nothing of it to include or to charge.
-        require(not text.included_quantity, "included_quantity", "must be 0 with a concurrency limit")
-        require(not text.overage_unit_price, "overage_unit_price", "must be empty with a concurrency limit")
+        place.at("included_quantity").require(not text.included_quantity, "must be 0 with a concurrency limit")
+        place.at("overage_unit_price").require(not text.overage_unit_price, "must be empty with a concurrency limit")
     return PlanMeter(
         meter=text.meter,
         limit_kind=text.limit_kind,
         limit_quantity=text.limit_quantity,
         grace_percent=text.grace_percent,
-        included_quantity=0 if text.overage_unit_price else text.included_quantity,
+        included_quantity=text.included_quantity,
     )
 
 
-def _read_overage_price(plan_id: str, text: PlanMeterText) -> Decimal | None:
-    if not text.overage_unit_price:
-        return None
-    field = f"meters[{text.meter}].overage_unit_price"
-    try:
-        price = parse_decimal(text.overage_unit_price)
-    except ValueError as error:
-        raise InvalidCatalog(plan_id=plan_id, field=field, problem=str(error)) from None
-    _require(0 <= price <= limits.PRICE_MAX, plan_id, field, f"not in 0 to {limits.PRICE_MAX}")
-    return price
+def _read_short_spelling(place: Place, text: PlanText) -> PriceBook:
+    require_currency(place.at("currency_code"), text.currency_code)
+    charges = [
+        per_unit_charge(
+            each.meter,
+            included_quantity=each.included_quantity,
+            unit_price=read_rate(place.at(f"meters[{each.meter}].overage_unit_price"), each.overage_unit_price),
+        )
+        for each in sorted(text.meters, key=lambda each: each.meter)
+        if each.overage_unit_price
+    ]
+    return PriceBook(
+        currency_code=text.currency_code,
+        base_price=read_amount(place.at("monthly_price"), text.monthly_price, text.currency_code),
+        charges=tuple(charges),
+    )
 
 
-def _require(sound: bool, plan_id: str, field: str, problem: str) -> None:  # noqa: FBT001 - the condition itself
-    if not sound:
-        raise InvalidCatalog(plan_id=plan_id, field=field, problem=problem)
+def _require_agreement(place: Place, text: PlanText, book: PriceBook) -> None:
+    # Who reads a plan, changes a short field and sends it back would else be told that it was applied.
+    def agrees(field: str, *, said: bool, same: bool) -> None:
+        place.at(field).require(not said or same, f"is not what price_books[{book.currency_code}] says; leave it empty")
+
+    agrees("currency_code", said=bool(text.currency_code), same=text.currency_code == book.currency_code)
+    if text.monthly_price:
+        place.at("monthly_price").require(text.interval is Interval.MONTH, "must be empty for a yearly plan")
+        monthly_price: Money = read_amount(place.at("monthly_price"), text.monthly_price, book.currency_code)
+        agrees("monthly_price", said=True, same=monthly_price == book.base_price)
+    charged = {charge.meter for charge in book.usage_charges}
+    for each in text.meters:
+        at = f"meters[{each.meter}]"
+        charge = book.per_unit_charge_of(each.meter)
+        allowance, unit_price = 0, None
+        if charge is not None and isinstance(charge.price, PerUnit):
+            allowance, unit_price = charge.included_quantity, charge.price.unit_price
+        if each.overage_unit_price:
+            price = read_rate(place.at(f"{at}.overage_unit_price"), each.overage_unit_price)
+            agrees(f"{at}.overage_unit_price", said=True, same=price == unit_price)
+        said = each.meter in charged and bool(each.included_quantity)
+        agrees(f"{at}.included_quantity", said=said, same=each.included_quantity == allowance)

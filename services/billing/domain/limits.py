@@ -12,6 +12,13 @@ PLAN_FEATURES_MAX = 100
 DISPLAY_NAME_BYTES_MAX = 200
 PRICE_MAX = Decimal(1_000_000_000)
 """In the currency's major unit; far above any price, far below what an amount can hold."""
+PERCENT_MAX = Decimal(10_000)
+"""Of a percentage charge: a hundred times what was counted."""
+PRICE_BOOKS_MAX = 20
+CHARGES_MAX = 64
+"""Of a price book; as many as a plan may have meters."""
+TIERS_MAX = 50
+TRIAL_DAYS_MAX = 365
 QUANTITY_MAX = 2**53 - 1
 """The largest integer that every party on the way (Lua and JavaScript too) holds exactly."""
 GRACE_PERCENT_MAX = 100

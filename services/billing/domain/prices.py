@@ -71,8 +71,10 @@ class Percentage:
     """A share of a meter that counts money, such as `provider_cost`."""
 
     percent: Decimal
-    exchange_rate: Decimal = Decimal(1)
-    """What one display unit of the meter is in the book's currency, agreed with the plan: no rate of the day."""
+    exchange_rate: Decimal | None = None
+    """What one display unit of the meter is in the book's currency, agreed with the plan: no rate of the day. None: the
+    meter counts that currency.
+    """
 
 
 UsagePrice = PerUnit | Graduated | Volume | Package | Percentage
@@ -112,7 +114,8 @@ def price_of(charge: Charge, meter: Meter, quantity: int) -> Fraction:
         case Package(size=size, price=price):
             return -(-charged // size) * Fraction(price)
         case Percentage(percent=percent, exchange_rate=exchange_rate):
-            return _units_at(charged, percent, ratio) / 100 * Fraction(exchange_rate)
+            share = _units_at(charged, percent, ratio) / 100
+            return share if exchange_rate is None else share * Fraction(exchange_rate)
 
 
 def charged_quantity(charge: Charge, quantity: int) -> int:

@@ -6,16 +6,17 @@ from dataclasses import replace
 from decimal import Decimal
 
 from kit.money import Money
-from services.billing.domain.catalog import LimitKind, Plan, PlanMeter, PriceBook, per_unit_charge
+from services.billing.domain.catalog import Interval, LimitKind, Plan, PlanMeter, PriceBook, per_unit_charge
 from services.billing.domain.meters import Meter
-from services.billing.domain.prices import Charge, PerUnit
+from services.billing.domain.prices import Charge, FlatFee, Graduated, Package, Percentage, PerUnit, Price, Tier, Volume
 
 MINUTE = 60_000
 
 AGENT_MINUTES = Meter(name="agent_minutes", display_unit="minute", base_units_per_display_unit=MINUTE)
 API_CALLS = Meter(name="api_calls", display_unit="call", base_units_per_display_unit=1)
 CONCURRENT_AGENTS = Meter(name="concurrent_agents", display_unit="agent", base_units_per_display_unit=1)
-METERS = {meter.name: meter for meter in (AGENT_MINUTES, API_CALLS, CONCURRENT_AGENTS)}
+PROVIDER_COST = Meter(name="provider_cost", display_unit="usd", base_units_per_display_unit=10**9)
+METERS = {meter.name: meter for meter in (AGENT_MINUTES, API_CALLS, CONCURRENT_AGENTS, PROVIDER_COST)}
 
 _MINUTES = PlanMeter(
     meter="agent_minutes", limit_kind=LimitKind.PERIOD, limit_quantity=1_000 * MINUTE, grace_percent=10
@@ -69,3 +70,52 @@ ENTERPRISE = Plan(
     features={"exports": True, "sso": True},
 )
 PLANS = (FREE, STARTER, ENTERPRISE)
+
+
+def _every_price(currency_code: str, *, exchange_rate: Decimal | None) -> PriceBook:
+    tiers = (
+        Tier(up_to=10_000 * MINUTE, unit_price=Decimal("0.05"), flat_price=Decimal(3)),
+        Tier(up_to=None, unit_price=Decimal("0.000000000001")),
+    )
+    prices: dict[str, Price] = {
+        "support": FlatFee(Decimal(20)),
+        "minutes": Graduated(tiers),
+        "more_minutes": Volume(tiers),
+        "calls": Package(size=1_000, price=Decimal("0.5")),
+        "more_calls": PerUnit(Decimal(0)),
+        "models": Percentage(percent=Decimal("12.5"), exchange_rate=exchange_rate),
+    }
+    meters = {"minutes": "agent_minutes", "more_minutes": "agent_minutes", "calls": "api_calls",
+              "more_calls": "api_calls", "models": "provider_cost"}  # fmt: skip
+    return PriceBook(
+        currency_code=currency_code,
+        base_price=Money(1_200_000, currency_code),
+        charges=tuple(
+            Charge(
+                charge_id=charge_id,
+                display_name=charge_id.title(),
+                meter=meters.get(charge_id, ""),
+                included_quantity=7 if charge_id == "calls" else 0,
+                price=price,
+            )
+            for charge_id, price in prices.items()
+        ),
+        minimum=Money(5_000, currency_code),
+    )
+
+
+EVERYTHING = Plan(
+    plan_id="everything",
+    version=0,
+    display_name="Everything",
+    interval=Interval.YEAR,
+    trial_days=14,
+    meters=(replace(_MINUTES, limit_quantity=None, grace_percent=0), _AGENTS),
+    price_books=(
+        _every_price("USD", exchange_rate=None),
+        _every_price("JPY", exchange_rate=Decimal("151.5")),
+        _every_price("KWD", exchange_rate=Decimal("0.307")),
+    ),
+    features={"exports": True, "sso": False},
+)
+"""A plan with every kind of price."""

@@ -10,7 +10,7 @@ from kit.money import Money
 from services.billing.adapters.plan_content import plan_from_content, plan_to_content
 from services.billing.domain.catalog import Plan, PriceBook
 from services.billing.domain.errors import CurrencyNotOffered
-from tests.unit.billing.plans import FREE, MINUTE, PLANS, STARTER, book, minutes_charge
+from tests.unit.billing.plans import EVERYTHING, FREE, MINUTE, PLANS, STARTER, book, minutes_charge
 
 FIRST_FORM: dict[str, Any] = {
     "display_name": "Starter",
@@ -37,7 +37,7 @@ def test_an_allowance_without_a_price_in_the_first_form_is_kept() -> None:
     assert (plan.meters[0].included_quantity, plan.default_book.charges) == (1_000 * MINUTE, ())
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.plan_id)
+@pytest.mark.parametrize("plan", [*PLANS, EVERYTHING], ids=lambda plan: plan.plan_id)
 def test_what_is_kept_of_a_plan_is_all_of_it(plan: Plan) -> None:
     assert plan_from_content(plan.plan_id, plan.version, json.loads(plan_to_content(plan))) == plan
 

@@ -6,8 +6,9 @@ import pytest
 
 from kit.money import Money
 from services.billing.domain import limits
-from services.billing.domain.catalog import CatalogPlan, LimitKind, change_catalog
-from services.billing.domain.catalog_rules import PlanMeterText, PlanText, read_catalog
+from services.billing.domain.catalog import CatalogPlan, Interval, LimitKind, change_catalog
+from services.billing.domain.catalog_rules import read_catalog
+from services.billing.domain.catalog_text import ChargeText, FlatFeeText, PlanMeterText, PlanText, PriceBookText
 from services.billing.domain.errors import InvalidCatalog
 from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, MINUTE, STARTER, book, minutes_charge, priced
 
@@ -43,6 +44,13 @@ STARTER_TEXT = PlanText(
     meters=(replace(MINUTES, overage_unit_price="0.05"), AGENTS),
     features={"exports": True},
 )
+
+
+FEE = ChargeText(charge_id="fee", price=FlatFeeText("0"))
+
+
+def in_full(text: PlanText, *books: PriceBookText) -> PlanText:
+    return replace(text, monthly_price="", currency_code="", price_books=books)
 
 
 def with_meter(**changes: object) -> PlanText:
@@ -121,8 +129,26 @@ def test_a_catalog_with_a_plan_twice_is_refused() -> None:
         replace(FREE_TEXT, monthly_price="0.01"),
         replace(FREE_TEXT, meters=(replace(MINUTES, overage_unit_price="0.05"),)),
         replace(FREE_TEXT, meters=(replace(MINUTES, overage_unit_price="0"),)),
+        replace(FREE_TEXT, trial_days=1),
+        in_full(FREE_TEXT, PriceBookText(currency_code="USD", base_price="0", minimum="1")),
+        in_full(FREE_TEXT, PriceBookText(currency_code="USD", base_price="0", charges=(FEE,))),
+        in_full(
+            FREE_TEXT,
+            PriceBookText(currency_code="USD", base_price="0"),
+            PriceBookText(currency_code="EUR", base_price="1"),
+        ),
+        replace(in_full(FREE_TEXT, PriceBookText(currency_code="USD", base_price="0")), interval=Interval.YEAR),
     ],
-    ids=["price", "overage_price", "overage_price_of_zero"],
+    ids=[
+        "price",
+        "overage_price",
+        "overage_price_of_zero",
+        "trial",
+        "minimum",
+        "flat_fee",
+        "price_elsewhere",
+        "year",
+    ],
 )
 def test_free_is_never_billed(text: PlanText) -> None:
     with pytest.raises(InvalidCatalog, match="Plan 'free'"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kit.errors import RequestIdReused
@@ -24,6 +24,10 @@ class MemoryPlans:
     async def newest(self, plan_id: str) -> CatalogPlan | None:
         """As Plans."""
         return self._newest.get(plan_id)
+
+    async def known(self) -> Mapping[str, CatalogPlan]:
+        """As Plans."""
+        return dict(self._newest)
 
     async def version(self, plan_id: str, version: int) -> Plan:
         """As Plans."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.billing.domain.catalog import CatalogChange, CatalogPlan, Plan
@@ -17,6 +17,10 @@ class Plans(Protocol):
 
     async def newest(self, plan_id: str) -> CatalogPlan | None:
         """The newest version of a plan, sold or not; None when there never was one."""
+        ...
+
+    async def known(self) -> Mapping[str, CatalogPlan]:
+        """The newest version of every plan that there ever was, by plan id, at one instant."""
         ...
 
     async def version(self, plan_id: str, version: int) -> Plan:

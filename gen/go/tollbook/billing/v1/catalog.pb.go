@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How often a plan's base price is due.
+type PlanInterval int32
+
+const (
+	// By the month.
+	PlanInterval_PLAN_INTERVAL_UNSPECIFIED PlanInterval = 0
+	// Every month, counted from the subscription's anchor.
+	PlanInterval_PLAN_INTERVAL_MONTH PlanInterval = 1
+	// Every twelve months, counted from the subscription's anchor.
+	PlanInterval_PLAN_INTERVAL_YEAR PlanInterval = 2
+)
+
+// Enum value maps for PlanInterval.
+var (
+	PlanInterval_name = map[int32]string{
+		0: "PLAN_INTERVAL_UNSPECIFIED",
+		1: "PLAN_INTERVAL_MONTH",
+		2: "PLAN_INTERVAL_YEAR",
+	}
+	PlanInterval_value = map[string]int32{
+		"PLAN_INTERVAL_UNSPECIFIED": 0,
+		"PLAN_INTERVAL_MONTH":       1,
+		"PLAN_INTERVAL_YEAR":        2,
+	}
+)
+
+func (x PlanInterval) Enum() *PlanInterval {
+	p := new(PlanInterval)
+	*p = x
+	return p
+}
+
+func (x PlanInterval) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PlanInterval) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_billing_v1_catalog_proto_enumTypes[0].Descriptor()
+}
+
+func (PlanInterval) Type() protoreflect.EnumType {
+	return &file_tollbook_billing_v1_catalog_proto_enumTypes[0]
+}
+
+func (x PlanInterval) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PlanInterval.Descriptor instead.
+func (PlanInterval) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{0}
+}
+
 // How a plan's limit counts.
 type PlanLimitKind int32
 
@@ -60,11 +113,11 @@ func (x PlanLimitKind) String() string {
 }
 
 func (PlanLimitKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_billing_v1_catalog_proto_enumTypes[0].Descriptor()
+	return file_tollbook_billing_v1_catalog_proto_enumTypes[1].Descriptor()
 }
 
 func (PlanLimitKind) Type() protoreflect.EnumType {
-	return &file_tollbook_billing_v1_catalog_proto_enumTypes[0]
+	return &file_tollbook_billing_v1_catalog_proto_enumTypes[1]
 }
 
 func (x PlanLimitKind) Number() protoreflect.EnumNumber {
@@ -73,10 +126,75 @@ func (x PlanLimitKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PlanLimitKind.Descriptor instead.
 func (PlanLimitKind) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{0}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{1}
 }
 
-// What is sold.
+// What would happen to a plan.
+type PlanDiffKind int32
+
+const (
+	// Never answered.
+	PlanDiffKind_PLAN_DIFF_KIND_UNSPECIFIED PlanDiffKind = 0
+	// It is sold for the first time.
+	PlanDiffKind_PLAN_DIFF_KIND_ADDED PlanDiffKind = 1
+	// It gets a new version. Who has it keeps the version it was sold at.
+	PlanDiffKind_PLAN_DIFF_KIND_CHANGED PlanDiffKind = 2
+	// It is no longer sold. Who has it keeps it.
+	PlanDiffKind_PLAN_DIFF_KIND_WITHDRAWN PlanDiffKind = 3
+	// It is sold again, at the version that it had.
+	PlanDiffKind_PLAN_DIFF_KIND_SOLD_AGAIN PlanDiffKind = 4
+)
+
+// Enum value maps for PlanDiffKind.
+var (
+	PlanDiffKind_name = map[int32]string{
+		0: "PLAN_DIFF_KIND_UNSPECIFIED",
+		1: "PLAN_DIFF_KIND_ADDED",
+		2: "PLAN_DIFF_KIND_CHANGED",
+		3: "PLAN_DIFF_KIND_WITHDRAWN",
+		4: "PLAN_DIFF_KIND_SOLD_AGAIN",
+	}
+	PlanDiffKind_value = map[string]int32{
+		"PLAN_DIFF_KIND_UNSPECIFIED": 0,
+		"PLAN_DIFF_KIND_ADDED":       1,
+		"PLAN_DIFF_KIND_CHANGED":     2,
+		"PLAN_DIFF_KIND_WITHDRAWN":   3,
+		"PLAN_DIFF_KIND_SOLD_AGAIN":  4,
+	}
+)
+
+func (x PlanDiffKind) Enum() *PlanDiffKind {
+	p := new(PlanDiffKind)
+	*p = x
+	return p
+}
+
+func (x PlanDiffKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PlanDiffKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_billing_v1_catalog_proto_enumTypes[2].Descriptor()
+}
+
+func (PlanDiffKind) Type() protoreflect.EnumType {
+	return &file_tollbook_billing_v1_catalog_proto_enumTypes[2]
+}
+
+func (x PlanDiffKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PlanDiffKind.Descriptor instead.
+func (PlanDiffKind) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{2}
+}
+
+// What is sold. What it costs is written in one of two ways. The short one is `monthly_price`, `currency_code` and, per
+// meter, `included_quantity` and `overage_unit_price`: one price book with a per-unit charge for every meter that has a
+// price. The long one is `price_books`. Answers carry both: `price_books` is all of it, the short fields are the part of
+// the first book that they can say. Who sends both must say the same in both; a short field that is left empty says
+// nothing.
 type Plan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id, lower-case letters, digits and `_`; for example `starter`.
@@ -85,14 +203,22 @@ type Plan struct {
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Its name for people.
 	DisplayName string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// The price of a month, a decimal string such as `"49.00"`.
+	// The price of a month, a decimal string such as `"49.00"`; empty for a plan whose interval is a year.
 	MonthlyPrice string `protobuf:"bytes,4,opt,name=monthly_price,json=monthlyPrice,proto3" json:"monthly_price,omitempty"`
-	// The currency of every price.
+	// The currency of that and of every overage_unit_price.
 	CurrencyCode string `protobuf:"bytes,5,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
 	// What it includes, limits and charges, one entry per meter.
 	Meters []*PlanMeter `protobuf:"bytes,6,rep,name=meters,proto3" json:"meters,omitempty"`
 	// What it switches on, by feature name.
-	Features      map[string]bool `protobuf:"bytes,7,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Features map[string]bool `protobuf:"bytes,7,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// How often its base price is due; unspecified: by the month. Usage, limits, flat fees and the minimum go by the month,
+	// whatever the interval. A year needs `price_books`.
+	Interval PlanInterval `protobuf:"varint,8,opt,name=interval,proto3,enum=tollbook.billing.v1.PlanInterval" json:"interval,omitempty"`
+	// How many days its trial lasts, 0 to 365; 0: none. In a trial nothing is charged.
+	TrialDays int32 `protobuf:"varint,9,opt,name=trial_days,json=trialDays,proto3" json:"trial_days,omitempty"`
+	// What it costs, once for each currency that it is sold in, at most 20. The first is for subscriptions that name no
+	// currency. All have the same charges, by id and meter.
+	PriceBooks    []*PriceBook `protobuf:"bytes,10,rep,name=price_books,json=priceBooks,proto3" json:"price_books,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -176,6 +302,604 @@ func (x *Plan) GetFeatures() map[string]bool {
 	return nil
 }
 
+func (x *Plan) GetInterval() PlanInterval {
+	if x != nil {
+		return x.Interval
+	}
+	return PlanInterval_PLAN_INTERVAL_UNSPECIFIED
+}
+
+func (x *Plan) GetTrialDays() int32 {
+	if x != nil {
+		return x.TrialDays
+	}
+	return 0
+}
+
+func (x *Plan) GetPriceBooks() []*PriceBook {
+	if x != nil {
+		return x.PriceBooks
+	}
+	return nil
+}
+
+// Everything that a plan charges, in one currency.
+type PriceBook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The currency of every amount and price in it.
+	CurrencyCode string `protobuf:"bytes,1,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	// The price of one interval of the plan, in advance; a decimal string.
+	BasePrice string `protobuf:"bytes,2,opt,name=base_price,json=basePrice,proto3" json:"base_price,omitempty"`
+	// What it charges besides, in the order of the lines of an invoice; at most 64.
+	Charges []*Charge `protobuf:"bytes,3,rep,name=charges,proto3" json:"charges,omitempty"`
+	// What the usage of a month comes to at least; what is missing is charged. A decimal string above 0; empty: no minimum.
+	Minimum       string `protobuf:"bytes,4,opt,name=minimum,proto3" json:"minimum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PriceBook) Reset() {
+	*x = PriceBook{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PriceBook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PriceBook) ProtoMessage() {}
+
+func (x *PriceBook) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PriceBook.ProtoReflect.Descriptor instead.
+func (*PriceBook) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PriceBook) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+func (x *PriceBook) GetBasePrice() string {
+	if x != nil {
+		return x.BasePrice
+	}
+	return ""
+}
+
+func (x *PriceBook) GetCharges() []*Charge {
+	if x != nil {
+		return x.Charges
+	}
+	return nil
+}
+
+func (x *PriceBook) GetMinimum() string {
+	if x != nil {
+		return x.Minimum
+	}
+	return ""
+}
+
+// Something that a plan charges beside its base price.
+type Charge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id within the book: lower-case letters, digits and `_`. Invoices know it by that through all versions of a plan.
+	ChargeId string `protobuf:"bytes,1,opt,name=charge_id,json=chargeId,proto3" json:"charge_id,omitempty"`
+	// Its name on invoices, at most 200 bytes; empty: made of the id.
+	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// The meter that it counts, which the plan must not limit by CONCURRENCY; empty for a flat fee and only then.
+	Meter string `protobuf:"bytes,3,opt,name=meter,proto3" json:"meter,omitempty"`
+	// The allowance, in the meter's base unit: the first of every month, free of this charge; 0 for a flat fee.
+	IncludedQuantity int64 `protobuf:"varint,4,opt,name=included_quantity,json=includedQuantity,proto3" json:"included_quantity,omitempty"`
+	// How it is priced; required. What is counted is what lies beyond the allowance.
+	//
+	// Types that are valid to be assigned to Price:
+	//
+	//	*Charge_FlatFee
+	//	*Charge_PerUnit
+	//	*Charge_Graduated
+	//	*Charge_Volume
+	//	*Charge_Package
+	//	*Charge_Percentage
+	Price         isCharge_Price `protobuf_oneof:"price"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Charge) Reset() {
+	*x = Charge{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Charge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Charge) ProtoMessage() {}
+
+func (x *Charge) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Charge.ProtoReflect.Descriptor instead.
+func (*Charge) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Charge) GetChargeId() string {
+	if x != nil {
+		return x.ChargeId
+	}
+	return ""
+}
+
+func (x *Charge) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *Charge) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *Charge) GetIncludedQuantity() int64 {
+	if x != nil {
+		return x.IncludedQuantity
+	}
+	return 0
+}
+
+func (x *Charge) GetPrice() isCharge_Price {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+func (x *Charge) GetFlatFee() *FlatFeePrice {
+	if x != nil {
+		if x, ok := x.Price.(*Charge_FlatFee); ok {
+			return x.FlatFee
+		}
+	}
+	return nil
+}
+
+func (x *Charge) GetPerUnit() *PerUnitPrice {
+	if x != nil {
+		if x, ok := x.Price.(*Charge_PerUnit); ok {
+			return x.PerUnit
+		}
+	}
+	return nil
+}
+
+func (x *Charge) GetGraduated() *TieredPrice {
+	if x != nil {
+		if x, ok := x.Price.(*Charge_Graduated); ok {
+			return x.Graduated
+		}
+	}
+	return nil
+}
+
+func (x *Charge) GetVolume() *TieredPrice {
+	if x != nil {
+		if x, ok := x.Price.(*Charge_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
+func (x *Charge) GetPackage() *PackagePrice {
+	if x != nil {
+		if x, ok := x.Price.(*Charge_Package); ok {
+			return x.Package
+		}
+	}
+	return nil
+}
+
+func (x *Charge) GetPercentage() *PercentagePrice {
+	if x != nil {
+		if x, ok := x.Price.(*Charge_Percentage); ok {
+			return x.Percentage
+		}
+	}
+	return nil
+}
+
+type isCharge_Price interface {
+	isCharge_Price()
+}
+
+type Charge_FlatFee struct {
+	// So much a month, whatever is used.
+	FlatFee *FlatFeePrice `protobuf:"bytes,5,opt,name=flat_fee,json=flatFee,proto3,oneof"`
+}
+
+type Charge_PerUnit struct {
+	// Every unit at one price.
+	PerUnit *PerUnitPrice `protobuf:"bytes,6,opt,name=per_unit,json=perUnit,proto3,oneof"`
+}
+
+type Charge_Graduated struct {
+	// Each unit at the price of the tier that it falls into.
+	Graduated *TieredPrice `protobuf:"bytes,7,opt,name=graduated,proto3,oneof"`
+}
+
+type Charge_Volume struct {
+	// All units at the price of the tier that the last of them falls into.
+	Volume *TieredPrice `protobuf:"bytes,8,opt,name=volume,proto3,oneof"`
+}
+
+type Charge_Package struct {
+	// So much for every package that is begun.
+	Package *PackagePrice `protobuf:"bytes,9,opt,name=package,proto3,oneof"`
+}
+
+type Charge_Percentage struct {
+	// A share of a meter that counts money.
+	Percentage *PercentagePrice `protobuf:"bytes,10,opt,name=percentage,proto3,oneof"`
+}
+
+func (*Charge_FlatFee) isCharge_Price() {}
+
+func (*Charge_PerUnit) isCharge_Price() {}
+
+func (*Charge_Graduated) isCharge_Price() {}
+
+func (*Charge_Volume) isCharge_Price() {}
+
+func (*Charge_Package) isCharge_Price() {}
+
+func (*Charge_Percentage) isCharge_Price() {}
+
+// So much a month.
+type FlatFeePrice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A decimal string, no finer than the currency.
+	Amount        string `protobuf:"bytes,1,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlatFeePrice) Reset() {
+	*x = FlatFeePrice{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlatFeePrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlatFeePrice) ProtoMessage() {}
+
+func (x *FlatFeePrice) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlatFeePrice.ProtoReflect.Descriptor instead.
+func (*FlatFeePrice) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FlatFeePrice) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// Every unit at one price.
+type PerUnitPrice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The price of one display unit, a decimal string of at most 12 decimals.
+	UnitPrice     string `protobuf:"bytes,1,opt,name=unit_price,json=unitPrice,proto3" json:"unit_price,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PerUnitPrice) Reset() {
+	*x = PerUnitPrice{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PerUnitPrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PerUnitPrice) ProtoMessage() {}
+
+func (x *PerUnitPrice) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PerUnitPrice.ProtoReflect.Descriptor instead.
+func (*PerUnitPrice) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PerUnitPrice) GetUnitPrice() string {
+	if x != nil {
+		return x.UnitPrice
+	}
+	return ""
+}
+
+// Prices by quantity.
+type TieredPrice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One to 50, ascending; the last is open.
+	Tiers         []*PriceTier `protobuf:"bytes,1,rep,name=tiers,proto3" json:"tiers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TieredPrice) Reset() {
+	*x = TieredPrice{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TieredPrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TieredPrice) ProtoMessage() {}
+
+func (x *TieredPrice) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TieredPrice.ProtoReflect.Descriptor instead.
+func (*TieredPrice) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TieredPrice) GetTiers() []*PriceTier {
+	if x != nil {
+		return x.Tiers
+	}
+	return nil
+}
+
+// A stretch of quantities.
+type PriceTier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last base unit that belongs to it, counted beyond the allowance; absent: all that follow.
+	UpTo *int64 `protobuf:"varint,1,opt,name=up_to,json=upTo,proto3,oneof" json:"up_to,omitempty"`
+	// The price of one display unit, a decimal string of at most 12 decimals.
+	UnitPrice string `protobuf:"bytes,2,opt,name=unit_price,json=unitPrice,proto3" json:"unit_price,omitempty"`
+	// What is charged once as soon as anything falls into the tier, a decimal string no finer than the currency; empty: 0.
+	FlatPrice     string `protobuf:"bytes,3,opt,name=flat_price,json=flatPrice,proto3" json:"flat_price,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PriceTier) Reset() {
+	*x = PriceTier{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PriceTier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PriceTier) ProtoMessage() {}
+
+func (x *PriceTier) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PriceTier.ProtoReflect.Descriptor instead.
+func (*PriceTier) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PriceTier) GetUpTo() int64 {
+	if x != nil && x.UpTo != nil {
+		return *x.UpTo
+	}
+	return 0
+}
+
+func (x *PriceTier) GetUnitPrice() string {
+	if x != nil {
+		return x.UnitPrice
+	}
+	return ""
+}
+
+func (x *PriceTier) GetFlatPrice() string {
+	if x != nil {
+		return x.FlatPrice
+	}
+	return ""
+}
+
+// So much for every package that is begun.
+type PackagePrice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many base units a package has, from 1.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// The price of one package, a decimal string of at most 12 decimals.
+	Price         string `protobuf:"bytes,2,opt,name=price,proto3" json:"price,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackagePrice) Reset() {
+	*x = PackagePrice{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackagePrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackagePrice) ProtoMessage() {}
+
+func (x *PackagePrice) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackagePrice.ProtoReflect.Descriptor instead.
+func (*PackagePrice) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PackagePrice) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PackagePrice) GetPrice() string {
+	if x != nil {
+		return x.Price
+	}
+	return ""
+}
+
+// A share of a meter that counts money: one whose display unit is a currency, such as `provider_cost`.
+type PercentagePrice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many percent of it, a decimal string from 0 to 10000.
+	Percent string `protobuf:"bytes,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	// What one display unit of the meter is in the book's currency, a decimal string above 0: agreed with the plan, no rate
+	// of the day. Empty where the meter counts the book's own currency, and only there.
+	ExchangeRate  string `protobuf:"bytes,2,opt,name=exchange_rate,json=exchangeRate,proto3" json:"exchange_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PercentagePrice) Reset() {
+	*x = PercentagePrice{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PercentagePrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PercentagePrice) ProtoMessage() {}
+
+func (x *PercentagePrice) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PercentagePrice.ProtoReflect.Descriptor instead.
+func (*PercentagePrice) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PercentagePrice) GetPercent() string {
+	if x != nil {
+		return x.Percent
+	}
+	return ""
+}
+
+func (x *PercentagePrice) GetExchangeRate() string {
+	if x != nil {
+		return x.ExchangeRate
+	}
+	return ""
+}
+
 // How a plan treats one meter. Quantities are in the meter's base unit.
 type PlanMeter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -187,9 +911,11 @@ type PlanMeter struct {
 	LimitQuantity *int64 `protobuf:"varint,3,opt,name=limit_quantity,json=limitQuantity,proto3,oneof" json:"limit_quantity,omitempty"`
 	// The grace band above the limit in percent of it, 0 to 100.
 	GracePercent int32 `protobuf:"varint,4,opt,name=grace_percent,json=gracePercent,proto3" json:"grace_percent,omitempty"`
-	// What the base fee includes.
+	// What the base fee includes. Of a meter that is charged, the allowance of its one per-unit charge; 0 where it is charged
+	// otherwise.
 	IncludedQuantity int64 `protobuf:"varint,5,opt,name=included_quantity,json=includedQuantity,proto3" json:"included_quantity,omitempty"`
-	// The price of one display unit beyond that, a decimal string; empty: never billed.
+	// The price of one display unit beyond that, a decimal string; empty: never billed, or charged otherwise than by one
+	// per-unit charge.
 	OverageUnitPrice string `protobuf:"bytes,6,opt,name=overage_unit_price,json=overageUnitPrice,proto3" json:"overage_unit_price,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -197,7 +923,7 @@ type PlanMeter struct {
 
 func (x *PlanMeter) Reset() {
 	*x = PlanMeter{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[1]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +935,7 @@ func (x *PlanMeter) String() string {
 func (*PlanMeter) ProtoMessage() {}
 
 func (x *PlanMeter) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[1]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +948,7 @@ func (x *PlanMeter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanMeter.ProtoReflect.Descriptor instead.
 func (*PlanMeter) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{1}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PlanMeter) GetMeter() string {
@@ -276,7 +1002,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[2]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +1014,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[2]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +1027,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{2}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 // The plans.
@@ -315,7 +1041,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[3]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +1053,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[3]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +1066,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{3}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -361,7 +1087,7 @@ type GetPlanRequest struct {
 
 func (x *GetPlanRequest) Reset() {
 	*x = GetPlanRequest{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[4]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -373,7 +1099,7 @@ func (x *GetPlanRequest) String() string {
 func (*GetPlanRequest) ProtoMessage() {}
 
 func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[4]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -386,7 +1112,7 @@ func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanRequest.ProtoReflect.Descriptor instead.
 func (*GetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{4}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetPlanRequest) GetPlanId() string {
@@ -407,7 +1133,7 @@ type GetPlanResponse struct {
 
 func (x *GetPlanResponse) Reset() {
 	*x = GetPlanResponse{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[5]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +1145,7 @@ func (x *GetPlanResponse) String() string {
 func (*GetPlanResponse) ProtoMessage() {}
 
 func (x *GetPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[5]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +1158,7 @@ func (x *GetPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanResponse.ProtoReflect.Descriptor instead.
 func (*GetPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{5}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetPlanResponse) GetPlan() *Plan {
@@ -440,6 +1166,245 @@ func (x *GetPlanResponse) GetPlan() *Plan {
 		return x.Plan
 	}
 	return nil
+}
+
+// A whole catalog.
+type DiffCatalogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every plan that would be sold, as in ApplyCatalogRequest.
+	Plans         []*Plan `protobuf:"bytes,1,rep,name=plans,proto3" json:"plans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffCatalogRequest) Reset() {
+	*x = DiffCatalogRequest{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffCatalogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffCatalogRequest) ProtoMessage() {}
+
+func (x *DiffCatalogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffCatalogRequest.ProtoReflect.Descriptor instead.
+func (*DiffCatalogRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DiffCatalogRequest) GetPlans() []*Plan {
+	if x != nil {
+		return x.Plans
+	}
+	return nil
+}
+
+// What applying it would change.
+type DiffCatalogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By plan id; empty: nothing would change.
+	Diffs         []*PlanDiff `protobuf:"bytes,1,rep,name=diffs,proto3" json:"diffs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffCatalogResponse) Reset() {
+	*x = DiffCatalogResponse{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffCatalogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffCatalogResponse) ProtoMessage() {}
+
+func (x *DiffCatalogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffCatalogResponse.ProtoReflect.Descriptor instead.
+func (*DiffCatalogResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DiffCatalogResponse) GetDiffs() []*PlanDiff {
+	if x != nil {
+		return x.Diffs
+	}
+	return nil
+}
+
+// What would change of one plan.
+type PlanDiff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plan.
+	PlanId string `protobuf:"bytes,1,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// What would happen to it.
+	Kind PlanDiffKind `protobuf:"varint,2,opt,name=kind,proto3,enum=tollbook.billing.v1.PlanDiffKind" json:"kind,omitempty"`
+	// Its newest version as it is; 0 for a new plan.
+	VersionBefore int64 `protobuf:"varint,3,opt,name=version_before,json=versionBefore,proto3" json:"version_before,omitempty"`
+	// Its newest version as it would be.
+	VersionAfter int64 `protobuf:"varint,4,opt,name=version_after,json=versionAfter,proto3" json:"version_after,omitempty"`
+	// What would differ in it. Of a new plan everything, of a plan whose version stays nothing.
+	Fields        []*FieldDiff `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanDiff) Reset() {
+	*x = PlanDiff{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanDiff) ProtoMessage() {}
+
+func (x *PlanDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanDiff.ProtoReflect.Descriptor instead.
+func (*PlanDiff) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PlanDiff) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *PlanDiff) GetKind() PlanDiffKind {
+	if x != nil {
+		return x.Kind
+	}
+	return PlanDiffKind_PLAN_DIFF_KIND_UNSPECIFIED
+}
+
+func (x *PlanDiff) GetVersionBefore() int64 {
+	if x != nil {
+		return x.VersionBefore
+	}
+	return 0
+}
+
+func (x *PlanDiff) GetVersionAfter() int64 {
+	if x != nil {
+		return x.VersionAfter
+	}
+	return 0
+}
+
+func (x *PlanDiff) GetFields() []*FieldDiff {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+// One field of a plan, in words: quantities in display units and amounts with their currency. Made for people; its
+// wording may change.
+type FieldDiff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, for example `prices.USD.base`.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// As it is; empty: not there.
+	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// As it would be; empty: no longer there.
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FieldDiff) Reset() {
+	*x = FieldDiff{}
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FieldDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FieldDiff) ProtoMessage() {}
+
+func (x *FieldDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FieldDiff.ProtoReflect.Descriptor instead.
+func (*FieldDiff) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FieldDiff) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *FieldDiff) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *FieldDiff) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
 }
 
 // The whole catalog.
@@ -455,7 +1420,7 @@ type ApplyCatalogRequest struct {
 
 func (x *ApplyCatalogRequest) Reset() {
 	*x = ApplyCatalogRequest{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[6]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +1432,7 @@ func (x *ApplyCatalogRequest) String() string {
 func (*ApplyCatalogRequest) ProtoMessage() {}
 
 func (x *ApplyCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[6]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +1445,7 @@ func (x *ApplyCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyCatalogRequest.ProtoReflect.Descriptor instead.
 func (*ApplyCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{6}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApplyCatalogRequest) GetRequestId() string {
@@ -504,13 +1469,15 @@ type ApplyCatalogResponse struct {
 	Plans []*Plan `protobuf:"bytes,1,rep,name=plans,proto3" json:"plans,omitempty"`
 	// The ids of the plans that got a new version.
 	ChangedPlanIds []string `protobuf:"bytes,2,rep,name=changed_plan_ids,json=changedPlanIds,proto3" json:"changed_plan_ids,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The ids of the plans that are no longer sold.
+	WithdrawnPlanIds []string `protobuf:"bytes,3,rep,name=withdrawn_plan_ids,json=withdrawnPlanIds,proto3" json:"withdrawn_plan_ids,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ApplyCatalogResponse) Reset() {
 	*x = ApplyCatalogResponse{}
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[7]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +1489,7 @@ func (x *ApplyCatalogResponse) String() string {
 func (*ApplyCatalogResponse) ProtoMessage() {}
 
 func (x *ApplyCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[7]
+	mi := &file_tollbook_billing_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +1502,7 @@ func (x *ApplyCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyCatalogResponse.ProtoReflect.Descriptor instead.
 func (*ApplyCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{7}
+	return file_tollbook_billing_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ApplyCatalogResponse) GetPlans() []*Plan {
@@ -552,11 +1519,18 @@ func (x *ApplyCatalogResponse) GetChangedPlanIds() []string {
 	return nil
 }
 
+func (x *ApplyCatalogResponse) GetWithdrawnPlanIds() []string {
+	if x != nil {
+		return x.WithdrawnPlanIds
+	}
+	return nil
+}
+
 var File_tollbook_billing_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_tollbook_billing_v1_catalog_proto_rawDesc = "" +
 	"\n" +
-	"!tollbook/billing/v1/catalog.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ftollbook/access/v1/access.proto\"\xe0\x02\n" +
+	"!tollbook/billing/v1/catalog.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ftollbook/access/v1/access.proto\"\xff\x03\n" +
 	"\x04Plan\x12\x17\n" +
 	"\aplan_id\x18\x01 \x01(\tR\x06planId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12!\n" +
@@ -564,10 +1538,57 @@ const file_tollbook_billing_v1_catalog_proto_rawDesc = "" +
 	"\rmonthly_price\x18\x04 \x01(\tR\fmonthlyPrice\x12#\n" +
 	"\rcurrency_code\x18\x05 \x01(\tR\fcurrencyCode\x126\n" +
 	"\x06meters\x18\x06 \x03(\v2\x1e.tollbook.billing.v1.PlanMeterR\x06meters\x12C\n" +
-	"\bfeatures\x18\a \x03(\v2'.tollbook.billing.v1.Plan.FeaturesEntryR\bfeatures\x1a;\n" +
+	"\bfeatures\x18\a \x03(\v2'.tollbook.billing.v1.Plan.FeaturesEntryR\bfeatures\x12=\n" +
+	"\binterval\x18\b \x01(\x0e2!.tollbook.billing.v1.PlanIntervalR\binterval\x12\x1d\n" +
+	"\n" +
+	"trial_days\x18\t \x01(\x05R\ttrialDays\x12?\n" +
+	"\vprice_books\x18\n" +
+	" \x03(\v2\x1e.tollbook.billing.v1.PriceBookR\n" +
+	"priceBooks\x1a;\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"\xa3\x02\n" +
+	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"\xa0\x01\n" +
+	"\tPriceBook\x12#\n" +
+	"\rcurrency_code\x18\x01 \x01(\tR\fcurrencyCode\x12\x1d\n" +
+	"\n" +
+	"base_price\x18\x02 \x01(\tR\tbasePrice\x125\n" +
+	"\acharges\x18\x03 \x03(\v2\x1b.tollbook.billing.v1.ChargeR\acharges\x12\x18\n" +
+	"\aminimum\x18\x04 \x01(\tR\aminimum\"\x99\x04\n" +
+	"\x06Charge\x12\x1b\n" +
+	"\tcharge_id\x18\x01 \x01(\tR\bchargeId\x12!\n" +
+	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x14\n" +
+	"\x05meter\x18\x03 \x01(\tR\x05meter\x12+\n" +
+	"\x11included_quantity\x18\x04 \x01(\x03R\x10includedQuantity\x12>\n" +
+	"\bflat_fee\x18\x05 \x01(\v2!.tollbook.billing.v1.FlatFeePriceH\x00R\aflatFee\x12>\n" +
+	"\bper_unit\x18\x06 \x01(\v2!.tollbook.billing.v1.PerUnitPriceH\x00R\aperUnit\x12@\n" +
+	"\tgraduated\x18\a \x01(\v2 .tollbook.billing.v1.TieredPriceH\x00R\tgraduated\x12:\n" +
+	"\x06volume\x18\b \x01(\v2 .tollbook.billing.v1.TieredPriceH\x00R\x06volume\x12=\n" +
+	"\apackage\x18\t \x01(\v2!.tollbook.billing.v1.PackagePriceH\x00R\apackage\x12F\n" +
+	"\n" +
+	"percentage\x18\n" +
+	" \x01(\v2$.tollbook.billing.v1.PercentagePriceH\x00R\n" +
+	"percentageB\a\n" +
+	"\x05price\"&\n" +
+	"\fFlatFeePrice\x12\x16\n" +
+	"\x06amount\x18\x01 \x01(\tR\x06amount\"-\n" +
+	"\fPerUnitPrice\x12\x1d\n" +
+	"\n" +
+	"unit_price\x18\x01 \x01(\tR\tunitPrice\"C\n" +
+	"\vTieredPrice\x124\n" +
+	"\x05tiers\x18\x01 \x03(\v2\x1e.tollbook.billing.v1.PriceTierR\x05tiers\"m\n" +
+	"\tPriceTier\x12\x18\n" +
+	"\x05up_to\x18\x01 \x01(\x03H\x00R\x04upTo\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"unit_price\x18\x02 \x01(\tR\tunitPrice\x12\x1d\n" +
+	"\n" +
+	"flat_price\x18\x03 \x01(\tR\tflatPriceB\b\n" +
+	"\x06_up_to\"8\n" +
+	"\fPackagePrice\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05price\x18\x02 \x01(\tR\x05price\"P\n" +
+	"\x0fPercentagePrice\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\tR\apercent\x12#\n" +
+	"\rexchange_rate\x18\x02 \x01(\tR\fexchangeRate\"\xa3\x02\n" +
 	"\tPlanMeter\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\tR\x05meter\x12A\n" +
 	"\n" +
@@ -583,21 +1604,47 @@ const file_tollbook_billing_v1_catalog_proto_rawDesc = "" +
 	"\x0eGetPlanRequest\x12\x17\n" +
 	"\aplan_id\x18\x01 \x01(\tR\x06planId\"@\n" +
 	"\x0fGetPlanResponse\x12-\n" +
-	"\x04plan\x18\x01 \x01(\v2\x19.tollbook.billing.v1.PlanR\x04plan\"e\n" +
+	"\x04plan\x18\x01 \x01(\v2\x19.tollbook.billing.v1.PlanR\x04plan\"E\n" +
+	"\x12DiffCatalogRequest\x12/\n" +
+	"\x05plans\x18\x01 \x03(\v2\x19.tollbook.billing.v1.PlanR\x05plans\"J\n" +
+	"\x13DiffCatalogResponse\x123\n" +
+	"\x05diffs\x18\x01 \x03(\v2\x1d.tollbook.billing.v1.PlanDiffR\x05diffs\"\xde\x01\n" +
+	"\bPlanDiff\x12\x17\n" +
+	"\aplan_id\x18\x01 \x01(\tR\x06planId\x125\n" +
+	"\x04kind\x18\x02 \x01(\x0e2!.tollbook.billing.v1.PlanDiffKindR\x04kind\x12%\n" +
+	"\x0eversion_before\x18\x03 \x01(\x03R\rversionBefore\x12#\n" +
+	"\rversion_after\x18\x04 \x01(\x03R\fversionAfter\x126\n" +
+	"\x06fields\x18\x05 \x03(\v2\x1e.tollbook.billing.v1.FieldDiffR\x06fields\"O\n" +
+	"\tFieldDiff\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"e\n" +
 	"\x13ApplyCatalogRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12/\n" +
-	"\x05plans\x18\x02 \x03(\v2\x19.tollbook.billing.v1.PlanR\x05plans\"q\n" +
+	"\x05plans\x18\x02 \x03(\v2\x19.tollbook.billing.v1.PlanR\x05plans\"\x9f\x01\n" +
 	"\x14ApplyCatalogResponse\x12/\n" +
 	"\x05plans\x18\x01 \x03(\v2\x19.tollbook.billing.v1.PlanR\x05plans\x12(\n" +
-	"\x10changed_plan_ids\x18\x02 \x03(\tR\x0echangedPlanIds*m\n" +
+	"\x10changed_plan_ids\x18\x02 \x03(\tR\x0echangedPlanIds\x12,\n" +
+	"\x12withdrawn_plan_ids\x18\x03 \x03(\tR\x10withdrawnPlanIds*^\n" +
+	"\fPlanInterval\x12\x1d\n" +
+	"\x19PLAN_INTERVAL_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13PLAN_INTERVAL_MONTH\x10\x01\x12\x16\n" +
+	"\x12PLAN_INTERVAL_YEAR\x10\x02*m\n" +
 	"\rPlanLimitKind\x12\x1f\n" +
 	"\x1bPLAN_LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PLAN_LIMIT_KIND_PERIOD\x10\x01\x12\x1f\n" +
-	"\x1bPLAN_LIMIT_KIND_CONCURRENCY\x10\x022\xf3\x02\n" +
+	"\x1bPLAN_LIMIT_KIND_CONCURRENCY\x10\x02*\xa1\x01\n" +
+	"\fPlanDiffKind\x12\x1e\n" +
+	"\x1aPLAN_DIFF_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14PLAN_DIFF_KIND_ADDED\x10\x01\x12\x1a\n" +
+	"\x16PLAN_DIFF_KIND_CHANGED\x10\x02\x12\x1c\n" +
+	"\x18PLAN_DIFF_KIND_WITHDRAWN\x10\x03\x12\x1d\n" +
+	"\x19PLAN_DIFF_KIND_SOLD_AGAIN\x10\x042\xdd\x03\n" +
 	"\x0eCatalogService\x12w\n" +
 	"\tListPlans\x12%.tollbook.billing.v1.ListPlansRequest\x1a&.tollbook.billing.v1.ListPlansResponse\"\x1b\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/plans\x12{\n" +
-	"\aGetPlan\x12#.tollbook.billing.v1.GetPlanRequest\x1a$.tollbook.billing.v1.GetPlanResponse\"%\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/plans/{plan_id}\x12k\n" +
+	"\aGetPlan\x12#.tollbook.billing.v1.GetPlanRequest\x1a$.tollbook.billing.v1.GetPlanResponse\"%\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/plans/{plan_id}\x12h\n" +
+	"\vDiffCatalog\x12'.tollbook.billing.v1.DiffCatalogRequest\x1a(.tollbook.billing.v1.DiffCatalogResponse\"\x06\xb2\xe1\x18\x02\b\x02\x12k\n" +
 	"\fApplyCatalog\x12(.tollbook.billing.v1.ApplyCatalogRequest\x1a).tollbook.billing.v1.ApplyCatalogResponse\"\x06\xb2\xe1\x18\x02\b\x02B\xd1\x01\n" +
 	"\x17com.tollbook.billing.v1B\fCatalogProtoP\x01Z:tollbook.dev/tollbook/gen/go/tollbook/billing/v1;billingv1\xa2\x02\x03TBX\xaa\x02\x13Tollbook.Billing.V1\xca\x02\x13Tollbook\\Billing\\V1\xe2\x02\x1fTollbook\\Billing\\V1\\GPBMetadata\xea\x02\x15Tollbook::Billing::V1b\x06proto3"
 
@@ -613,39 +1660,69 @@ func file_tollbook_billing_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_tollbook_billing_v1_catalog_proto_rawDescData
 }
 
-var file_tollbook_billing_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tollbook_billing_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tollbook_billing_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_tollbook_billing_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_tollbook_billing_v1_catalog_proto_goTypes = []any{
-	(PlanLimitKind)(0),           // 0: tollbook.billing.v1.PlanLimitKind
-	(*Plan)(nil),                 // 1: tollbook.billing.v1.Plan
-	(*PlanMeter)(nil),            // 2: tollbook.billing.v1.PlanMeter
-	(*ListPlansRequest)(nil),     // 3: tollbook.billing.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),    // 4: tollbook.billing.v1.ListPlansResponse
-	(*GetPlanRequest)(nil),       // 5: tollbook.billing.v1.GetPlanRequest
-	(*GetPlanResponse)(nil),      // 6: tollbook.billing.v1.GetPlanResponse
-	(*ApplyCatalogRequest)(nil),  // 7: tollbook.billing.v1.ApplyCatalogRequest
-	(*ApplyCatalogResponse)(nil), // 8: tollbook.billing.v1.ApplyCatalogResponse
-	nil,                          // 9: tollbook.billing.v1.Plan.FeaturesEntry
+	(PlanInterval)(0),            // 0: tollbook.billing.v1.PlanInterval
+	(PlanLimitKind)(0),           // 1: tollbook.billing.v1.PlanLimitKind
+	(PlanDiffKind)(0),            // 2: tollbook.billing.v1.PlanDiffKind
+	(*Plan)(nil),                 // 3: tollbook.billing.v1.Plan
+	(*PriceBook)(nil),            // 4: tollbook.billing.v1.PriceBook
+	(*Charge)(nil),               // 5: tollbook.billing.v1.Charge
+	(*FlatFeePrice)(nil),         // 6: tollbook.billing.v1.FlatFeePrice
+	(*PerUnitPrice)(nil),         // 7: tollbook.billing.v1.PerUnitPrice
+	(*TieredPrice)(nil),          // 8: tollbook.billing.v1.TieredPrice
+	(*PriceTier)(nil),            // 9: tollbook.billing.v1.PriceTier
+	(*PackagePrice)(nil),         // 10: tollbook.billing.v1.PackagePrice
+	(*PercentagePrice)(nil),      // 11: tollbook.billing.v1.PercentagePrice
+	(*PlanMeter)(nil),            // 12: tollbook.billing.v1.PlanMeter
+	(*ListPlansRequest)(nil),     // 13: tollbook.billing.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),    // 14: tollbook.billing.v1.ListPlansResponse
+	(*GetPlanRequest)(nil),       // 15: tollbook.billing.v1.GetPlanRequest
+	(*GetPlanResponse)(nil),      // 16: tollbook.billing.v1.GetPlanResponse
+	(*DiffCatalogRequest)(nil),   // 17: tollbook.billing.v1.DiffCatalogRequest
+	(*DiffCatalogResponse)(nil),  // 18: tollbook.billing.v1.DiffCatalogResponse
+	(*PlanDiff)(nil),             // 19: tollbook.billing.v1.PlanDiff
+	(*FieldDiff)(nil),            // 20: tollbook.billing.v1.FieldDiff
+	(*ApplyCatalogRequest)(nil),  // 21: tollbook.billing.v1.ApplyCatalogRequest
+	(*ApplyCatalogResponse)(nil), // 22: tollbook.billing.v1.ApplyCatalogResponse
+	nil,                          // 23: tollbook.billing.v1.Plan.FeaturesEntry
 }
 var file_tollbook_billing_v1_catalog_proto_depIdxs = []int32{
-	2,  // 0: tollbook.billing.v1.Plan.meters:type_name -> tollbook.billing.v1.PlanMeter
-	9,  // 1: tollbook.billing.v1.Plan.features:type_name -> tollbook.billing.v1.Plan.FeaturesEntry
-	0,  // 2: tollbook.billing.v1.PlanMeter.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
-	1,  // 3: tollbook.billing.v1.ListPlansResponse.plans:type_name -> tollbook.billing.v1.Plan
-	1,  // 4: tollbook.billing.v1.GetPlanResponse.plan:type_name -> tollbook.billing.v1.Plan
-	1,  // 5: tollbook.billing.v1.ApplyCatalogRequest.plans:type_name -> tollbook.billing.v1.Plan
-	1,  // 6: tollbook.billing.v1.ApplyCatalogResponse.plans:type_name -> tollbook.billing.v1.Plan
-	3,  // 7: tollbook.billing.v1.CatalogService.ListPlans:input_type -> tollbook.billing.v1.ListPlansRequest
-	5,  // 8: tollbook.billing.v1.CatalogService.GetPlan:input_type -> tollbook.billing.v1.GetPlanRequest
-	7,  // 9: tollbook.billing.v1.CatalogService.ApplyCatalog:input_type -> tollbook.billing.v1.ApplyCatalogRequest
-	4,  // 10: tollbook.billing.v1.CatalogService.ListPlans:output_type -> tollbook.billing.v1.ListPlansResponse
-	6,  // 11: tollbook.billing.v1.CatalogService.GetPlan:output_type -> tollbook.billing.v1.GetPlanResponse
-	8,  // 12: tollbook.billing.v1.CatalogService.ApplyCatalog:output_type -> tollbook.billing.v1.ApplyCatalogResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	12, // 0: tollbook.billing.v1.Plan.meters:type_name -> tollbook.billing.v1.PlanMeter
+	23, // 1: tollbook.billing.v1.Plan.features:type_name -> tollbook.billing.v1.Plan.FeaturesEntry
+	0,  // 2: tollbook.billing.v1.Plan.interval:type_name -> tollbook.billing.v1.PlanInterval
+	4,  // 3: tollbook.billing.v1.Plan.price_books:type_name -> tollbook.billing.v1.PriceBook
+	5,  // 4: tollbook.billing.v1.PriceBook.charges:type_name -> tollbook.billing.v1.Charge
+	6,  // 5: tollbook.billing.v1.Charge.flat_fee:type_name -> tollbook.billing.v1.FlatFeePrice
+	7,  // 6: tollbook.billing.v1.Charge.per_unit:type_name -> tollbook.billing.v1.PerUnitPrice
+	8,  // 7: tollbook.billing.v1.Charge.graduated:type_name -> tollbook.billing.v1.TieredPrice
+	8,  // 8: tollbook.billing.v1.Charge.volume:type_name -> tollbook.billing.v1.TieredPrice
+	10, // 9: tollbook.billing.v1.Charge.package:type_name -> tollbook.billing.v1.PackagePrice
+	11, // 10: tollbook.billing.v1.Charge.percentage:type_name -> tollbook.billing.v1.PercentagePrice
+	9,  // 11: tollbook.billing.v1.TieredPrice.tiers:type_name -> tollbook.billing.v1.PriceTier
+	1,  // 12: tollbook.billing.v1.PlanMeter.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
+	3,  // 13: tollbook.billing.v1.ListPlansResponse.plans:type_name -> tollbook.billing.v1.Plan
+	3,  // 14: tollbook.billing.v1.GetPlanResponse.plan:type_name -> tollbook.billing.v1.Plan
+	3,  // 15: tollbook.billing.v1.DiffCatalogRequest.plans:type_name -> tollbook.billing.v1.Plan
+	19, // 16: tollbook.billing.v1.DiffCatalogResponse.diffs:type_name -> tollbook.billing.v1.PlanDiff
+	2,  // 17: tollbook.billing.v1.PlanDiff.kind:type_name -> tollbook.billing.v1.PlanDiffKind
+	20, // 18: tollbook.billing.v1.PlanDiff.fields:type_name -> tollbook.billing.v1.FieldDiff
+	3,  // 19: tollbook.billing.v1.ApplyCatalogRequest.plans:type_name -> tollbook.billing.v1.Plan
+	3,  // 20: tollbook.billing.v1.ApplyCatalogResponse.plans:type_name -> tollbook.billing.v1.Plan
+	13, // 21: tollbook.billing.v1.CatalogService.ListPlans:input_type -> tollbook.billing.v1.ListPlansRequest
+	15, // 22: tollbook.billing.v1.CatalogService.GetPlan:input_type -> tollbook.billing.v1.GetPlanRequest
+	17, // 23: tollbook.billing.v1.CatalogService.DiffCatalog:input_type -> tollbook.billing.v1.DiffCatalogRequest
+	21, // 24: tollbook.billing.v1.CatalogService.ApplyCatalog:input_type -> tollbook.billing.v1.ApplyCatalogRequest
+	14, // 25: tollbook.billing.v1.CatalogService.ListPlans:output_type -> tollbook.billing.v1.ListPlansResponse
+	16, // 26: tollbook.billing.v1.CatalogService.GetPlan:output_type -> tollbook.billing.v1.GetPlanResponse
+	18, // 27: tollbook.billing.v1.CatalogService.DiffCatalog:output_type -> tollbook.billing.v1.DiffCatalogResponse
+	22, // 28: tollbook.billing.v1.CatalogService.ApplyCatalog:output_type -> tollbook.billing.v1.ApplyCatalogResponse
+	25, // [25:29] is the sub-list for method output_type
+	21, // [21:25] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_catalog_proto_init() }
@@ -653,14 +1730,23 @@ func file_tollbook_billing_v1_catalog_proto_init() {
 	if File_tollbook_billing_v1_catalog_proto != nil {
 		return
 	}
-	file_tollbook_billing_v1_catalog_proto_msgTypes[1].OneofWrappers = []any{}
+	file_tollbook_billing_v1_catalog_proto_msgTypes[2].OneofWrappers = []any{
+		(*Charge_FlatFee)(nil),
+		(*Charge_PerUnit)(nil),
+		(*Charge_Graduated)(nil),
+		(*Charge_Volume)(nil),
+		(*Charge_Package)(nil),
+		(*Charge_Percentage)(nil),
+	}
+	file_tollbook_billing_v1_catalog_proto_msgTypes[6].OneofWrappers = []any{}
+	file_tollbook_billing_v1_catalog_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_catalog_proto_rawDesc), len(file_tollbook_billing_v1_catalog_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	CatalogService_ListPlans_FullMethodName    = "/tollbook.billing.v1.CatalogService/ListPlans"
 	CatalogService_GetPlan_FullMethodName      = "/tollbook.billing.v1.CatalogService/GetPlan"
+	CatalogService_DiffCatalog_FullMethodName  = "/tollbook.billing.v1.CatalogService/DiffCatalog"
 	CatalogService_ApplyCatalog_FullMethodName = "/tollbook.billing.v1.CatalogService/ApplyCatalog"
 )
 
@@ -34,6 +35,9 @@ type CatalogServiceClient interface {
 	ListPlans(ctx context.Context, in *ListPlansRequest, opts ...grpc.CallOption) (*ListPlansResponse, error)
 	// The newest version of one plan.
 	GetPlan(ctx context.Context, in *GetPlanRequest, opts ...grpc.CallOption) (*GetPlanResponse, error)
+	// What applying the given plans would change, for people to read before it is applied; changes nothing. Refuses what
+	// ApplyCatalog refuses.
+	DiffCatalog(ctx context.Context, in *DiffCatalogRequest, opts ...grpc.CallOption) (*DiffCatalogResponse, error)
 	// Makes the given plans the catalog, in one transaction: a plan whose content differs from its newest version gets a
 	// new version, an equal one keeps its own. Applying the same catalog again changes nothing. INVALID_ARGUMENT with
 	// INVALID_CATALOG names the plan and the field that break a rule, and nothing is applied.
@@ -68,6 +72,16 @@ func (c *catalogServiceClient) GetPlan(ctx context.Context, in *GetPlanRequest, 
 	return out, nil
 }
 
+func (c *catalogServiceClient) DiffCatalog(ctx context.Context, in *DiffCatalogRequest, opts ...grpc.CallOption) (*DiffCatalogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiffCatalogResponse)
+	err := c.cc.Invoke(ctx, CatalogService_DiffCatalog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *catalogServiceClient) ApplyCatalog(ctx context.Context, in *ApplyCatalogRequest, opts ...grpc.CallOption) (*ApplyCatalogResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ApplyCatalogResponse)
@@ -88,6 +102,9 @@ type CatalogServiceServer interface {
 	ListPlans(context.Context, *ListPlansRequest) (*ListPlansResponse, error)
 	// The newest version of one plan.
 	GetPlan(context.Context, *GetPlanRequest) (*GetPlanResponse, error)
+	// What applying the given plans would change, for people to read before it is applied; changes nothing. Refuses what
+	// ApplyCatalog refuses.
+	DiffCatalog(context.Context, *DiffCatalogRequest) (*DiffCatalogResponse, error)
 	// Makes the given plans the catalog, in one transaction: a plan whose content differs from its newest version gets a
 	// new version, an equal one keeps its own. Applying the same catalog again changes nothing. INVALID_ARGUMENT with
 	// INVALID_CATALOG names the plan and the field that break a rule, and nothing is applied.
@@ -107,6 +124,9 @@ func (UnimplementedCatalogServiceServer) ListPlans(context.Context, *ListPlansRe
 }
 func (UnimplementedCatalogServiceServer) GetPlan(context.Context, *GetPlanRequest) (*GetPlanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetPlan not implemented")
+}
+func (UnimplementedCatalogServiceServer) DiffCatalog(context.Context, *DiffCatalogRequest) (*DiffCatalogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiffCatalog not implemented")
 }
 func (UnimplementedCatalogServiceServer) ApplyCatalog(context.Context, *ApplyCatalogRequest) (*ApplyCatalogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ApplyCatalog not implemented")
@@ -168,6 +188,24 @@ func _CatalogService_GetPlan_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_DiffCatalog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiffCatalogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).DiffCatalog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_DiffCatalog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).DiffCatalog(ctx, req.(*DiffCatalogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CatalogService_ApplyCatalog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ApplyCatalogRequest)
 	if err := dec(in); err != nil {
@@ -200,6 +238,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetPlan",
 			Handler:    _CatalogService_GetPlan_Handler,
+		},
+		{
+			MethodName: "DiffCatalog",
+			Handler:    _CatalogService_DiffCatalog_Handler,
 		},
 		{
 			MethodName: "ApplyCatalog",

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from tollbook.access.v1 import access_pb2 as tollbook_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollbook/billing/v1/catalog.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ftollbook/access/v1/access.proto\"\x88\x02\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x15\n\rmonthly_price\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12.\n\x06meters\x18\x06 \x03(\x0b\x32\x1e.tollbook.billing.v1.PlanMeter\x12\x39\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\'.tollbook.billing.v1.Plan.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"\xd0\x01\n\tPlanMeter\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x36\n\nlimit_kind\x18\x02 \x01(\x0e\x32\".tollbook.billing.v1.PlanLimitKind\x12\x1b\n\x0elimit_quantity\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rgrace_percent\x18\x04 \x01(\x05\x12\x19\n\x11included_quantity\x18\x05 \x01(\x03\x12\x1a\n\x12overage_unit_price\x18\x06 \x01(\tB\x11\n\x0f_limit_quantity\"\x12\n\x10ListPlansRequest\"=\n\x11ListPlansResponse\x12(\n\x05plans\x18\x01 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\"!\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\":\n\x0fGetPlanResponse\x12\'\n\x04plan\x18\x01 \x01(\x0b\x32\x19.tollbook.billing.v1.Plan\"S\n\x13\x41pplyCatalogRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x05plans\x18\x02 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\"Z\n\x14\x41pplyCatalogResponse\x12(\n\x05plans\x18\x01 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\x12\x18\n\x10\x63hanged_plan_ids\x18\x02 \x03(\t*m\n\rPlanLimitKind\x12\x1f\n\x1bPLAN_LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PLAN_LIMIT_KIND_PERIOD\x10\x01\x12\x1f\n\x1bPLAN_LIMIT_KIND_CONCURRENCY\x10\x02\x32\xf3\x02\n\x0e\x43\x61talogService\x12w\n\tListPlans\x12%.tollbook.billing.v1.ListPlansRequest\x1a&.tollbook.billing.v1.ListPlansResponse\"\x1b\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/plans\x12{\n\x07GetPlan\x12#.tollbook.billing.v1.GetPlanRequest\x1a$.tollbook.billing.v1.GetPlanResponse\"%\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/plans/{plan_id}\x12k\n\x0c\x41pplyCatalog\x12(.tollbook.billing.v1.ApplyCatalogRequest\x1a).tollbook.billing.v1.ApplyCatalogResponse\"\x06\xb2\xe1\x18\x02\x08\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollbook/billing/v1/catalog.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ftollbook/access/v1/access.proto\"\x86\x03\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x15\n\rmonthly_price\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12.\n\x06meters\x18\x06 \x03(\x0b\x32\x1e.tollbook.billing.v1.PlanMeter\x12\x39\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\'.tollbook.billing.v1.Plan.FeaturesEntry\x12\x33\n\x08interval\x18\x08 \x01(\x0e\x32!.tollbook.billing.v1.PlanInterval\x12\x12\n\ntrial_days\x18\t \x01(\x05\x12\x33\n\x0bprice_books\x18\n \x03(\x0b\x32\x1e.tollbook.billing.v1.PriceBook\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"u\n\tPriceBook\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x12\n\nbase_price\x18\x02 \x01(\t\x12,\n\x07\x63harges\x18\x03 \x03(\x0b\x32\x1b.tollbook.billing.v1.Charge\x12\x0f\n\x07minimum\x18\x04 \x01(\t\"\xaf\x03\n\x06\x43harge\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\r\n\x05meter\x18\x03 \x01(\t\x12\x19\n\x11included_quantity\x18\x04 \x01(\x03\x12\x35\n\x08\x66lat_fee\x18\x05 \x01(\x0b\x32!.tollbook.billing.v1.FlatFeePriceH\x00\x12\x35\n\x08per_unit\x18\x06 \x01(\x0b\x32!.tollbook.billing.v1.PerUnitPriceH\x00\x12\x35\n\tgraduated\x18\x07 \x01(\x0b\x32 .tollbook.billing.v1.TieredPriceH\x00\x12\x32\n\x06volume\x18\x08 \x01(\x0b\x32 .tollbook.billing.v1.TieredPriceH\x00\x12\x34\n\x07package\x18\t \x01(\x0b\x32!.tollbook.billing.v1.PackagePriceH\x00\x12:\n\npercentage\x18\n \x01(\x0b\x32$.tollbook.billing.v1.PercentagePriceH\x00\x42\x07\n\x05price\"\x1e\n\x0c\x46latFeePrice\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\"\"\n\x0cPerUnitPrice\x12\x12\n\nunit_price\x18\x01 \x01(\t\"<\n\x0bTieredPrice\x12-\n\x05tiers\x18\x01 \x03(\x0b\x32\x1e.tollbook.billing.v1.PriceTier\"Q\n\tPriceTier\x12\x12\n\x05up_to\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nunit_price\x18\x02 \x01(\t\x12\x12\n\nflat_price\x18\x03 \x01(\tB\x08\n\x06_up_to\"+\n\x0cPackagePrice\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\r\n\x05price\x18\x02 \x01(\t\"9\n\x0fPercentagePrice\x12\x0f\n\x07percent\x18\x01 \x01(\t\x12\x15\n\rexchange_rate\x18\x02 \x01(\t\"\xd0\x01\n\tPlanMeter\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x36\n\nlimit_kind\x18\x02 \x01(\x0e\x32\".tollbook.billing.v1.PlanLimitKind\x12\x1b\n\x0elimit_quantity\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rgrace_percent\x18\x04 \x01(\x05\x12\x19\n\x11included_quantity\x18\x05 \x01(\x03\x12\x1a\n\x12overage_unit_price\x18\x06 \x01(\tB\x11\n\x0f_limit_quantity\"\x12\n\x10ListPlansRequest\"=\n\x11ListPlansResponse\x12(\n\x05plans\x18\x01 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\"!\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\":\n\x0fGetPlanResponse\x12\'\n\x04plan\x18\x01 \x01(\x0b\x32\x19.tollbook.billing.v1.Plan\">\n\x12\x44iffCatalogRequest\x12(\n\x05plans\x18\x01 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\"C\n\x13\x44iffCatalogResponse\x12,\n\x05\x64iffs\x18\x01 \x03(\x0b\x32\x1d.tollbook.billing.v1.PlanDiff\"\xab\x01\n\x08PlanDiff\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.tollbook.billing.v1.PlanDiffKind\x12\x16\n\x0eversion_before\x18\x03 \x01(\x03\x12\x15\n\rversion_after\x18\x04 \x01(\x03\x12.\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x1e.tollbook.billing.v1.FieldDiff\"9\n\tFieldDiff\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"S\n\x13\x41pplyCatalogRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x05plans\x18\x02 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\"v\n\x14\x41pplyCatalogResponse\x12(\n\x05plans\x18\x01 \x03(\x0b\x32\x19.tollbook.billing.v1.Plan\x12\x18\n\x10\x63hanged_plan_ids\x18\x02 \x03(\t\x12\x1a\n\x12withdrawn_plan_ids\x18\x03 \x03(\t*^\n\x0cPlanInterval\x12\x1d\n\x19PLAN_INTERVAL_UNSPECIFIED\x10\x00\x12\x17\n\x13PLAN_INTERVAL_MONTH\x10\x01\x12\x16\n\x12PLAN_INTERVAL_YEAR\x10\x02*m\n\rPlanLimitKind\x12\x1f\n\x1bPLAN_LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PLAN_LIMIT_KIND_PERIOD\x10\x01\x12\x1f\n\x1bPLAN_LIMIT_KIND_CONCURRENCY\x10\x02*\xa1\x01\n\x0cPlanDiffKind\x12\x1e\n\x1aPLAN_DIFF_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PLAN_DIFF_KIND_ADDED\x10\x01\x12\x1a\n\x16PLAN_DIFF_KIND_CHANGED\x10\x02\x12\x1c\n\x18PLAN_DIFF_KIND_WITHDRAWN\x10\x03\x12\x1d\n\x19PLAN_DIFF_KIND_SOLD_AGAIN\x10\x04\x32\xdd\x03\n\x0e\x43\x61talogService\x12w\n\tListPlans\x12%.tollbook.billing.v1.ListPlansRequest\x1a&.tollbook.billing.v1.ListPlansResponse\"\x1b\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/plans\x12{\n\x07GetPlan\x12#.tollbook.billing.v1.GetPlanRequest\x1a$.tollbook.billing.v1.GetPlanResponse\"%\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/plans/{plan_id}\x12h\n\x0b\x44iffCatalog\x12\'.tollbook.billing.v1.DiffCatalogRequest\x1a(.tollbook.billing.v1.DiffCatalogResponse\"\x06\xb2\xe1\x18\x02\x08\x02\x12k\n\x0c\x41pplyCatalog\x12(.tollbook.billing.v1.ApplyCatalogRequest\x1a).tollbook.billing.v1.ApplyCatalogResponse\"\x06\xb2\xe1\x18\x02\x08\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,28 +39,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGSERVICE'].methods_by_name['ListPlans']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002\017\022\r/api/v1/plans'
   _globals['_CATALOGSERVICE'].methods_by_name['GetPlan']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['GetPlan']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002\031\022\027/api/v1/plans/{plan_id}'
+  _globals['_CATALOGSERVICE'].methods_by_name['DiffCatalog']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['DiffCatalog']._serialized_options = b'\262\341\030\002\010\002'
   _globals['_CATALOGSERVICE'].methods_by_name['ApplyCatalog']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['ApplyCatalog']._serialized_options = b'\262\341\030\002\010\002'
-  _globals['_PLANLIMITKIND']._serialized_start=954
-  _globals['_PLANLIMITKIND']._serialized_end=1063
+  _globals['_PLANINTERVAL']._serialized_start=2344
+  _globals['_PLANINTERVAL']._serialized_end=2438
+  _globals['_PLANLIMITKIND']._serialized_start=2440
+  _globals['_PLANLIMITKIND']._serialized_end=2549
+  _globals['_PLANDIFFKIND']._serialized_start=2552
+  _globals['_PLANDIFFKIND']._serialized_end=2713
   _globals['_PLAN']._serialized_start=122
-  _globals['_PLAN']._serialized_end=386
-  _globals['_PLAN_FEATURESENTRY']._serialized_start=339
-  _globals['_PLAN_FEATURESENTRY']._serialized_end=386
-  _globals['_PLANMETER']._serialized_start=389
-  _globals['_PLANMETER']._serialized_end=597
-  _globals['_LISTPLANSREQUEST']._serialized_start=599
-  _globals['_LISTPLANSREQUEST']._serialized_end=617
-  _globals['_LISTPLANSRESPONSE']._serialized_start=619
-  _globals['_LISTPLANSRESPONSE']._serialized_end=680
-  _globals['_GETPLANREQUEST']._serialized_start=682
-  _globals['_GETPLANREQUEST']._serialized_end=715
-  _globals['_GETPLANRESPONSE']._serialized_start=717
-  _globals['_GETPLANRESPONSE']._serialized_end=775
-  _globals['_APPLYCATALOGREQUEST']._serialized_start=777
-  _globals['_APPLYCATALOGREQUEST']._serialized_end=860
-  _globals['_APPLYCATALOGRESPONSE']._serialized_start=862
-  _globals['_APPLYCATALOGRESPONSE']._serialized_end=952
-  _globals['_CATALOGSERVICE']._serialized_start=1066
-  _globals['_CATALOGSERVICE']._serialized_end=1437
+  _globals['_PLAN']._serialized_end=512
+  _globals['_PLAN_FEATURESENTRY']._serialized_start=465
+  _globals['_PLAN_FEATURESENTRY']._serialized_end=512
+  _globals['_PRICEBOOK']._serialized_start=514
+  _globals['_PRICEBOOK']._serialized_end=631
+  _globals['_CHARGE']._serialized_start=634
+  _globals['_CHARGE']._serialized_end=1065
+  _globals['_FLATFEEPRICE']._serialized_start=1067
+  _globals['_FLATFEEPRICE']._serialized_end=1097
+  _globals['_PERUNITPRICE']._serialized_start=1099
+  _globals['_PERUNITPRICE']._serialized_end=1133
+  _globals['_TIEREDPRICE']._serialized_start=1135
+  _globals['_TIEREDPRICE']._serialized_end=1195
+  _globals['_PRICETIER']._serialized_start=1197
+  _globals['_PRICETIER']._serialized_end=1278
+  _globals['_PACKAGEPRICE']._serialized_start=1280
+  _globals['_PACKAGEPRICE']._serialized_end=1323
+  _globals['_PERCENTAGEPRICE']._serialized_start=1325
+  _globals['_PERCENTAGEPRICE']._serialized_end=1382
+  _globals['_PLANMETER']._serialized_start=1385
+  _globals['_PLANMETER']._serialized_end=1593
+  _globals['_LISTPLANSREQUEST']._serialized_start=1595
+  _globals['_LISTPLANSREQUEST']._serialized_end=1613
+  _globals['_LISTPLANSRESPONSE']._serialized_start=1615
+  _globals['_LISTPLANSRESPONSE']._serialized_end=1676
+  _globals['_GETPLANREQUEST']._serialized_start=1678
+  _globals['_GETPLANREQUEST']._serialized_end=1711
+  _globals['_GETPLANRESPONSE']._serialized_start=1713
+  _globals['_GETPLANRESPONSE']._serialized_end=1771
+  _globals['_DIFFCATALOGREQUEST']._serialized_start=1773
+  _globals['_DIFFCATALOGREQUEST']._serialized_end=1835
+  _globals['_DIFFCATALOGRESPONSE']._serialized_start=1837
+  _globals['_DIFFCATALOGRESPONSE']._serialized_end=1904
+  _globals['_PLANDIFF']._serialized_start=1907
+  _globals['_PLANDIFF']._serialized_end=2078
+  _globals['_FIELDDIFF']._serialized_start=2080
+  _globals['_FIELDDIFF']._serialized_end=2137
+  _globals['_APPLYCATALOGREQUEST']._serialized_start=2139
+  _globals['_APPLYCATALOGREQUEST']._serialized_end=2222
+  _globals['_APPLYCATALOGRESPONSE']._serialized_start=2224
+  _globals['_APPLYCATALOGRESPONSE']._serialized_end=2342
+  _globals['_CATALOGSERVICE']._serialized_start=2716
+  _globals['_CATALOGSERVICE']._serialized_end=3193
 # @@protoc_insertion_point(module_scope)

@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PlanInterval:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanIntervalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanInterval.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_INTERVAL_UNSPECIFIED: _PlanInterval.ValueType  # 0
+    """By the month."""
+    PLAN_INTERVAL_MONTH: _PlanInterval.ValueType  # 1
+    """Every month, counted from the subscription's anchor."""
+    PLAN_INTERVAL_YEAR: _PlanInterval.ValueType  # 2
+    """Every twelve months, counted from the subscription's anchor."""
+
+class PlanInterval(_PlanInterval, metaclass=_PlanIntervalEnumTypeWrapper):
+    """How often a plan's base price is due."""
+
+PLAN_INTERVAL_UNSPECIFIED: PlanInterval.ValueType  # 0
+"""By the month."""
+PLAN_INTERVAL_MONTH: PlanInterval.ValueType  # 1
+"""Every month, counted from the subscription's anchor."""
+PLAN_INTERVAL_YEAR: PlanInterval.ValueType  # 2
+"""Every twelve months, counted from the subscription's anchor."""
+Global___PlanInterval: _TypeAlias = PlanInterval  # noqa: Y015
+
 class _PlanLimitKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -43,9 +67,46 @@ PLAN_LIMIT_KIND_CONCURRENCY: PlanLimitKind.ValueType  # 2
 """How much is held at once."""
 Global___PlanLimitKind: _TypeAlias = PlanLimitKind  # noqa: Y015
 
+class _PlanDiffKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanDiffKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanDiffKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_DIFF_KIND_UNSPECIFIED: _PlanDiffKind.ValueType  # 0
+    """Never answered."""
+    PLAN_DIFF_KIND_ADDED: _PlanDiffKind.ValueType  # 1
+    """It is sold for the first time."""
+    PLAN_DIFF_KIND_CHANGED: _PlanDiffKind.ValueType  # 2
+    """It gets a new version. Who has it keeps the version it was sold at."""
+    PLAN_DIFF_KIND_WITHDRAWN: _PlanDiffKind.ValueType  # 3
+    """It is no longer sold. Who has it keeps it."""
+    PLAN_DIFF_KIND_SOLD_AGAIN: _PlanDiffKind.ValueType  # 4
+    """It is sold again, at the version that it had."""
+
+class PlanDiffKind(_PlanDiffKind, metaclass=_PlanDiffKindEnumTypeWrapper):
+    """What would happen to a plan."""
+
+PLAN_DIFF_KIND_UNSPECIFIED: PlanDiffKind.ValueType  # 0
+"""Never answered."""
+PLAN_DIFF_KIND_ADDED: PlanDiffKind.ValueType  # 1
+"""It is sold for the first time."""
+PLAN_DIFF_KIND_CHANGED: PlanDiffKind.ValueType  # 2
+"""It gets a new version. Who has it keeps the version it was sold at."""
+PLAN_DIFF_KIND_WITHDRAWN: PlanDiffKind.ValueType  # 3
+"""It is no longer sold. Who has it keeps it."""
+PLAN_DIFF_KIND_SOLD_AGAIN: PlanDiffKind.ValueType  # 4
+"""It is sold again, at the version that it had."""
+Global___PlanDiffKind: _TypeAlias = PlanDiffKind  # noqa: Y015
+
 @_typing.final
 class Plan(_message.Message):
-    """What is sold."""
+    """What is sold. What it costs is written in one of two ways. The short one is `monthly_price`, `currency_code` and, per
+    meter, `included_quantity` and `overage_unit_price`: one price book with a per-unit charge for every meter that has a
+    price. The long one is `price_books`. Answers carry both: `price_books` is all of it, the short fields are the part of
+    the first book that they can say. Who sends both must say the same in both; a short field that is left empty says
+    nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -76,6 +137,9 @@ class Plan(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     METERS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    TRIAL_DAYS_FIELD_NUMBER: _builtins.int
+    PRICE_BOOKS_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
     """Its id, lower-case letters, digits and `_`; for example `starter`."""
     version: _builtins.int
@@ -83,9 +147,15 @@ class Plan(_message.Message):
     display_name: _builtins.str
     """Its name for people."""
     monthly_price: _builtins.str
-    """The price of a month, a decimal string such as `"49.00"`."""
+    """The price of a month, a decimal string such as `"49.00"`; empty for a plan whose interval is a year."""
     currency_code: _builtins.str
-    """The currency of every price."""
+    """The currency of that and of every overage_unit_price."""
+    interval: Global___PlanInterval.ValueType
+    """How often its base price is due; unspecified: by the month. Usage, limits, flat fees and the minimum go by the month,
+    whatever the interval. A year needs `price_books`.
+    """
+    trial_days: _builtins.int
+    """How many days its trial lasts, 0 to 365; 0: none. In a trial nothing is charged."""
     @_builtins.property
     def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanMeter]:
         """What it includes, limits and charges, one entry per meter."""
@@ -93,6 +163,12 @@ class Plan(_message.Message):
     @_builtins.property
     def features(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
         """What it switches on, by feature name."""
+
+    @_builtins.property
+    def price_books(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceBook]:
+        """What it costs, once for each currency that it is sold in, at most 20. The first is for subscriptions that name no
+        currency. All have the same charges, by id and meter.
+        """
 
     def __init__(
         self,
@@ -104,14 +180,279 @@ class Plan(_message.Message):
         currency_code: _builtins.str = ...,
         meters: _abc.Iterable[Global___PlanMeter] | None = ...,
         features: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
+        interval: Global___PlanInterval.ValueType = ...,
+        trial_days: _builtins.int = ...,
+        price_books: _abc.Iterable[Global___PriceBook] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "display_name", b"display_name", "features", b"features", "meters", b"meters", "monthly_price", b"monthly_price", "plan_id", b"plan_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "display_name", b"display_name", "features", b"features", "interval", b"interval", "meters", b"meters", "monthly_price", b"monthly_price", "plan_id", b"plan_id", "price_books", b"price_books", "trial_days", b"trial_days", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class PriceBook(_message.Message):
+    """Everything that a plan charges, in one currency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    BASE_PRICE_FIELD_NUMBER: _builtins.int
+    CHARGES_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """The currency of every amount and price in it."""
+    base_price: _builtins.str
+    """The price of one interval of the plan, in advance; a decimal string."""
+    minimum: _builtins.str
+    """What the usage of a month comes to at least; what is missing is charged. A decimal string above 0; empty: no minimum."""
+    @_builtins.property
+    def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
+        """What it charges besides, in the order of the lines of an invoice; at most 64."""
+
+    def __init__(
+        self,
+        *,
+        currency_code: _builtins.str = ...,
+        base_price: _builtins.str = ...,
+        charges: _abc.Iterable[Global___Charge] | None = ...,
+        minimum: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_price", b"base_price", "charges", b"charges", "currency_code", b"currency_code", "minimum", b"minimum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceBook: _TypeAlias = PriceBook  # noqa: Y015
+
+@_typing.final
+class Charge(_message.Message):
+    """Something that a plan charges beside its base price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARGE_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    INCLUDED_QUANTITY_FIELD_NUMBER: _builtins.int
+    FLAT_FEE_FIELD_NUMBER: _builtins.int
+    PER_UNIT_FIELD_NUMBER: _builtins.int
+    GRADUATED_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    charge_id: _builtins.str
+    """Its id within the book: lower-case letters, digits and `_`. Invoices know it by that through all versions of a plan."""
+    display_name: _builtins.str
+    """Its name on invoices, at most 200 bytes; empty: made of the id."""
+    meter: _builtins.str
+    """The meter that it counts, which the plan must not limit by CONCURRENCY; empty for a flat fee and only then."""
+    included_quantity: _builtins.int
+    """The allowance, in the meter's base unit: the first of every month, free of this charge; 0 for a flat fee."""
+    @_builtins.property
+    def flat_fee(self) -> Global___FlatFeePrice:
+        """So much a month, whatever is used."""
+
+    @_builtins.property
+    def per_unit(self) -> Global___PerUnitPrice:
+        """Every unit at one price."""
+
+    @_builtins.property
+    def graduated(self) -> Global___TieredPrice:
+        """Each unit at the price of the tier that it falls into."""
+
+    @_builtins.property
+    def volume(self) -> Global___TieredPrice:
+        """All units at the price of the tier that the last of them falls into."""
+
+    @_builtins.property
+    def package(self) -> Global___PackagePrice:
+        """So much for every package that is begun."""
+
+    @_builtins.property
+    def percentage(self) -> Global___PercentagePrice:
+        """A share of a meter that counts money."""
+
+    def __init__(
+        self,
+        *,
+        charge_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        included_quantity: _builtins.int = ...,
+        flat_fee: Global___FlatFeePrice | None = ...,
+        per_unit: Global___PerUnitPrice | None = ...,
+        graduated: Global___TieredPrice | None = ...,
+        volume: Global___TieredPrice | None = ...,
+        package: Global___PackagePrice | None = ...,
+        percentage: Global___PercentagePrice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flat_fee", b"flat_fee", "graduated", b"graduated", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "price", b"price", "volume", b"volume"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_id", b"charge_id", "display_name", b"display_name", "flat_fee", b"flat_fee", "graduated", b"graduated", "included_quantity", b"included_quantity", "meter", b"meter", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "price", b"price", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_price: _TypeAlias = _typing.Literal["flat_fee", "per_unit", "graduated", "volume", "package", "percentage"]  # noqa: Y015
+    _WhichOneofArgType_price: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_price) -> _WhichOneofReturnType_price | None: ...
+
+Global___Charge: _TypeAlias = Charge  # noqa: Y015
+
+@_typing.final
+class FlatFeePrice(_message.Message):
+    """So much a month."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    amount: _builtins.str
+    """A decimal string, no finer than the currency."""
+    def __init__(
+        self,
+        *,
+        amount: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlatFeePrice: _TypeAlias = FlatFeePrice  # noqa: Y015
+
+@_typing.final
+class PerUnitPrice(_message.Message):
+    """Every unit at one price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    unit_price: _builtins.str
+    """The price of one display unit, a decimal string of at most 12 decimals."""
+    def __init__(
+        self,
+        *,
+        unit_price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit_price", b"unit_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PerUnitPrice: _TypeAlias = PerUnitPrice  # noqa: Y015
+
+@_typing.final
+class TieredPrice(_message.Message):
+    """Prices by quantity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceTier]:
+        """One to 50, ascending; the last is open."""
+
+    def __init__(
+        self,
+        *,
+        tiers: _abc.Iterable[Global___PriceTier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TieredPrice: _TypeAlias = TieredPrice  # noqa: Y015
+
+@_typing.final
+class PriceTier(_message.Message):
+    """A stretch of quantities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UP_TO_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    FLAT_PRICE_FIELD_NUMBER: _builtins.int
+    up_to: _builtins.int
+    """The last base unit that belongs to it, counted beyond the allowance; absent: all that follow."""
+    unit_price: _builtins.str
+    """The price of one display unit, a decimal string of at most 12 decimals."""
+    flat_price: _builtins.str
+    """What is charged once as soon as anything falls into the tier, a decimal string no finer than the currency; empty: 0."""
+    def __init__(
+        self,
+        *,
+        up_to: _builtins.int | None = ...,
+        unit_price: _builtins.str = ...,
+        flat_price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_up_to", b"_up_to", "up_to", b"up_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_up_to", b"_up_to", "flat_price", b"flat_price", "unit_price", b"unit_price", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__up_to: _TypeAlias = _typing.Literal["up_to"]  # noqa: Y015
+    _WhichOneofArgType__up_to: _TypeAlias = _typing.Literal["_up_to", b"_up_to"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__up_to) -> _WhichOneofReturnType__up_to | None: ...
+
+Global___PriceTier: _TypeAlias = PriceTier  # noqa: Y015
+
+@_typing.final
+class PackagePrice(_message.Message):
+    """So much for every package that is begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """How many base units a package has, from 1."""
+    price: _builtins.str
+    """The price of one package, a decimal string of at most 12 decimals."""
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackagePrice: _TypeAlias = PackagePrice  # noqa: Y015
+
+@_typing.final
+class PercentagePrice(_message.Message):
+    """A share of a meter that counts money: one whose display unit is a currency, such as `provider_cost`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
+    percent: _builtins.str
+    """How many percent of it, a decimal string from 0 to 10000."""
+    exchange_rate: _builtins.str
+    """What one display unit of the meter is in the book's currency, a decimal string above 0: agreed with the plan, no rate
+    of the day. Empty where the meter counts the book's own currency, and only there.
+    """
+    def __init__(
+        self,
+        *,
+        percent: _builtins.str = ...,
+        exchange_rate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rate", b"exchange_rate", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PercentagePrice: _TypeAlias = PercentagePrice  # noqa: Y015
 
 @_typing.final
 class PlanMeter(_message.Message):
@@ -134,9 +475,13 @@ class PlanMeter(_message.Message):
     grace_percent: _builtins.int
     """The grace band above the limit in percent of it, 0 to 100."""
     included_quantity: _builtins.int
-    """What the base fee includes."""
+    """What the base fee includes. Of a meter that is charged, the allowance of its one per-unit charge; 0 where it is charged
+    otherwise.
+    """
     overage_unit_price: _builtins.str
-    """The price of one display unit beyond that, a decimal string; empty: never billed."""
+    """The price of one display unit beyond that, a decimal string; empty: never billed, or charged otherwise than by one
+    per-unit charge.
+    """
     def __init__(
         self,
         *,
@@ -245,6 +590,126 @@ class GetPlanResponse(_message.Message):
 Global___GetPlanResponse: _TypeAlias = GetPlanResponse  # noqa: Y015
 
 @_typing.final
+class DiffCatalogRequest(_message.Message):
+    """A whole catalog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
+        """Every plan that would be sold, as in ApplyCatalogRequest."""
+
+    def __init__(
+        self,
+        *,
+        plans: _abc.Iterable[Global___Plan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plans", b"plans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffCatalogRequest: _TypeAlias = DiffCatalogRequest  # noqa: Y015
+
+@_typing.final
+class DiffCatalogResponse(_message.Message):
+    """What applying it would change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def diffs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanDiff]:
+        """By plan id; empty: nothing would change."""
+
+    def __init__(
+        self,
+        *,
+        diffs: _abc.Iterable[Global___PlanDiff] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diffs", b"diffs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffCatalogResponse: _TypeAlias = DiffCatalogResponse  # noqa: Y015
+
+@_typing.final
+class PlanDiff(_message.Message):
+    """What would change of one plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VERSION_BEFORE_FIELD_NUMBER: _builtins.int
+    VERSION_AFTER_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan."""
+    kind: Global___PlanDiffKind.ValueType
+    """What would happen to it."""
+    version_before: _builtins.int
+    """Its newest version as it is; 0 for a new plan."""
+    version_after: _builtins.int
+    """Its newest version as it would be."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldDiff]:
+        """What would differ in it. Of a new plan everything, of a plan whose version stays nothing."""
+
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        kind: Global___PlanDiffKind.ValueType = ...,
+        version_before: _builtins.int = ...,
+        version_after: _builtins.int = ...,
+        fields: _abc.Iterable[Global___FieldDiff] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "kind", b"kind", "plan_id", b"plan_id", "version_after", b"version_after", "version_before", b"version_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanDiff: _TypeAlias = PlanDiff  # noqa: Y015
+
+@_typing.final
+class FieldDiff(_message.Message):
+    """One field of a plan, in words: quantities in display units and amounts with their currency. Made for people; its
+    wording may change.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Which, for example `prices.USD.base`."""
+    before: _builtins.str
+    """As it is; empty: not there."""
+    after: _builtins.str
+    """As it would be; empty: no longer there."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldDiff: _TypeAlias = FieldDiff  # noqa: Y015
+
+@_typing.final
 class ApplyCatalogRequest(_message.Message):
     """The whole catalog."""
 
@@ -280,6 +745,7 @@ class ApplyCatalogResponse(_message.Message):
 
     PLANS_FIELD_NUMBER: _builtins.int
     CHANGED_PLAN_IDS_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_PLAN_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
         """The plans as they are sold now."""
@@ -288,15 +754,20 @@ class ApplyCatalogResponse(_message.Message):
     def changed_plan_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the plans that got a new version."""
 
+    @_builtins.property
+    def withdrawn_plan_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of the plans that are no longer sold."""
+
     def __init__(
         self,
         *,
         plans: _abc.Iterable[Global___Plan] | None = ...,
         changed_plan_ids: _abc.Iterable[_builtins.str] | None = ...,
+        withdrawn_plan_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_plan_ids", b"changed_plan_ids", "plans", b"plans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_plan_ids", b"changed_plan_ids", "plans", b"plans", "withdrawn_plan_ids", b"withdrawn_plan_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class CatalogServiceStub:
                 request_serializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.GetPlanRequest.SerializeToString,
                 response_deserializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.GetPlanResponse.FromString,
                 _registered_method=True)
+        self.DiffCatalog = channel.unary_unary(
+                '/tollbook.billing.v1.CatalogService/DiffCatalog',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.DiffCatalogRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.DiffCatalogResponse.FromString,
+                _registered_method=True)
         self.ApplyCatalog = channel.unary_unary(
                 '/tollbook.billing.v1.CatalogService/ApplyCatalog',
                 request_serializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.ApplyCatalogRequest.SerializeToString,
@@ -65,6 +70,14 @@ class CatalogServiceServicer:
 
     def GetPlan(self, request, context):
         """The newest version of one plan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffCatalog(self, request, context):
+        """What applying the given plans would change, for people to read before it is applied; changes nothing. Refuses what
+        ApplyCatalog refuses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,6 +104,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.GetPlan,
                     request_deserializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.GetPlanRequest.FromString,
                     response_serializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.GetPlanResponse.SerializeToString,
+            ),
+            'DiffCatalog': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffCatalog,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.DiffCatalogRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_catalog__pb2.DiffCatalogResponse.SerializeToString,
             ),
             'ApplyCatalog': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyCatalog,
@@ -153,6 +171,33 @@ class CatalogService:
             '/tollbook.billing.v1.CatalogService/GetPlan',
             tollbook_dot_billing_dot_v1_dot_catalog__pb2.GetPlanRequest.SerializeToString,
             tollbook_dot_billing_dot_v1_dot_catalog__pb2.GetPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffCatalog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.CatalogService/DiffCatalog',
+            tollbook_dot_billing_dot_v1_dot_catalog__pb2.DiffCatalogRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_catalog__pb2.DiffCatalogResponse.FromString,
             options,
             channel_credentials,
             insecure,

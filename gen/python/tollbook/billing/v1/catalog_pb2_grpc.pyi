@@ -37,6 +37,10 @@ class CatalogServiceStub:
     """The newest version of every plan, cheapest first."""
     GetPlan: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetPlanRequest, _catalog_pb2.GetPlanResponse]
     """The newest version of one plan."""
+    DiffCatalog: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DiffCatalogRequest, _catalog_pb2.DiffCatalogResponse]
+    """What applying the given plans would change, for people to read before it is applied; changes nothing. Refuses what
+    ApplyCatalog refuses.
+    """
     ApplyCatalog: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ApplyCatalogRequest, _catalog_pb2.ApplyCatalogResponse]
     """Makes the given plans the catalog, in one transaction: a plan whose content differs from its newest version gets a
     new version, an equal one keeps its own. Applying the same catalog again changes nothing. INVALID_ARGUMENT with
@@ -52,6 +56,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """The newest version of every plan, cheapest first."""
     GetPlan: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetPlanRequest, _catalog_pb2.GetPlanResponse]  # type: ignore[assignment]
     """The newest version of one plan."""
+    DiffCatalog: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DiffCatalogRequest, _catalog_pb2.DiffCatalogResponse]  # type: ignore[assignment]
+    """What applying the given plans would change, for people to read before it is applied; changes nothing. Refuses what
+    ApplyCatalog refuses.
+    """
     ApplyCatalog: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ApplyCatalogRequest, _catalog_pb2.ApplyCatalogResponse]  # type: ignore[assignment]
     """Makes the given plans the catalog, in one transaction: a plan whose content differs from its newest version gets a
     new version, an equal one keeps its own. Applying the same catalog again changes nothing. INVALID_ARGUMENT with
@@ -76,6 +84,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.GetPlanResponse, _abc.Awaitable[_catalog_pb2.GetPlanResponse]]:
         """The newest version of one plan."""
+
+    @_abc_1.abstractmethod
+    def DiffCatalog(
+        self,
+        request: _catalog_pb2.DiffCatalogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.DiffCatalogResponse, _abc.Awaitable[_catalog_pb2.DiffCatalogResponse]]:
+        """What applying the given plans would change, for people to read before it is applied; changes nothing. Refuses what
+        ApplyCatalog refuses.
+        """
 
     @_abc_1.abstractmethod
     def ApplyCatalog(
