@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,26 @@ _PATTERNS = [
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One call; `template` is the operation's path, such as `/v1/invoices/{id}`."""
+
+    method: str
+    template: str
+    path: str
+    params: Mapping[str, Any]
+
+
 class StandIn:
     """Plain calls in Stripe's form encoding: `await stripe.post("/v1/invoices", customer="cus_1")`."""
 
     def __init__(self, http: httpx.AsyncClient, clock: FakeClock) -> None:
         self._http = http
         self.clock = clock
-        self.calls: list[tuple[str, str, str, Mapping[str, Any]]] = []
-        """Every call that Stripe's URLs answered with success: method, the operation's path, path, parameters."""
+        self.calls: list[Asked] = []
+        """Every call of Stripe's URLs that was answered with success."""
+        self.answers: list[Any] = []
+        """What each of them was answered."""
 
     async def get(self, path: str, **params: Any) -> Any:
         return await self._succeed("GET", path, params)
@@ -94,7 +107,8 @@ class StandIn:
         body = answer.json()
         for operation, pattern in _PATTERNS:
             if operation.method == method and pattern.fullmatch(path):
-                self.calls.append((method, operation.path, path, params))
+                self.calls.append(Asked(method=method, template=operation.path, path=path, params=params))
+                self.answers.append(body)
                 problems = stripe_openapi().answer_problems(method, operation.path, body)
                 assert problems == [], f"{method} {path}: {problems}"
                 break

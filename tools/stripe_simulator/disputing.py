@@ -38,6 +38,7 @@ def begin(call: Call, charge: StripeObject, *, amount: int, reason: str) -> Stri
             "has_evidence": False,
             "past_due": False,
             "submission_count": 0,
+            "submission_method": "not_submitted",
         },
         "is_charge_refundable": False,
         "metadata": {},

@@ -49,6 +49,7 @@ def update(call: Call) -> StripeObject:
         call.change(dispute)
         return dispute
     dispute["evidence_details"]["submission_count"] += 1
+    dispute["evidence_details"]["submission_method"] = "manual"
     disputing.move(call, dispute, "under_review")
     decision = _DECIDING_EVIDENCE.get(dispute["evidence"]["uncategorized_text"] or "")
     if decision is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tools.stripe_simulator import lists
-from tools.stripe_simulator.errors import StripeError, card_declined, parameter_missing
+from tools.stripe_simulator.errors import StripeError, card_declined, parameter_missing, resource_missing
 from tools.stripe_simulator.ids import new_id
 from tools.stripe_simulator.operations import Call, Operation
 from tools.stripe_simulator.store import StripeObject
@@ -47,15 +47,22 @@ def attach(call: Call) -> StripeObject:
 
 def attach_to(call: Call, identifier: str, customer: str, *, param: str | None = None) -> StripeObject:
     """Attaches a test card, or a payment method that is the customer's already; tells payment_method.attached."""
+    if identifier in _TEST_CARDS:
+        return new_card(call, identifier, customer, param=param)
+    method = call.find("payment_method", identifier, param=param)
+    if method["customer"] != customer:
+        raise StripeError(
+            "This PaymentMethod was previously used without being attached to a Customer or was detached "
+            "from a Customer, and may not be used again."
+        )
+    return method
+
+
+def new_card(call: Call, identifier: str, customer: str | None, *, param: str | None = None) -> StripeObject:
+    """A new payment method of the test card, of the customer's or for this once; a card may refuse that."""
     card = _TEST_CARDS.get(identifier)
     if card is None:
-        method = call.find("payment_method", identifier, param=param)
-        if method["customer"] != customer:
-            raise StripeError(
-                "This PaymentMethod was previously used without being attached to a Customer or was detached "
-                "from a Customer, and may not be used again."
-            )
-        return method
+        raise resource_missing("payment_method", identifier, param=param)
     if card.attach_decline_code is not None:
         raise card_declined(card.attach_decline_code)
     method = call.begin("payment_method") | {
@@ -80,7 +87,7 @@ def attach_to(call: Call, identifier: str, customer: str, *, param: str | None =
         "metadata": {},
         "type": "card",
     }
-    call.add(method, owner=customer, event="payment_method.attached")
+    call.add(method, owner=customer, event=None if customer is None else "payment_method.attached")
     return method
 
 

@@ -1,0 +1,176 @@
+"""A story in which every operation of the Stripe stand-in is called at least once, with most of its parameters."""
+
+from __future__ import annotations
+
+from tests.integration.stripe_stand_in import StandIn
+
+
+async def tell(stripe: StandIn) -> None:
+    """Calls everything; what follows from what is another test's matter."""
+    await _customers_and_cards(stripe)
+    await _catalog(stripe)
+    await _invoices(stripe)
+    await _money_back(stripe)
+    await _events(stripe)
+
+
+async def _customers_and_cards(stripe: StandIn) -> None:
+    customer = await stripe.post(
+        "/v1/customers",
+        name="Acme",
+        email="a@acme.example",
+        phone="1",
+        description="d",
+        address={"line1": "1 Road", "country": "US"},
+        metadata={"organization_id": "acme"},
+        tax_exempt="none",
+        payment_method="pm_card_visa",
+        invoice_settings={"default_payment_method": "pm_card_visa"},
+    )
+    identifier = customer["id"]
+    await stripe.post(f"/v1/customers/{identifier}", balance=0, next_invoice_sequence=2, invoice_prefix="ACME1234")
+    await stripe.get(f"/v1/customers/{identifier}")
+    await stripe.get("/v1/customers", email="a@acme.example", limit=3, created={"gte": 1})
+    method = (await stripe.post("/v1/payment_methods/pm_card_amex/attach", customer=identifier))["id"]
+    await stripe.post(f"/v1/payment_methods/{method}", metadata={"a": "b"}, billing_details={"name": "Acme"})
+    await stripe.get(f"/v1/payment_methods/{method}")
+    await stripe.get("/v1/payment_methods", customer=identifier, type="card")
+    await stripe.get(f"/v1/customers/{identifier}/payment_methods", type="card")
+    await stripe.post(f"/v1/payment_methods/{method}/detach")
+    await stripe.delete(f"/v1/customers/{identifier}")
+    await stripe.get(f"/v1/customers/{identifier}")
+
+
+async def _catalog(stripe: StandIn) -> None:
+    product = (await stripe.post("/v1/products", name="Minutes", unit_label="minute", metadata={"a": "b"}))["id"]
+    await stripe.post(f"/v1/products/{product}", description="d", active=True)
+    await stripe.get(f"/v1/products/{product}")
+    await stripe.get("/v1/products", ids=[product], active=True)
+    price = await stripe.post(
+        "/v1/prices",
+        product=product,
+        currency="usd",
+        unit_amount_decimal="0.5",
+        lookup_key="minutes",
+        recurring={"interval": "month", "interval_count": 1, "usage_type": "licensed"},
+    )
+    await stripe.post(f"/v1/prices/{price['id']}", nickname="n", active=True, lookup_key="m", transfer_lookup_key=True)
+    await stripe.get(f"/v1/prices/{price['id']}", expand=["product"])
+    await stripe.get("/v1/prices", product=product, lookup_keys=["m"], type="recurring", currency="usd", active=True)
+    await stripe.post("/v1/prices", currency="usd", unit_amount=5, product_data={"name": "Seat"})
+
+
+async def _invoices(stripe: StandIn) -> None:
+    customer = (await stripe.customer())["id"]
+    item = await stripe.post("/v1/invoiceitems", customer=customer, amount=100, currency="usd", description="d")
+    await stripe.get(f"/v1/invoiceitems/{item['id']}")
+    await stripe.get("/v1/invoiceitems", customer=customer, pending=True)
+    await stripe.delete(f"/v1/invoiceitems/{item['id']}")
+    await stripe.post("/v1/invoiceitems", customer=customer, amount=-50, currency="usd")
+
+    draft = await stripe.post(
+        "/v1/invoices",
+        customer=customer,
+        currency="usd",
+        auto_advance=False,
+        pending_invoice_items_behavior="include",
+        metadata={"a": "b"},
+        number="TB-1",
+        description="d",
+        footer="f",
+    )
+    identifier = draft["id"]
+    price_data = {"currency": "usd", "unit_amount_decimal": "0.5", "product_data": {"name": "Minutes"}}
+    lines = [
+        {"amount": 5_000, "description": "base", "period": {"start": 1, "end": 2}, "metadata": {"line": "1"}},
+        *({"amount": amount} for amount in range(10)),
+    ]
+    filled = await stripe.post(f"/v1/invoices/{identifier}/add_lines", lines=lines)
+    product = {"currency": "usd", "unit_amount_decimal": "0.5", "product": await _product(stripe)}
+    await stripe.post("/v1/invoiceitems", customer=customer, invoice=identifier, price_data=product, quantity=3)
+    removed = {"id": filled["lines"]["data"][-1]["id"], "behavior": "unassign"}
+    await stripe.post(f"/v1/invoices/{identifier}/remove_lines", lines=[removed])
+    more = [{"price_data": price_data, "quantity": 3}]
+    await stripe.post(f"/v1/invoices/{identifier}/add_lines", lines=more, invoice_metadata={"c": "d"})
+    await stripe.get(f"/v1/invoices/{identifier}/lines", limit=100)
+    await stripe.post(f"/v1/invoices/{identifier}", description="e", metadata={"a": ""})
+    await stripe.get("/v1/invoices", customer=customer, status="draft", created={"gte": 1})
+    await stripe.post(f"/v1/invoices/{identifier}/finalize", auto_advance=False)
+    await stripe.post(f"/v1/invoices/{identifier}/pay", off_session=True)
+    await stripe.get(f"/v1/invoices/{identifier}", expand=["payments", "customer"])
+
+    voided = (await stripe.open_invoice(customer, 900))["id"]
+    await stripe.post(f"/v1/invoices/{voided}/void")
+    uncollectible = (await stripe.open_invoice(customer, 900))["id"]
+    await stripe.post(f"/v1/invoices/{uncollectible}/mark_uncollectible")
+    await stripe.post(f"/v1/invoices/{uncollectible}/pay", paid_out_of_band=True)
+    sent = await stripe.draft(customer, 900, collection_method="send_invoice", days_until_due=30)
+    await stripe.post(f"/v1/invoices/{sent['id']}/send")
+    await stripe.delete(f"/v1/invoices/{(await stripe.draft(customer, 900))['id']}")
+
+    failing = (await stripe.customer("pm_card_chargeCustomerFail"))["id"]
+    await stripe.post(f"/v1/invoices/{(await stripe.draft(failing, 900, auto_advance=True))['id']}/finalize")
+
+
+async def _product(stripe: StandIn) -> str:
+    return str((await stripe.post("/v1/products", name="Minutes"))["id"])
+
+
+async def _money_back(stripe: StandIn) -> None:
+    customer = (await stripe.customer())["id"]
+    invoice = await stripe.paid_invoice(customer, 4900)
+    payment = (await stripe.get("/v1/invoice_payments", invoice=invoice["id"], status="paid"))["data"][0]
+    await stripe.get(f"/v1/invoice_payments/{payment['id']}")
+    intent = payment["payment"]["payment_intent"]
+    await stripe.get(f"/v1/payment_intents/{intent}", expand=["latest_charge"])
+    await stripe.post(f"/v1/payment_intents/{intent}", description="d", metadata={"a": "b"})
+    await stripe.get("/v1/payment_intents", customer=customer)
+    charge = (await stripe.get("/v1/charges", payment_intent=intent))["data"][0]["id"]
+    await stripe.post(f"/v1/charges/{charge}", description="d", metadata={"a": "b"})
+
+    single = {"amount": 900, "currency": "usd", "customer": customer}
+    confirmed = await stripe.post("/v1/payment_intents", **single, payment_method="pm_card_visa", metadata={"a": "b"})
+    await stripe.post(f"/v1/payment_intents/{confirmed['id']}/confirm")
+    await stripe.post("/v1/payment_intents", amount=900, currency="usd", payment_method="pm_card_visa", confirm=True)
+    canceled = await stripe.post("/v1/payment_intents", **single)
+    await stripe.post(f"/v1/payment_intents/{canceled['id']}/cancel", cancellation_reason="abandoned")
+
+    refund = await stripe.post("/v1/refunds", charge=charge, amount=100, reason="duplicate", metadata={"a": "b"})
+    await stripe.get(f"/v1/charges/{charge}", expand=["refunds"])
+    await stripe.get(f"/v1/refunds/{refund['id']}")
+    await stripe.post(f"/v1/refunds/{refund['id']}", metadata={"c": "d"})
+    await stripe.get("/v1/refunds", payment_intent=intent)
+
+    note = await stripe.post(
+        "/v1/credit_notes",
+        invoice=invoice["id"],
+        lines=[{"type": "custom_line_item", "description": "x", "quantity": 1, "unit_amount": 300}],
+        refund_amount=100,
+        credit_amount=100,
+        out_of_band_amount=100,
+        memo="m",
+        reason="order_change",
+    )
+    await stripe.get(f"/v1/credit_notes/{note['id']}")
+    await stripe.post(f"/v1/credit_notes/{note['id']}", memo="n", metadata={"a": "b"})
+    await stripe.get("/v1/credit_notes", invoice=invoice["id"])
+    await stripe.get(f"/v1/credit_notes/{note['id']}/lines")
+    opened = await stripe.open_invoice(customer, 4900)
+    line = {"type": "invoice_line_item", "invoice_line_item": opened["lines"]["data"][0]["id"], "amount": 100}
+    void = await stripe.post("/v1/credit_notes", invoice=opened["id"], lines=[line])
+    await stripe.post(f"/v1/credit_notes/{void['id']}/void")
+
+    dispute = (await stripe.post("/_simulator/disputes", charge=charge))["id"]
+    await stripe.get(f"/v1/disputes/{dispute}")
+    await stripe.get("/v1/disputes", charge=charge)
+    await stripe.post(f"/v1/disputes/{dispute}", evidence={"product_description": "x"}, submit=False)
+    await stripe.post(f"/v1/disputes/{dispute}/close")
+    won = await stripe.charge_of(await stripe.paid_invoice((await stripe.customer("pm_card_createDispute"))["id"], 900))
+    dispute = (await stripe.get("/v1/disputes", charge=won["id"]))["data"][0]["id"]
+    await stripe.post(f"/v1/disputes/{dispute}", evidence={"uncategorized_text": "winning_evidence"})
+
+
+async def _events(stripe: StandIn) -> None:
+    page = await stripe.get("/v1/events", type="invoice.*", limit=3, created={"gte": 1})
+    await stripe.get(f"/v1/events/{page['data'][0]['id']}")
+    await stripe.get("/v1/events", types=["invoice.paid", "charge.refunded"], delivery_success=True)
