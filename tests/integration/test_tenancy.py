@@ -29,6 +29,9 @@ OPEN_POLICIES = {
         ("change_heads", "tollbook_billing_fleet", "SELECT"),
         ("due_invoices", "tollbook_billing_fleet", "SELECT"),
         ("due_invoices", "tollbook_billing_fleet", "UPDATE"),
+        ("credit_expiries", "tollbook_billing_fleet", "SELECT"),
+        ("due_credit_notes", "tollbook_billing_fleet", "SELECT"),
+        ("due_credit_notes", "tollbook_billing_fleet", "UPDATE"),
     },
     "quota": {("change_heads", "tollbook_quota_fleet", "SELECT")},
     "metering": {

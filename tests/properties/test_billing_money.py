@@ -165,10 +165,10 @@ class Purse:
         return [GrantStanding(grant=each, available=Money(left[each.grant_id], "USD")) for each in self.grants]
 
     def book(self, move: CreditMove, grant_id: str, amount: Money, invoice_id: str = "") -> None:
-        entry_id = str(len(self.journal))
+        number = len(self.journal) + 1
         self.journal.append(
             CreditEntry(
-                entry_id=entry_id, grant_id=grant_id, move=move, amount=amount, entry_time=NOW, invoice_id=invoice_id
+                number=number, grant_id=grant_id, move=move, amount=amount, entry_time=NOW, invoice_id=invoice_id
             )
         )
 

@@ -88,7 +88,8 @@ class CreditGrant:
 class CreditEntry:
     """One move of credits of one grant: both sides of a double entry, so that no entry can be one-sided."""
 
-    entry_id: str
+    number: int
+    """Its place in the organization's journal, from 1, without a gap."""
     grant_id: str
     move: CreditMove
     amount: Money

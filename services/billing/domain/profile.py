@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
@@ -145,6 +145,25 @@ def require_entities(entities: Sequence[LegalEntity]) -> None:
                 raise InvalidField(
                     field=f"{field}.{name}", problem="not 1 to 12 capital letters and digits, a letter first"
                 )
+
+
+def changed_entities(entities: Sequence[LegalEntity], history: Sequence[LegalEntity]) -> tuple[LegalEntity, ...]:
+    """Those that differ from their newest version in the history, each with its next version. Raises InvalidField for a
+    prefix that another entity has or ever had: its numbers would be given twice.
+    """
+    newest = {each.legal_entity_id: each for each in sorted(history, key=lambda each: each.version)}
+    changed = []
+    for entity in entities:
+        others = [each for each in history if each.legal_entity_id != entity.legal_entity_id]
+        taken = {prefix for each in others for prefix in (each.invoice_prefix, each.credit_note_prefix)}
+        if {entity.invoice_prefix, entity.credit_note_prefix} & taken:
+            problem = "a prefix is, or was, another one's: its numbers would be given twice"
+            raise InvalidField(field=f"entities[{entity.legal_entity_id}]", problem=problem)
+        before = newest.get(entity.legal_entity_id)
+        version = before.version if before else 0
+        if before != replace(entity, version=version, update_time=before.update_time if before else None):
+            changed.append(replace(entity, version=version + 1))
+    return tuple(changed)
 
 
 def _require_lines(field: str, lines: Sequence[str]) -> None:

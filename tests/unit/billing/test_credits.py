@@ -48,7 +48,7 @@ def standing(of: CreditGrant, available: int | None = None) -> GrantStanding:
 
 def entry(grant_id: str, move: CreditMove, cents: int, invoice_id: str = "") -> CreditEntry:
     return CreditEntry(
-        entry_id=f"{grant_id}-{move.value}-{cents}-{invoice_id}",
+        number=1,
         grant_id=grant_id,
         move=move,
         amount=Money(cents, "USD"),

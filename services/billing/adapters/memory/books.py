@@ -9,10 +9,14 @@ from contextlib import asynccontextmanager
 
 from kit.feed import Head
 from kit.head_watch import Look
+from services.billing.adapters.memory.coupons import MemoryRedemptions
+from services.billing.adapters.memory.credit_notes import MemoryCreditNotes
+from services.billing.adapters.memory.credits import MemoryCredits
 from services.billing.adapters.memory.customers import MemoryCustomer
 from services.billing.adapters.memory.entitlements import MemoryEntitlements
 from services.billing.adapters.memory.handled_events import MemoryStripeEvents
 from services.billing.adapters.memory.invoices import MemoryInvoices
+from services.billing.adapters.memory.profile import MemoryProfile
 from services.billing.adapters.memory.requests import MemoryRequests
 from services.billing.adapters.memory.subscriptions import MemorySubscriptions
 from services.billing.adapters.memory.world import World
@@ -26,6 +30,10 @@ class MemoryBook:
         self.entitlements = MemoryEntitlements(world, organization_id)
         self.invoices = MemoryInvoices(world, organization_id)
         self.customer = MemoryCustomer(world, organization_id)
+        self.profile = MemoryProfile(world, organization_id)
+        self.coupons = MemoryRedemptions(world, organization_id)
+        self.credits = MemoryCredits(world, organization_id)
+        self.credit_notes = MemoryCreditNotes(world, organization_id)
         self.requests = MemoryRequests(world, organization_id)
         self.stripe_events = MemoryStripeEvents(world)
 

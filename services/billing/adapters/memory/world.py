@@ -5,14 +5,29 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from kit.feed import Position
 from services.billing.application.ports.collection import DueInvoice
+from services.billing.application.ports.credit_notes import DueCreditNote
 from services.billing.application.ports.entitlements import EntitlementEntry
+from services.billing.domain.coupons import CouponStanding, Redemption
+from services.billing.domain.credit_notes import CreditNote
+from services.billing.domain.credits import CreditEntry, CreditGrant
 from services.billing.domain.invoices import Invoice
+from services.billing.domain.profile import DEFAULT_LEGAL_ENTITY, BillingProfile, LegalEntity, Party
 from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.subscriptions import Subscription
+from services.billing.domain.tax import TaxRates
+
+_FIRST_ENTITY = LegalEntity(
+    legal_entity_id=DEFAULT_LEGAL_ENTITY,
+    version=1,
+    update_time=datetime(2000, 1, 1, tzinfo=UTC),
+    party=Party(legal_name="Tollbook"),
+    invoice_prefix="TB",
+    credit_note_prefix="CN",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,12 @@ class Pages:
     answers: dict[str, Answer] = field(default_factory=dict)
     changes: list[Entry] = field(default_factory=list)
     stripe_customer_id: str = ""
+    profiles: list[BillingProfile] = field(default_factory=list)
+    taxes: list[TaxRates] = field(default_factory=list)
+    redemptions: dict[str, Redemption] = field(default_factory=dict)
+    grants: dict[str, CreditGrant] = field(default_factory=dict)
+    journal: list[CreditEntry] = field(default_factory=list)
+    credit_notes: dict[str, CreditNote] = field(default_factory=dict)
 
     def change(self, entitlement: EntitlementEntry | None) -> None:
         """Writes the next entry of the change log."""
@@ -53,6 +74,15 @@ class Due:
     """An invoice that is to be collected."""
 
     due: DueInvoice
+    next_attempt_time: datetime
+    parked_reason: str = ""
+
+
+@dataclass(slots=True)
+class DueNote:
+    """A credit note that is to be handed over."""
+
+    due: DueCreditNote
     next_attempt_time: datetime
     parked_reason: str = ""
 
@@ -76,3 +106,8 @@ class World:
     due: dict[tuple[str, str], Due] = field(default_factory=dict)
     events: dict[str, Waiting] = field(default_factory=dict)
     last_number: int = 0
+    coupons: dict[str, CouponStanding] = field(default_factory=dict)
+    operator_requests: dict[str, bytes] = field(default_factory=dict)
+    legal_entities: list[LegalEntity] = field(default_factory=lambda: [_FIRST_ENTITY])
+    last_credit_note_numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    due_credit_notes: dict[tuple[str, str], DueNote] = field(default_factory=dict)

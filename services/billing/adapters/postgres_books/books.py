@@ -12,10 +12,14 @@ from contextlib import asynccontextmanager
 from sqlalchemy import text
 
 from kit.postgres.database import Database
+from services.billing.adapters.postgres_books.coupons import PostgresRedemptions
+from services.billing.adapters.postgres_books.credit_notes import PostgresCreditNotes
+from services.billing.adapters.postgres_books.credits import PostgresCredits
 from services.billing.adapters.postgres_books.customers import PostgresCustomer
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlements
 from services.billing.adapters.postgres_books.invoices import PostgresInvoices
 from services.billing.adapters.postgres_books.page import Page
+from services.billing.adapters.postgres_books.profile import PostgresProfile
 from services.billing.adapters.postgres_books.requests import PostgresRequests
 from services.billing.adapters.postgres_books.stripe_events import PostgresStripeEvents
 from services.billing.adapters.postgres_books.subscriptions import PostgresSubscriptions
@@ -29,6 +33,10 @@ class PostgresBook:
         self.entitlements = PostgresEntitlements(page)
         self.invoices = PostgresInvoices(page)
         self.customer = PostgresCustomer(page)
+        self.profile = PostgresProfile(page)
+        self.coupons = PostgresRedemptions(page)
+        self.credits = PostgresCredits(page)
+        self.credit_notes = PostgresCreditNotes(page)
         self.requests = PostgresRequests(page)
         self.stripe_events = PostgresStripeEvents(page)
 

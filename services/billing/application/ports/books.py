@@ -5,9 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from services.billing.application.ports.coupons import CouponBook, CouponReader
+from services.billing.application.ports.credit_notes import CreditNoteBook, CreditNoteReader
+from services.billing.application.ports.credits import CreditBook, CreditReader
 from services.billing.application.ports.customers import CustomerBook, CustomerReader
 from services.billing.application.ports.entitlements import EntitlementReader
 from services.billing.application.ports.invoices import InvoiceBook, InvoiceReader
+from services.billing.application.ports.profile import ProfileBook, ProfileReader
 from services.billing.application.ports.requests import RequestBook, RequestReader
 from services.billing.application.ports.stripe_events import StripeEventBook
 from services.billing.application.ports.subscriptions import SubscriptionBook, SubscriptionReader
@@ -37,6 +41,26 @@ class BookReader(Protocol):
         ...
 
     @property
+    def profile(self) -> ProfileReader:
+        """Who it is to those who bill it."""
+        ...
+
+    @property
+    def coupons(self) -> CouponReader:
+        """The coupons it redeemed."""
+        ...
+
+    @property
+    def credits(self) -> CreditReader:
+        """Its prepaid credits."""
+        ...
+
+    @property
+    def credit_notes(self) -> CreditNoteReader:
+        """What was taken back of its invoices."""
+        ...
+
+    @property
     def requests(self) -> RequestReader:
         """The requests that were done."""
         ...
@@ -60,6 +84,26 @@ class Book(BookReader, Protocol):
     @property
     def customer(self) -> CustomerBook:
         """Itself, as Stripe's customer."""
+        ...
+
+    @property
+    def profile(self) -> ProfileBook:
+        """Who it is to those who bill it."""
+        ...
+
+    @property
+    def coupons(self) -> CouponBook:
+        """The coupons it redeemed."""
+        ...
+
+    @property
+    def credits(self) -> CreditBook:
+        """Its prepaid credits."""
+        ...
+
+    @property
+    def credit_notes(self) -> CreditNoteBook:
+        """What was taken back of its invoices."""
         ...
 
     @property
