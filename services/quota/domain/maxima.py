@@ -53,6 +53,8 @@ AUDITED_AT_ONCE_MAX = 200
 """Open reservations that one script reads: some milliseconds."""
 AUDITED_HOLDS_AT_ONCE_MAX = 1_000
 """Counters under which those hold that one script adds up, or puts right."""
+STAGED_AT_ONCE_MAX = 1_000
+"""Counters that one command of a rebuild writes; there are up to 40 000."""
 LIMIT_ID_BYTES_MAX = 128
 REQUEST_ID_BYTES_MAX = 128
 GRACE_PERCENT_MAX = 1_000

@@ -20,6 +20,7 @@ def test_the_bytes_of_every_key() -> None:
         keys.held,
         keys.expiries,
         keys.tombstones,
+        keys.staged("ab12"),
         keys.reservation("task:42"),
     ] == [
         "quota:{acme-1}:entitlement",
@@ -28,6 +29,7 @@ def test_the_bytes_of_every_key() -> None:
         "quota:{acme-1}:held",
         "quota:{acme-1}:expiries",
         "quota:{acme-1}:tombstones",
+        "quota:{acme-1}:staged:ab12",
         "quota:{acme-1}:reservation:task:42",
     ]
 
@@ -39,6 +41,7 @@ def test_the_bytes_of_a_counter() -> None:
 def test_all_keys_of_an_organization_are_in_one_slot() -> None:
     keys = keys_of("acme-1")
     names = [keys.entitlement, keys.state, keys.used(Period(1, 2)), keys.held, keys.expiries, keys.reservation("r:{x}")]
+    names += [keys.tombstones, keys.staged("ab12")]
     assert {key_slot(name.encode()) for name in names} == {key_slot(b"acme-1")}
 
 

@@ -33,6 +33,10 @@ class OrganizationKeys:
         """What was used in a period."""
         return f"{self._prefix}:used:{period.start_us}"
 
+    def staged(self, token: str) -> str:
+        """What is to become `used`, while it is written."""
+        return f"{self._prefix}:staged:{token}"
+
     def window(self, counter: WindowCounter) -> str:
         """What was admitted within a window: the quantity by number of slot."""
         window = counter.window

@@ -64,6 +64,7 @@ from services.quota.domain.maxima import (
     REMEMBERED_CONSUMPTION_US,
     SCANNED_COUNTERS_MAX,
     SETTLE_US,
+    STAGED_AT_ONCE_MAX,
     SWEPT_AT_ONCE_MAX,
     TOMBSTONES_MAX,
 )
@@ -80,6 +81,8 @@ _SCANNED_AT_ONCE = 1_000
 
 KEPT_AFTER_PERIOD_MS = 40 * 24 * 3_600_000
 """Longer than the ledger accepts events back, so that nothing is dropped that could still change."""
+STAGED_MS = 60_000
+"""How long counters that are being written wait for the next page of them."""
 REMEMBERED_AFTER_END_MS = REMEMBERED_AFTER_END_US // 1_000
 
 COMMANDS_IN_FLIGHT_MAX = 8
@@ -106,6 +109,7 @@ class RedisCounters:
         self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
         self._check = Script(client, _RECORDS, _SCRIPTS / "check.lua")
         self._apply = Script(client, _RECORDS, _SCRIPTS / "apply.lua")
+        self._stage = Script(client, _SCRIPTS / "stage.lua")
         self._reset = Script(client, _SCRIPTS / "reset.lua")
         self._commit = Script(client, _RECORDS, _SCRIPTS / "commit.lua")
         self._release = Script(client, _RECORDS, _SCRIPTS / "release.lua")
@@ -288,12 +292,27 @@ class RedisCounters:
             tracked_to_text(tracked),
             _kept_until_ms(period),
             int(force),
+            len(used),
         ]
-        for counter, quantity in used.items():
-            args += (counter_field(counter), min(quantity, COUNTER_MAX))
-        names = [keys.state, keys.entitlement, keys.used(period), keys.held, keys.expiries]
+        staged = keys.staged(secrets.token_hex(_EPOCH_BYTES))
+        await self._write_staged(staged, used)
+        names = [keys.state, keys.entitlement, keys.used(period), keys.held, keys.expiries, staged]
         async with self._answering():
-            return bool(await self._reset(keys=names, args=args))
+            is_done = bool(await self._reset(keys=names, args=args))
+        if used and not is_done:
+            async with self._answering():
+                await self._client.execute_command("UNLINK", staged)
+        return is_done
+
+    async def _write_staged(self, key: str, used: Mapping[Counter, int]) -> None:
+        """Writes counters where nobody looks yet, some at a time; what is left there by a process that died expires."""
+        counters = list(used.items())
+        for first in range(0, len(counters), STAGED_AT_ONCE_MAX):
+            args: list[Argument] = [STAGED_MS]
+            for counter, quantity in counters[first : first + STAGED_AT_ONCE_MAX]:
+                args += (counter_field(counter), min(quantity, COUNTER_MAX))
+            async with self._answering():
+                await self._stage(keys=[key], args=args)
 
     async def apply(
         self, organization_id: str, page: Tally, *, expected: CounterState, position: Position

@@ -1,16 +1,19 @@
 -- Sets what was used in a period, as of a position of the ledger: after a loss, for a new period, after a rewound log.
 --
--- KEYS  1 state   2 entitlement   3 used (of the period sent)   4 held   5 expiries
+-- KEYS  1 state   2 entitlement   3 used (of the period sent)   4 held   5 expiries   6 what used is set to: counters that
+--         were written there before, some at a time
 -- ARGV  1 epoch ('': no state), 2 sequence, 3 commit id, 4 period start, 5 what is tracked: what the state must be still
 --       6 entitlement version, 7 period start, 8 period end: what the entitlement must be, and the period set
 --       9 epoch to begin if what was held is lost   10 sequence, 11 commit id: the position set
 --      12 what is tracked from now on: level|meter, each with a newline before and after it, or one newline
 --      13 when keys of this organization may be dropped, in Unix milliseconds
 --      14 '1': also when the counters are whole and of this position and period, with the same tracked; else '0'
---      15.. field and quantity of each counter
--- Answers 1, or 0 when the state or the entitlement is another, or there is nothing to do: then nothing changed.
+--      15 how many counters there are
+-- Answers 1, or 0 when the state or the entitlement is another, a counter is not there, or there is nothing to do: then
+--       nothing changed.
 --
--- Why so: compare-and-set makes it happen once while many processes try. What is held survives a reset, since only Redis
+-- Why so: there may be tens of thousands of counters, and a script keeps everybody else waiting; so they come one page
+-- after the other under a key that nobody looks at, and take their place all at once. Compare-and-set makes it happen once while many processes try. What is held survives a reset, since only Redis
 -- knows it; if it is gone, the new epoch makes every surviving reservation void, so that none frees what is not held.
 -- The expiries are part of it: without them no hold would ever end by time. An empty sorted set is no key, so the epoch
 -- is a member of it, that never comes due and that no reservation can be called.
@@ -24,6 +27,9 @@ if state[1] then
     end
   end
 elseif ARGV[1] ~= '' then
+  return 0
+end
+if redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[15]) then
   return 0
 end
 local kept = redis.call('HMGET', KEYS[2], 'version', 'period_start_us', 'period_end_us')
@@ -45,15 +51,16 @@ if holds_lost then
 end
 
 if holds_lost then
-  redis.call('DEL', KEYS[4], KEYS[5])
+  redis.call('UNLINK', KEYS[4], KEYS[5])
   redis.call('HSET', KEYS[4], 'epoch', epoch)
   redis.call('ZADD', KEYS[5], '+inf', '|' .. epoch)
 end
-redis.call('DEL', KEYS[3])
-redis.call('HSET', KEYS[3], 'epoch', epoch)
-for at = 15, #ARGV, 2 do
-  redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
+-- Freed beside the commands that come next.
+redis.call('UNLINK', KEYS[3])
+if ARGV[15] ~= '0' then
+  redis.call('RENAME', KEYS[6], KEYS[3])
 end
+redis.call('HSET', KEYS[3], 'epoch', epoch)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', ARGV[10], 'commit_id', ARGV[11],
   'period_start_us', ARGV[7], 'period_end_us', ARGV[8], 'tracked', ARGV[12])
 for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5]}) do
