@@ -24,6 +24,11 @@ from services.quota.domain.limits import (
     Window,
     WindowStyle,
 )
+from services.quota.domain.maxima import (
+    REQUESTS_FORGOTTEN_AT_ONCE_MAX,
+    REQUESTS_REMEMBERED_DAYS,
+    REQUESTS_REMEMBERED_MAX,
+)
 from services.quota.domain.own_limits import require_room
 from services.quota.domain.terms import OwnLimits
 
@@ -143,6 +148,13 @@ async def _change(
     }
     kind = "limit_deleted" if after is None else "limit_set"
     await _CHANGES.append(connection, organization_id, kind=kind, body=body)
+    # In its turn: no two forget the same.
+    bounds = {
+        "days": REQUESTS_REMEMBERED_DAYS,
+        "remembered": REQUESTS_REMEMBERED_MAX,
+        "at_once": REQUESTS_FORGOTTEN_AT_ONCE_MAX,
+    }
+    await connection.execute(_FORGET_REQUESTS, {"organization_id": organization_id, **bounds})
     return before
 
 
@@ -219,6 +231,16 @@ _NOTE_REQUEST = text("""
     INSERT INTO quota.requests (organization_id, request_id, digest, limit_values)
     VALUES (:organization_id, :request_id, :digest, CAST(:limit_values AS jsonb))
     ON CONFLICT (organization_id, request_id) DO NOTHING
+""")
+# Older than may be remembered, or than the newest of which so many are; greatest() passes over a NULL.
+_FORGET_REQUESTS = text("""
+    DELETE FROM quota.requests WHERE organization_id = :organization_id AND request_id IN (
+        SELECT request_id FROM quota.requests
+        WHERE organization_id = :organization_id AND create_time <= greatest(
+            now() - make_interval(days => :days),
+            (SELECT create_time FROM quota.requests WHERE organization_id = :organization_id
+                ORDER BY create_time DESC OFFSET :remembered LIMIT 1))
+        ORDER BY create_time LIMIT :at_once)
 """)
 _NOTED_REQUEST = text("""
     SELECT digest, limit_values FROM quota.requests

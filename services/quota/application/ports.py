@@ -456,9 +456,10 @@ class LimitRecord(Protocol):
         ...
 
     async def set(self, organization_id: str, limit: Limit, request: ChangeRequest) -> Limit:
-        """Creates the limit, or replaces the one with its id. The same request again changes nothing, and answers the
-        limit as it was set then. Raises RequestIdReused, LimitExceeded (as domain.own_limits.require_room says) and
-        DependencyUnavailable when the outcome is unknown: the same request again resolves it.
+        """Creates the limit, or replaces the one with its id. The same request again, within REQUESTS_REMEMBERED_DAYS
+        and unless REQUESTS_REMEMBERED_MAX came since, changes nothing, and answers the limit as it was set then. Raises
+        RequestIdReused, LimitExceeded (as domain.own_limits.require_room says) and DependencyUnavailable when the
+        outcome is unknown: the same request again resolves it.
         """
         ...
 

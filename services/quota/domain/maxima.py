@@ -57,6 +57,12 @@ STAGED_AT_ONCE_MAX = 1_000
 """Counters that one command of a rebuild writes; there are up to 40 000."""
 LIMIT_ID_BYTES_MAX = 128
 REQUEST_ID_BYTES_MAX = 128
+REQUESTS_REMEMBERED_DAYS = 30
+"""Changes of an organization's own limits that are sent again within so long get their first answer."""
+REQUESTS_REMEMBERED_MAX = 10_000
+"""Of one organization: the newest. Some 300 bytes each."""
+REQUESTS_FORGOTTEN_AT_ONCE_MAX = 100
+"""With each change: more than it adds, so that what is too much goes away, and little enough not to be felt."""
 GRACE_PERCENT_MAX = 1_000
 LISTED_LIMITS = 100
 LISTED_LIMITS_MAX = 1_000
