@@ -15,20 +15,30 @@ from services.billing.adapters.metering_ledger import MeteringLedger
 from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
+from services.billing.adapters.postgres_change_list import PostgresChangeList
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
 from services.billing.adapters.stripe_collector import StripeCollector
+from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
+from services.billing.application.apply_scheduled_changes import ApplyScheduledChanges
+from services.billing.application.cancel_subscription import CancelSubscription
+from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
+from services.billing.application.find_plan import FindPlan
+from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.handle_stripe_events import HandleStripeEvents
+from services.billing.application.list_entitlements import ListEntitlements
+from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.rate_period import RatePeriod
 from services.billing.application.read_entitlements import ReadEntitlements
+from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.config import BillingSettings
@@ -37,7 +47,7 @@ from services.billing.rpc.catalog_servicer import CatalogServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
 from services.billing.workers.confirming import keep_confirming
-from services.billing.workers.working_off import work_off
+from services.billing.workers.working_off import LOOK_SOON_SECONDS, work_off
 
 
 async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> Application:
@@ -56,6 +66,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     organizations = RemoteOrganizations(accounts)
     in_force = SubscriptionInForce(books, plans, AccountsOrganizations(organizations), clock)
     rate_period = RatePeriod(usage, plans)
+    find_plan, find_wanted_plan = FindPlan(books, plans), FindWantedPlan(plans, usage)
+    act = ActOnSubscription(books, plans, in_force, clock)
 
     catalog = CatalogServicer(
         plans=plans, diff_catalog=DiffCatalog(plans, usage), apply_catalog=ApplyCatalog(plans, usage)
@@ -63,14 +75,19 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     billing = BillingServicer(
         books=books,
         subscription_in_force=in_force,
-        create_subscription=CreateSubscription(books, plans, in_force, clock),
+        create_subscription=CreateSubscription(books, find_wanted_plan, in_force, clock),
+        change_plan=ChangePlan(find_wanted_plan, act),
+        cancel_subscription=CancelSubscription(act),
+        pause_subscription=PauseSubscription(act),
+        resume_subscription=ResumeSubscription(act),
+        list_entitlements=ListEntitlements(find_plan, in_force),
         preview_invoice=PreviewInvoice(in_force, rate_period),
         close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
         exists=organizations.exists,
     )
     entitlements = EntitlementServicer(
         heads=HeadWatch(PostgresEntitlementHeads(fleet).heads),
-        read_entitlements=ReadEntitlements(books, plans, in_force, clock),
+        read_entitlements=ReadEntitlements(books, find_plan, in_force, clock),
     )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 
@@ -84,6 +101,11 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         workers={
             "collect_invoices": partial(
                 work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, clock)
+            ),
+            "apply_scheduled_changes": partial(
+                work_off,
+                ApplyScheduledChanges(PostgresChangeList(fleet), in_force, clock),
+                look_every_seconds=LOOK_SOON_SECONDS,
             ),
             "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, plans, ledger, clock)),
             "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, collector, clock)),

@@ -37,8 +37,10 @@ from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
 from tests.integration.billing_database import billing_database
 from tests.unit.billing.plans import ENTERPRISE, EVERYTHING, FREE, METERS, PLANS, STARTER, priced
+from tests.unit.billing.timelines import begun, by_tests
 
 NOW = datetime(2026, 11, 25, 12, 30, 15, 123_456, tzinfo=UTC)
+SOLD = NOW - timedelta(days=3)
 ACME, GLOBEX = "acme", "globex"
 DIGEST, OTHER_DIGEST = b"\x01" * 32, b"\x02" * 32
 
@@ -76,17 +78,6 @@ async def stocked(store: Store) -> Store:
     return store
 
 
-def subscription(plan_id: str = "starter", organization_id: str = ACME) -> Subscription:
-    return Subscription(
-        subscription_id=new_id("sub"),
-        organization_id=organization_id,
-        plan_id=plan_id,
-        plan_version=1,
-        status=SubscriptionStatus.ACTIVE,
-        anchor=NOW - timedelta(days=3),
-    )
-
-
 def invoice_of(sold: Subscription, *, months: int = 0, total: Money | None = None) -> Invoice:
     period = period_at(sold.anchor, NOW + timedelta(days=31 * months))
     lines = rate(STARTER, period, {"agent_minutes": 61_000_000}, METERS)
@@ -109,8 +100,7 @@ def invoice_of(sold: Subscription, *, months: int = 0, total: Money | None = Non
 
 async def sell(store: Store, plan_id: str = "starter", organization_id: str = ACME) -> Subscription:
     async with store.books.open(organization_id) as book:
-        fresh = subscription(plan_id, organization_id)
-        return await book.subscriptions.begin(fresh, actor="tests", request_id="r")
+        return await book.subscriptions.begin(begun(plan_id, start=SOLD), by_tests(NOW))
 
 
 async def finalize(store: Store, invoice: Invoice) -> Invoice:
@@ -151,7 +141,7 @@ async def test_what_is_written_in_books_that_raise_is_undone(stocked: Store) -> 
 
     async def write_and_fail() -> None:
         async with stocked.books.open(ACME) as book:
-            sold = await book.subscriptions.begin(subscription(), actor="tests", request_id="r")
+            sold = await book.subscriptions.begin(begun("starter", start=SOLD), by_tests(NOW))
             await book.requests.remember("r", DIGEST, "x")
             await book.invoices.finalize(invoice_of(sold), actor="tests", request_id="r")
             raise RuntimeError("on purpose")
@@ -171,7 +161,7 @@ async def test_writers_of_one_organization_take_turns(stocked: Store) -> None:
         async with stocked.books.open(ACME) as book:
             if await book.subscriptions.in_force() is not None:
                 return False
-            await book.subscriptions.begin(subscription("free"), actor="tests", request_id="")
+            await book.subscriptions.begin(begun("free", start=SOLD), by_tests(NOW))
             return True
 
     assert sorted(await asyncio.gather(*map(begin_if_none, range(6)))) == [False] * 5 + [True]

@@ -21,6 +21,7 @@ from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.rate_period import RatePeriod
 from services.billing.application.subscription_in_force import SubscriptionInForce
@@ -79,7 +80,7 @@ async def scene(postgres: EmbeddedPostgres) -> AsyncIterator[Scene]:
             books, plans = PostgresBooks(pool), PostgresPlans(pool, database.fleet)
             in_force = SubscriptionInForce(books, plans, organizations, clock)
             close = CloseBillingPeriod(books, in_force, RatePeriod(usage, plans), clock)
-            return Worker(CreateSubscription(books, plans, in_force, clock), close, in_force)
+            return Worker(CreateSubscription(books, FindWantedPlan(plans, usage), in_force, clock), close, in_force)
 
         catalog = PostgresPlans(database.tenant, database.fleet)
         await catalog.apply(PLANS, request_id="stock", digest=b"", actor="tests")
@@ -184,6 +185,7 @@ async def test_an_invoice_and_its_finalizing_are_one_transaction_with_the_audit_
 
 TENANT_TABLES = (
     "subscriptions",
+    "subscription_phases",
     "requests",
     "stripe_customers",
     "invoices",
@@ -224,6 +226,12 @@ async def test_the_tenant_role_sees_its_own_rows_and_nobody_elses(scene: Scene) 
         "INSERT INTO billing.plan_versions VALUES ('gold', 1, '{}')",
         "SELECT payload FROM billing.stripe_events",
         "UPDATE billing.subscriptions SET plan_id = 'enterprise'",
+        "UPDATE billing.subscriptions SET anchor = now()",
+        "UPDATE billing.subscription_phases SET start_time = now()",
+        "UPDATE billing.subscription_phases SET plan_id = 'enterprise'",
+        "DELETE FROM billing.subscription_phases",
+        "UPDATE billing.custom_plans SET content = '{}'",
+        "DELETE FROM billing.custom_plans",
         "INSERT INTO billing.invoice_numbers VALUES ('other', 'XX', 0)",
     ],
 )
@@ -235,7 +243,10 @@ async def test_the_tenant_role_cannot_rewrite_what_is_final(scene: Scene, statem
         tenant.execute(statement.encode())
 
 
-@pytest.mark.parametrize("table", ["subscriptions", "invoices", "invoice_lines", "requests", "changes"])
+@pytest.mark.parametrize(
+    "table",
+    ["subscriptions", "subscription_phases", "custom_plans", "invoices", "invoice_lines", "requests", "changes"],
+)
 async def test_the_fleet_role_reads_no_organizations_books(scene: Scene, table: str) -> None:
     with (
         psycopg.connect(scene.database.fleet_url) as fleet,

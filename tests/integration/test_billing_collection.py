@@ -39,9 +39,10 @@ from services.billing.domain.invoices import Invoice, InvoiceState, total_of
 from services.billing.domain.periods import period_at
 from services.billing.domain.rating import rate
 from services.billing.domain.stripe_events import StripeInvoice
-from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
+from services.billing.domain.subscriptions import Subscription
 from tests.integration.billing_database import BillingDatabase, billing_database
 from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER
+from tests.unit.billing.timelines import begun, by_tests
 
 # Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -164,16 +165,9 @@ async def scene(postgres: EmbeddedPostgres, simulator: Simulator) -> AsyncIterat
         books = PostgresBooks(database.tenant)
         collector = StripeCollector(API_KEY, simulator.url, timeout_seconds=5)
         await PostgresPlans(database.tenant, database.fleet).apply(PLANS, request_id="r", digest=b"", actor="tests")
-        sold = Subscription(
-            subscription_id=new_id("sub"),
-            organization_id=ACME,
-            plan_id="starter",
-            plan_version=1,
-            status=SubscriptionStatus.ACTIVE,
-            anchor=datetime(2026, 1, 31, tzinfo=UTC),
-        )
         async with books.open(ACME) as book:
-            await book.subscriptions.begin(sold, actor="tests", request_id="")
+            timeline = begun("starter", start=datetime(2026, 1, 31, tzinfo=UTC))
+            sold = await book.subscriptions.begin(timeline, by_tests(clock.now()))
         inbox = PostgresStripeInbox(database.fleet)
         yield Scene(
             database,

@@ -27,6 +27,8 @@ OPEN_POLICIES = {
     "analytics": {("cost_positions", "tollbook_analytics_fleet", "SELECT")},
     "billing": {
         ("change_heads", "tollbook_billing_fleet", "SELECT"),
+        ("due_changes", "tollbook_billing_fleet", "SELECT"),
+        ("due_changes", "tollbook_billing_fleet", "UPDATE"),
         ("due_invoices", "tollbook_billing_fleet", "SELECT"),
         ("due_invoices", "tollbook_billing_fleet", "UPDATE"),
         ("credit_expiries", "tollbook_billing_fleet", "SELECT"),

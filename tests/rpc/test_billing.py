@@ -28,14 +28,22 @@ from services.billing.adapters.memory.collection_list import MemoryCollectionLis
 from services.billing.adapters.memory.organizations import MemoryOrganizations
 from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
 from services.billing.adapters.memory.usage import MemoryUsage
+from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
+from services.billing.application.cancel_subscription import CancelSubscription
+from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
+from services.billing.application.find_plan import FindPlan
+from services.billing.application.find_wanted_plan import FindWantedPlan
+from services.billing.application.list_entitlements import ListEntitlements
+from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.rate_period import RatePeriod
 from services.billing.application.read_entitlements import ReadEntitlements
+from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.periods import Period
@@ -149,6 +157,8 @@ async def unstocked() -> AsyncIterator[World]:
     organizations = MemoryOrganizations({"acme": ACME_MADE, "globex": NOW})
     in_force = SubscriptionInForce(books, plans, organizations, clock)
     rate_period = RatePeriod(usage, plans)
+    find_plan, find_wanted_plan = FindPlan(books, plans), FindWantedPlan(plans, usage)
+    act = ActOnSubscription(books, plans, in_force, clock)
     webhook_secrets = [SECRET]
 
     async def exists(organization_id: str) -> bool:
@@ -166,13 +176,18 @@ async def unstocked() -> AsyncIterator[World]:
             BillingServicer(
                 books=books,
                 subscription_in_force=in_force,
-                create_subscription=CreateSubscription(books, plans, in_force, clock),
+                create_subscription=CreateSubscription(books, find_wanted_plan, in_force, clock),
+                change_plan=ChangePlan(find_wanted_plan, act),
+                cancel_subscription=CancelSubscription(act),
+                pause_subscription=PauseSubscription(act),
+                resume_subscription=ResumeSubscription(act),
+                list_entitlements=ListEntitlements(find_plan, in_force),
                 preview_invoice=PreviewInvoice(in_force, rate_period),
                 close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
                 exists=exists,
             ),
             EntitlementServicer(
-                heads=HeadWatch(books.heads), read_entitlements=ReadEntitlements(books, plans, in_force, clock)
+                heads=HeadWatch(books.heads), read_entitlements=ReadEntitlements(books, find_plan, in_force, clock)
             ),
             StripeWebhookServicer(
                 store_stripe_event=StoreStripeEvent(MemoryStripeInbox(books), webhook_secrets, clock)

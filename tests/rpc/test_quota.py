@@ -11,8 +11,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from kit.clock import unix_microseconds
-from kit.errors import DependencyUnavailable
-from kit.feed import Position
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, Principal
 from kit.grpc.errors import reason_of
@@ -22,7 +20,6 @@ from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.domain.entitlements import Standing
-from services.quota.domain.maxima import FREED_AGAIN_US
 from tests.unit.quota.house import House
 from tests.unit.quota.samples import (
     AGENTS,
@@ -203,20 +200,6 @@ async def test_a_concurrency_denial_is_429_until_a_reservation_ends(quota: Quota
     assert not answer.limits[0].HasField("reset_time")
     assert answer.retry_after.ToMilliseconds() == 59_500
     assert await metadata_of(call) == {"x-http-code": "429", "retry-after": "60"}
-
-
-async def test_who_waits_for_a_hold_that_is_over_and_waits_for_the_ledger_is_told_when_it_is_looked_at_again(
-    quota: Quota, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def unavailable(_: str) -> Position:
-        raise DependencyUnavailable(dependency="metering")
-
-    await quota.check({AGENTS: 1}, request_id="r1", reserve_duration=Duration(seconds=60))
-    quota.clock.advance(timedelta(seconds=61))
-    monkeypatch.setattr(quota.house.recorded, "head", unavailable)
-    call = quota.check({AGENTS: 1}, request_id="r2", mode=RESERVE)
-    assert (await call).retry_after.ToMilliseconds() == FREED_AGAIN_US // 1_000
-    assert await metadata_of(call) == {"x-http-code": "429", "retry-after": "1"}
 
 
 @pytest.mark.parametrize(

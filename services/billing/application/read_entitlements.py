@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from kit.clock import Clock
 from kit.feed import Position
+from services.billing.application.find_plan import FindPlan
 from services.billing.application.ports.books import Books
-from services.billing.application.ports.catalog import Plans
 from services.billing.application.ports.entitlements import EntitlementEntry, EntitlementPage
 from services.billing.application.subscription_in_force import SubscriptionInForce
-from services.billing.domain.periods import period_at
-from services.billing.domain.subscriptions import Entitlement
+from services.billing.domain.subscriptions import Entitlement, current_period
+from services.billing.domain.timeline import PlanRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,11 @@ class Entitlements:
 class ReadEntitlements:
     """Hands the entitlements of an organization over."""
 
-    def __init__(self, books: Books, plans: Plans, subscription_in_force: SubscriptionInForce, clock: Clock) -> None:
+    def __init__(
+        self, books: Books, find_plan: FindPlan, subscription_in_force: SubscriptionInForce, clock: Clock
+    ) -> None:
         self._books = books
-        self._plans = plans
+        self._find_plan = find_plan
         self._subscription_in_force = subscription_in_force
         self._clock = clock
 
@@ -51,7 +53,9 @@ class ReadEntitlements:
                             version=subscription.entitlement_version,
                             plan_id=subscription.plan_id,
                             plan_version=subscription.plan_version,
+                            custom_id=subscription.custom_id,
                             status=subscription.status,
+                            start=subscription.start,
                             anchor=subscription.anchor,
                         ),
                     )
@@ -64,7 +68,7 @@ class ReadEntitlements:
         return Entitlement(
             organization_id=organization_id,
             version=entry.version,
-            plan=await self._plans.version(entry.plan_id, entry.plan_version),
+            plan=await self._find_plan(organization_id, PlanRef(entry.plan_id, entry.plan_version, entry.custom_id)),
             status=entry.status,
-            period=period_at(entry.anchor, self._clock.now()),
+            period=current_period(start=entry.start, anchor=entry.anchor, moment=self._clock.now()),
         )

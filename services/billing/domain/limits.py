@@ -24,6 +24,8 @@ QUANTITY_MAX = 2**53 - 1
 GRACE_PERCENT_MAX = 100
 START_BACK = timedelta(days=35)
 """As far as usage events are accepted back: an earlier start could not be metered."""
+CLOSE_AFTER = timedelta(minutes=30)
+"""How long a close waits after the end of what it closes: for usage that is on its way."""
 PAGE_INVOICES_MAX = 100
 PAGE_INVOICES = 20
 

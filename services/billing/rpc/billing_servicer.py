@@ -6,21 +6,32 @@ from typing import ClassVar
 
 import grpc
 
-from kit.errors import InvalidField
-from kit.grpc.call import OrganizationExists, current_actor, organization_of
+from kit.errors import InvalidField, ScopeMissing
+from kit.grpc.call import CallerKind, OrganizationExists, current_actor, current_principal, organization_of
 from kit.grpc.context import ServicerContext
-from kit.grpc.convert import moment_from_pb
+from services.billing.application.cancel_subscription import CancelSubscription
+from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.list_entitlements import ListEntitlements
+from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.books import Books
 from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.invoices import InvoiceKey
+from services.billing.domain.lifecycle import ChangeTime
 from services.billing.rpc.convert import (
     invoice_to_pb,
     page_size_from_pb,
     page_token_from_pb,
     page_token_to_pb,
+)
+from services.billing.rpc.convert_subscriptions import (
+    change_time_from_pb,
+    custom_terms_from_pb,
+    entitlements_to_pb,
+    start_time_from_pb,
     subscription_to_pb,
 )
 from tollbook.billing.v1 import billing_pb2, billing_pb2_grpc
@@ -37,6 +48,11 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         books: Books,
         subscription_in_force: SubscriptionInForce,
         create_subscription: CreateSubscription,
+        change_plan: ChangePlan,
+        cancel_subscription: CancelSubscription,
+        pause_subscription: PauseSubscription,
+        resume_subscription: ResumeSubscription,
+        list_entitlements: ListEntitlements,
         preview_invoice: PreviewInvoice,
         close_billing_period: CloseBillingPeriod,
         exists: OrganizationExists,
@@ -44,6 +60,11 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self._books = books
         self._subscription_in_force = subscription_in_force
         self._create_subscription = create_subscription
+        self._change_plan = change_plan
+        self._cancel_subscription = cancel_subscription
+        self._pause_subscription = pause_subscription
+        self._resume_subscription = resume_subscription
+        self._list_entitlements = list_entitlements
         self._preview_invoice = preview_invoice
         self._close_billing_period = close_billing_period
         self._exists = exists
@@ -59,11 +80,13 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         wanted = request.subscription
         if not wanted.plan_id:
             raise InvalidField(field="subscription.plan_id", problem="required")
-        start = moment_from_pb(wanted.start_time, "subscription.start_time") if wanted.HasField("start_time") else None
         standing = await self._create_subscription(
             await organization_of(wanted.organization_id, exists=self._exists),
             wanted.plan_id,
-            start_time=start,
+            start_time=start_time_from_pb(wanted),
+            currency_code=wanted.currency_code,
+            trial_days=request.trial_days if request.HasField("trial_days") else None,
+            terms=custom_terms_from_pb(request.custom_terms) if request.HasField("custom_terms") else None,
             request_id=request.request_id,
             actor=current_actor(),
         )
@@ -76,6 +99,61 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         organization_id = await organization_of(request.organization_id, exists=self._exists)
         standing = await self._subscription_in_force(organization_id)
         return billing_pb2.GetSubscriptionResponse(subscription=subscription_to_pb(standing))
+
+    async def ChangePlan(
+        self, request: billing_pb2.ChangePlanRequest, context: ServicerContext
+    ) -> billing_pb2.ChangePlanResponse:
+        """See the proto."""
+        if request.HasField("custom_terms") and current_principal().kind is not CallerKind.ADMIN:
+            raise ScopeMissing(method="ChangePlan with custom_terms", scope="SCOPE_OPERATOR")
+        if not request.plan_id:
+            raise InvalidField(field="plan_id", problem="required")
+        standing = await self._change_plan(
+            await organization_of(request.organization_id, exists=self._exists),
+            request.plan_id,
+            change_time=change_time_from_pb(request.change_time),
+            terms=custom_terms_from_pb(request.custom_terms) if request.HasField("custom_terms") else None,
+            request_id=request.request_id,
+            actor=current_actor(),
+        )
+        return billing_pb2.ChangePlanResponse(subscription=subscription_to_pb(standing))
+
+    async def CancelSubscription(
+        self, request: billing_pb2.CancelSubscriptionRequest, context: ServicerContext
+    ) -> billing_pb2.CancelSubscriptionResponse:
+        """See the proto."""
+        standing = await self._cancel_subscription(
+            await organization_of(request.organization_id, exists=self._exists),
+            change_time=change_time_from_pb(request.change_time) or ChangeTime.AT_PERIOD_END,
+            request_id=request.request_id,
+            actor=current_actor(),
+        )
+        return billing_pb2.CancelSubscriptionResponse(subscription=subscription_to_pb(standing))
+
+    async def PauseSubscription(
+        self, request: billing_pb2.PauseSubscriptionRequest, context: ServicerContext
+    ) -> billing_pb2.PauseSubscriptionResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        standing = await self._pause_subscription(organization_id, request_id=request.request_id, actor=current_actor())
+        return billing_pb2.PauseSubscriptionResponse(subscription=subscription_to_pb(standing))
+
+    async def ResumeSubscription(
+        self, request: billing_pb2.ResumeSubscriptionRequest, context: ServicerContext
+    ) -> billing_pb2.ResumeSubscriptionResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        standing = await self._resume_subscription(
+            organization_id, request_id=request.request_id, actor=current_actor()
+        )
+        return billing_pb2.ResumeSubscriptionResponse(subscription=subscription_to_pb(standing))
+
+    async def ListEntitlements(
+        self, request: billing_pb2.ListEntitlementsRequest, context: ServicerContext
+    ) -> billing_pb2.ListEntitlementsResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        return entitlements_to_pb(await self._list_entitlements(organization_id))
 
     async def PreviewInvoice(
         self, request: billing_pb2.PreviewInvoiceRequest, context: ServicerContext

@@ -1,4 +1,4 @@
-"""Subscriptions, entitlements and invoices on the wire and in the domain."""
+"""Invoices on the wire and in the domain."""
 
 from __future__ import annotations
 
@@ -9,44 +9,11 @@ from kit.clock import from_unix_microseconds, unix_microseconds
 from kit.errors import InvalidField, LimitExceeded
 from kit.grpc.convert import moment_to_pb
 from kit.money import format_decimal
-from services.billing.application.subscription_in_force import Standing
 from services.billing.domain import limits
 from services.billing.domain.invoices import Invoice, InvoiceKey, Line
-from services.billing.domain.subscriptions import Entitlement
-from services.billing.rpc.convert_catalog import plan_meters_to_pb
-from tollbook.billing.v1 import billing_pb2, entitlements_pb2
+from tollbook.billing.v1 import billing_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
-
-
-def subscription_to_pb(standing: Standing) -> billing_pb2.Subscription:
-    """The subscription with its current period."""
-    subscription, period = standing.subscription, standing.period
-    return billing_pb2.Subscription(
-        subscription_id=subscription.subscription_id,
-        organization_id=subscription.organization_id,
-        plan_id=subscription.plan_id,
-        plan_version=subscription.plan_version,
-        status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{subscription.status.value}"),
-        start_time=moment_to_pb(subscription.anchor),
-        period_start_time=moment_to_pb(period.start),
-        period_end_time=moment_to_pb(period.end),
-        stripe_customer_id=subscription.stripe_customer_id,
-    )
-
-
-def entitlement_to_pb(entitlement: Entitlement) -> entitlements_pb2.Entitlement:
-    """The entitlement."""
-    return entitlements_pb2.Entitlement(
-        organization_id=entitlement.organization_id,
-        version=entitlement.version,
-        plan_id=entitlement.plan.plan_id,
-        status=billing_pb2.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{entitlement.status.value}"),
-        period_start_time=moment_to_pb(entitlement.period.start),
-        period_end_time=moment_to_pb(entitlement.period.end),
-        meters=plan_meters_to_pb(entitlement.plan),
-        features=entitlement.plan.features,
-    )
 
 
 def invoice_to_pb(invoice: Invoice) -> billing_pb2.Invoice:

@@ -13,7 +13,7 @@ from kit.grpc.context import ServicerContext
 from kit.grpc.convert import head_to_pb, position_from_pb, position_to_pb
 from kit.head_watch import HeadWatch
 from services.billing.application.read_entitlements import ReadEntitlements
-from services.billing.rpc.convert import entitlement_to_pb
+from services.billing.rpc.convert_subscriptions import entitlement_to_pb
 from tollbook.billing.v1 import entitlements_pb2, entitlements_pb2_grpc
 
 

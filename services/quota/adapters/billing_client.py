@@ -16,7 +16,11 @@ from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, enti
 from tollbook.feed.v1 import feed_pb2
 
 _STANDINGS = {
+    billing_pb2.SUBSCRIPTION_STATUS_TRIALING: Standing.ACTIVE,
     billing_pb2.SUBSCRIPTION_STATUS_ACTIVE: Standing.ACTIVE,
+    # Late, and reminded of it: what it may use is not less for that.
+    billing_pb2.SUBSCRIPTION_STATUS_PAST_DUE: Standing.ACTIVE,
+    billing_pb2.SUBSCRIPTION_STATUS_PAUSED: Standing.SUSPENDED,
     billing_pb2.SUBSCRIPTION_STATUS_SUSPENDED: Standing.SUSPENDED,
     billing_pb2.SUBSCRIPTION_STATUS_CANCELED: Standing.NO_PLAN,
 }

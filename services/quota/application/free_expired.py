@@ -12,13 +12,12 @@ from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.metrics import EXPIRED, UNMATCHED
 from services.quota.application.ports import Expiries, Freed, Ledger
 from services.quota.application.single_flight import SingleFlight
-from services.quota.domain.maxima import FREED_AGAIN_US
 
 log = structlog.get_logger()
 
 # How long a caller is kept waiting for holds that stand in its way. Far above a healthy sweep (some milliseconds).
 _PATIENCE_SECONDS = 0.25
-_RETRY_SECONDS = FREED_AGAIN_US / 1_000_000
+_RETRY_SECONDS = 0.5
 
 
 class FreeExpired:

@@ -10,7 +10,7 @@ from typing import assert_never
 from services.quota.domain.checks import Applied, Check, Consumption, Mode
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.limits import Counter, Limit, LimitKind, Usage
-from services.quota.domain.maxima import COUNTER_MAX, FREED_AGAIN_US
+from services.quota.domain.maxima import COUNTER_MAX
 from services.quota.domain.windows import Admitted, WindowCounter
 
 
@@ -91,15 +91,10 @@ class Decision:
     """Why it was denied: the standing's, else that of the first limit that denies."""
     states: tuple[LimitState, ...]
     """Every limit that was decided, those that deny first. They include what this check holds and admits."""
-    remedies: frozenset[Remedy] = frozenset()
-    """All that must happen before the same check could be allowed; none when it is."""
+    remedy: Remedy | None = None
+    """What must happen before the same check could be allowed; None when it is."""
     room_us: int | None = None
     """When every window that denies will have room; None: no window denies."""
-
-    @property
-    def remedy(self) -> Remedy | None:
-        """The most of what must happen; None when it is allowed."""
-        return max(self.remedies, default=None)
 
     @property
     def is_denied(self) -> bool:
@@ -174,40 +169,13 @@ def conclude(states: Iterable[LimitState], consumptions: Iterable[Consumption], 
             outcome = Outcome.ALLOWED_IN_GRACE
     ordered = (*denying, *others)
     if standing is not Standing.ACTIVE:
-        return Decision(Outcome.DENIED, STANDING_REASONS[standing], ordered, frozenset({Remedy.NOTHING}))
+        return Decision(Outcome.DENIED, STANDING_REASONS[standing], ordered, Remedy.NOTHING)
     if not denying:
         return Decision(outcome, None, ordered)
     needed = {consumption.meter: consumption.needed for consumption in consumptions}
-    remedies = frozenset([remedy for state in denying for remedy in _remedies(state, needed[state.limit.meter])])
+    remedy = max(_remedy(state, needed[state.limit.meter]) for state in denying)
     room_us = max((state.room_us for state in denying if state.room_us is not None), default=None)
-    return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], ordered, remedies, room_us)
-
-
-def retry_us(decision: Decision, *, now_us: int, next_expiry_us: int | None, reset_us: int) -> int | None:
-    """When the same check could be allowed: when the last of its remedies has come, if nothing else takes the room.
-    None: nothing is known of that, or waiting does not help.
-
-    next_expiry_us: when the next reservation ends. Some hold goes then at the earliest; which one is in the way is not
-    worth a closer look. When it is over already its hold waits for the ledger, and is tried again soon.
-    """
-    times: list[int] = []
-    for remedy in decision.remedies:
-        match remedy:
-            case Remedy.ROOM:
-                then_us = decision.room_us
-            case Remedy.RELEASE:
-                is_due = next_expiry_us is not None and next_expiry_us <= now_us
-                then_us = now_us + FREED_AGAIN_US if is_due else next_expiry_us
-            case Remedy.RESET:
-                then_us = reset_us
-            case Remedy.NOTHING:
-                then_us = None
-            case _:
-                assert_never(remedy)
-        if then_us is None:
-            return None
-        times.append(max(then_us, now_us))
-    return max(times, default=None)
+    return Decision(Outcome.DENIED, _REASONS[denying[0].limit.kind], ordered, remedy, room_us)
 
 
 def _judged(applied: Applied, counted: Counted, consumption: Consumption, *, growth_only: bool) -> LimitState:
@@ -275,13 +243,10 @@ def _window(applied: Applied, counted: Counted) -> Admitted:
     return counted.windows[WindowCounter(applied.counter, applied.limit.window)]
 
 
-def _remedies(state: LimitState, needed: int) -> tuple[Remedy, ...]:
+def _remedy(state: LimitState, needed: int) -> Remedy:
     hard = state.limit.hard or 0
     if state.limit.kind is LimitKind.WINDOW:
-        return (Remedy.NOTHING,) if state.room_us is None else (Remedy.ROOM,)
+        return Remedy.NOTHING if state.room_us is None else Remedy.ROOM
     if needed <= hard - state.used:
-        return (Remedy.RELEASE,)
-    if needed > hard:
-        return (Remedy.NOTHING,)
-    # What is held is of no period.
-    return (Remedy.RESET,) if needed <= hard - state.held else (Remedy.RESET, Remedy.RELEASE)
+        return Remedy.RELEASE
+    return Remedy.RESET if needed <= hard else Remedy.NOTHING

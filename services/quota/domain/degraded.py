@@ -61,7 +61,7 @@ def decide_degraded(
     decision = conclude(states, check.consumptions, standing)
     if not decision.is_denied or standing is not Standing.ACTIVE:
         return decision
-    return replace(decision, reason=DenyReason.STORE_UNAVAILABLE, remedies=frozenset(), room_us=None)
+    return replace(decision, reason=DenyReason.STORE_UNAVAILABLE, remedy=None, room_us=None)
 
 
 def _outcome(limit: Limit, seen: Seen, consumption: Consumption, *, growth_only: bool) -> Outcome:

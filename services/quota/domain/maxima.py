@@ -68,8 +68,6 @@ LISTED_LIMITS = 100
 LISTED_LIMITS_MAX = 1_000
 SWEPT_AT_ONCE_MAX = 100
 """Reservations that one script frees: a script keeps everybody else waiting."""
-FREED_AGAIN_US = 500_000
-"""After which holds that wait for the ledger are looked at again."""
 TOMBSTONES_MAX = 10_000
 """Reservations of one organization that are not known and yet named by usage: some 200 bytes each, for an hour."""
 SETTLE_US = 24 * 3_600_000_000

@@ -10,7 +10,7 @@ from kit.errors import InvalidField
 from services.quota.application.list_quotas import Quotas
 from services.quota.application.ports import Answer
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
-from services.quota.domain.decisions import STANDING_REASONS, DenyReason, LimitState, Outcome, Remedy, retry_us
+from services.quota.domain.decisions import STANDING_REASONS, DenyReason, LimitState, Outcome, Remedy
 from services.quota.domain.entitlements import Period, Standing
 from services.quota.domain.limits import LimitKind, Scope
 from services.quota.domain.maxima import RESERVE_US_DEFAULT
@@ -45,7 +45,7 @@ _MESSAGES = {
     DenyReason.CONCURRENCY: "As many are running at once as the plan allows. Wait for one to end, or upgrade.",
     DenyReason.RATE: "Too much for now. Try again after the time given.",
     DenyReason.STORE_UNAVAILABLE: "Usage cannot be counted right now, and the limit denies what it cannot count.",
-    DenyReason.SUSPENDED: "The subscription is suspended. Settle what is due to continue.",
+    DenyReason.SUSPENDED: "The subscription is suspended or paused. Settle what is due, or resume it, to continue.",
     DenyReason.NO_PLAN: "There is no plan. Choose one to continue.",
 }
 # What these say of waiting would mislead who asks for more than a window, or all that may run, ever holds.
@@ -156,13 +156,17 @@ def denial_metadata(answer: Answer) -> tuple[tuple[str, str], ...]:
 
 
 def _retry_after_us(answer: Answer) -> int | None:
-    then_us = retry_us(
-        answer.decision,
-        now_us=answer.decided_us,
-        next_expiry_us=answer.instant.next_expiry_us,
-        reset_us=answer.period.end_us,
-    )
-    return None if then_us is None else then_us - answer.decided_us
+    match answer.decision.remedy:
+        case Remedy.ROOM:
+            then_us = answer.decision.room_us
+        case Remedy.RELEASE:
+            # Some hold ends then at the latest; which one is in the way is not worth a closer look.
+            then_us = answer.instant.next_expiry_us
+        case Remedy.RESET:
+            then_us = answer.period.end_us
+        case _:
+            then_us = None
+    return None if then_us is None else max(0, then_us - answer.decided_us)
 
 
 def quotas_to_pb(quotas: Quotas) -> quota_pb2.ListQuotasResponse:

@@ -15,8 +15,9 @@ from services.billing.domain import limits
 from services.billing.domain.closing import Closing, InvoicedUsage, invoiced_usage
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.periods import nth_start, period_at
-from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
+from services.billing.domain.subscriptions import Subscription
 from tests.unit.billing.plans import PLANS
+from tests.unit.billing.timelines import begun, by_tests
 
 NOW = datetime(2026, 6, 20, tzinfo=UTC)
 ANCHOR = datetime(2026, 1, 31, 10, 30, tzinfo=UTC)
@@ -89,15 +90,8 @@ async def test_every_ledger_is_confirmed_by_its_own_books() -> None:
     await plans.apply(PLANS, request_id="r", digest=b"d", actor="tests")
     for organization_id, plan_id in (("free", "free"), ("paying", "starter"), ("closed", "starter")):
         async with books.open(organization_id) as book:
-            sold = Subscription(
-                subscription_id=f"sub-{organization_id}",
-                organization_id=organization_id,
-                plan_id=plan_id,
-                plan_version=1,
-                status=SubscriptionStatus.ACTIVE,
-                anchor=ANCHOR,
-            )
-            await book.subscriptions.begin(sold, actor="tests", request_id="r")
+            timeline = begun(plan_id, start=ANCHOR, subscription_id=f"sub-{organization_id}")
+            sold = await book.subscriptions.begin(timeline, by_tests(NOW))
             if organization_id == "closed":
                 await book.invoices.finalize(invoice(sold, 25), actor="tests", request_id="r")
     confirm_usage = ConfirmUsage(books, plans, ledger, FakeClock(NOW))

@@ -5,19 +5,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from services.quota.domain.checks import Check, matching
-from services.quota.domain.decisions import Counted, Decision, DenyReason, Outcome, Remedy, decide, retry_us
-from services.quota.domain.limits import (
-    WHOLE_ORGANIZATION,
-    Counter,
-    Limit,
-    LimitKind,
-    Usage,
-    Window,
-    WindowStyle,
-    plan_limit,
-)
-from services.quota.domain.maxima import COUNTER_MAX, FREED_AGAIN_US
-from services.quota.domain.windows import WindowCounter, admitted_at
+from services.quota.domain.decisions import Counted, Decision, DenyReason, Outcome, Remedy, decide
+from services.quota.domain.limits import Counter, Limit, LimitKind, Usage, Window, WindowStyle, plan_limit
+from services.quota.domain.maxima import COUNTER_MAX
 from tests.unit.quota.samples import (
     AGENTS,
     CALLS,
@@ -102,54 +92,6 @@ def test_of_several_denying_limits_the_one_that_takes_longest_decides_the_remedy
     assert decided(limits, usage, decide_check("o", {AGENTS: 1})).remedy is Remedy.RELEASE
     assert decided(limits, usage, decide_check("o", {MINUTES: 1, AGENTS: 1})).remedy is Remedy.RESET
     assert decided(limits, usage, decide_check("o", {MINUTES: 1, AGENTS: 2})).remedy is Remedy.NOTHING
-
-
-NOW_US, RESET_US = 10**15, 10**15 + 1_000_000_000
-MINUTE = Window(60_000_000, WindowStyle.FIXED)
-
-
-@pytest.mark.parametrize(
-    ("limits", "usage", "next_expiry_us", "expected"),
-    [
-        ([agents_limit(1)], {AGENTS: Usage(0, 1)}, NOW_US + 7, NOW_US + 7),
-        ([agents_limit(1)], {AGENTS: Usage(0, 1)}, NOW_US - 7, NOW_US + FREED_AGAIN_US),
-        ([agents_limit(1)], {AGENTS: Usage(0, 1)}, None, None),
-        ([minutes_limit(9)], {MINUTES: Usage(9, 0)}, NOW_US + 7, RESET_US),
-        ([minutes_limit(9)], {MINUTES: Usage(9, 9)}, RESET_US + 7, RESET_US + 7),
-        ([minutes_limit(9), agents_limit(1)], {MINUTES: Usage(9, 0), AGENTS: Usage(0, 1)}, RESET_US + 7, RESET_US + 7),
-        ([minutes_limit(9), agents_limit(1)], {MINUTES: Usage(9, 0), AGENTS: Usage(0, 1)}, NOW_US + 7, RESET_US),
-        ([minutes_limit(9), agents_limit(0)], {MINUTES: Usage(9, 0)}, NOW_US + 7, None),
-        ([minutes_limit(9)], {}, NOW_US + 7, None),
-    ],
-    ids=[
-        "a_hold_ends",
-        "a_hold_that_is_over_waits_for_the_ledger",
-        "no_hold_is_known_to_end",
-        "the_period_starts_anew",
-        "a_hold_outlasts_the_period",
-        "a_hold_of_another_limit_outlasts_the_period",
-        "the_period_outlasts_the_hold",
-        "one_of_them_never_allows_it",
-        "nothing_denies",
-    ],
-)
-def test_asking_again_makes_sense_when_every_limit_that_denies_may_allow(
-    limits: list[Limit], usage: dict[str, Usage], next_expiry_us: int | None, expected: int | None
-) -> None:
-    counted = {counter(meter): each for meter, each in usage.items()}
-    decision = decided(limits, counted, decide_check("o", {MINUTES: 1, AGENTS: 1}))
-    assert retry_us(decision, now_us=NOW_US, next_expiry_us=next_expiry_us, reset_us=RESET_US) == expected
-
-
-@pytest.mark.parametrize("next_expiry_us", [NOW_US + 7, NOW_US + 90_000_000])
-def test_a_window_and_a_hold_that_both_deny_are_both_waited_for(next_expiry_us: int) -> None:
-    rate = Limit("rate", WHOLE_ORGANIZATION, CALLS, LimitKind.WINDOW, 5, 0, MINUTE)
-    limits, check = [agents_limit(1), rate], decide_check("o", {CALLS: 1, AGENTS: 1})
-    admitted = admitted_at(MINUTE, {NOW_US // MINUTE.length_us: 5}, NOW_US)
-    counted = Counted({counter(AGENTS): Usage(0, 1)}, {WindowCounter(counter(CALLS), MINUTE): admitted})
-    decision, _ = decide(matching(limits, check), counted, check)
-    then_us = retry_us(decision, now_us=NOW_US, next_expiry_us=next_expiry_us, reset_us=RESET_US)
-    assert then_us == max(admitted.empty_us or 0, next_expiry_us)
 
 
 def test_two_limits_on_one_meter_are_both_decided() -> None:

@@ -12,6 +12,7 @@ from kit.head_watch import Look
 from services.billing.adapters.memory.coupons import MemoryRedemptions
 from services.billing.adapters.memory.credit_notes import MemoryCreditNotes
 from services.billing.adapters.memory.credits import MemoryCredits
+from services.billing.adapters.memory.custom_plans import MemoryCustomPlans
 from services.billing.adapters.memory.customers import MemoryCustomer
 from services.billing.adapters.memory.entitlements import MemoryEntitlements
 from services.billing.adapters.memory.handled_events import MemoryStripeEvents
@@ -27,6 +28,7 @@ class MemoryBook:
 
     def __init__(self, world: World, organization_id: str) -> None:
         self.subscriptions = MemorySubscriptions(world, organization_id)
+        self.custom_plans = MemoryCustomPlans(world, organization_id)
         self.entitlements = MemoryEntitlements(world, organization_id)
         self.invoices = MemoryInvoices(world, organization_id)
         self.customer = MemoryCustomer(world, organization_id)

@@ -49,7 +49,7 @@ class MemoryInvoices:
                 plan_id=each.plan_id,
                 plan_version=each.plan_version,
                 anchor=each.anchor,
-                end_time=self._pages.ends.get(each.subscription_id),
+                end_time=self._pages.timelines[each.subscription_id].end,
                 closed_through={
                     invoice.period.start: invoice.closed_through_sequence
                     for invoice in self._pages.invoices.values()

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from kit.feed import Position
 from services.billing.application.ports.collection import DueInvoice
 from services.billing.application.ports.credit_notes import DueCreditNote
+from services.billing.application.ports.due_changes import DueChange
 from services.billing.application.ports.entitlements import EntitlementEntry
+from services.billing.domain.catalog import Plan
 from services.billing.domain.coupons import CouponStanding, Redemption
 from services.billing.domain.credit_notes import CreditNote
 from services.billing.domain.credits import CreditEntry, CreditGrant
@@ -19,6 +21,7 @@ from services.billing.domain.profile import DEFAULT_LEGAL_ENTITY, BillingProfile
 from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.subscriptions import Subscription
 from services.billing.domain.tax import TaxRates
+from services.billing.domain.timeline import Timeline
 
 _FIRST_ENTITY = LegalEntity(
     legal_entity_id=DEFAULT_LEGAL_ENTITY,
@@ -51,7 +54,8 @@ class Pages:
     """What is written in one organization's books."""
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
-    ends: dict[str, datetime] = field(default_factory=dict)
+    timelines: dict[str, Timeline] = field(default_factory=dict)
+    custom_plans: dict[str, Plan] = field(default_factory=dict)
     invoices: dict[str, Invoice] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     changes: list[Entry] = field(default_factory=list)
@@ -88,6 +92,14 @@ class DueNote:
 
 
 @dataclass(slots=True)
+class Scheduled:
+    """When a subscription changes next."""
+
+    due: DueChange
+    next_attempt_time: datetime
+
+
+@dataclass(slots=True)
 class Waiting:
     """A Stripe event."""
 
@@ -104,6 +116,8 @@ class World:
 
     pages: defaultdict[str, Pages] = field(default_factory=lambda: defaultdict(Pages))
     due: dict[tuple[str, str], Due] = field(default_factory=dict)
+    scheduled: dict[str, Scheduled] = field(default_factory=dict)
+    """By organization."""
     events: dict[str, Waiting] = field(default_factory=dict)
     last_number: int = 0
     coupons: dict[str, CouponStanding] = field(default_factory=dict)

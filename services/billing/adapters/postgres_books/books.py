@@ -15,6 +15,7 @@ from kit.postgres.database import Database
 from services.billing.adapters.postgres_books.coupons import PostgresRedemptions
 from services.billing.adapters.postgres_books.credit_notes import PostgresCreditNotes
 from services.billing.adapters.postgres_books.credits import PostgresCredits
+from services.billing.adapters.postgres_books.custom_plans import PostgresCustomPlans
 from services.billing.adapters.postgres_books.customers import PostgresCustomer
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlements
 from services.billing.adapters.postgres_books.invoices import PostgresInvoices
@@ -30,6 +31,7 @@ class PostgresBook:
 
     def __init__(self, page: Page) -> None:
         self.subscriptions = PostgresSubscriptions(page)
+        self.custom_plans = PostgresCustomPlans(page)
         self.entitlements = PostgresEntitlements(page)
         self.invoices = PostgresInvoices(page)
         self.customer = PostgresCustomer(page)

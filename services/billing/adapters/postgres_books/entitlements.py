@@ -56,11 +56,14 @@ class PostgresEntitlementHeads:
 
 
 def _entitlement_from_body(version: int, body: Any) -> EntitlementEntry:
+    # Entries of before there were trials say neither a start nor terms of their own.
     return EntitlementEntry(
         version=version,
         plan_id=body["plan_id"],
         plan_version=body["plan_version"],
+        custom_id=body.get("custom_id", ""),
         status=SubscriptionStatus(body["status"]),
+        start=from_unix_microseconds(body.get("start_us", body["anchor_us"])),
         anchor=from_unix_microseconds(body["anchor_us"]),
     )
 

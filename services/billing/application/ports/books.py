@@ -8,6 +8,7 @@ from typing import Protocol
 from services.billing.application.ports.coupons import CouponBook, CouponReader
 from services.billing.application.ports.credit_notes import CreditNoteBook, CreditNoteReader
 from services.billing.application.ports.credits import CreditBook, CreditReader
+from services.billing.application.ports.custom_plans import CustomPlanBook, CustomPlanReader
 from services.billing.application.ports.customers import CustomerBook, CustomerReader
 from services.billing.application.ports.entitlements import EntitlementReader
 from services.billing.application.ports.invoices import InvoiceBook, InvoiceReader
@@ -23,6 +24,11 @@ class BookReader(Protocol):
     @property
     def subscriptions(self) -> SubscriptionReader:
         """Its subscriptions."""
+        ...
+
+    @property
+    def custom_plans(self) -> CustomPlanReader:
+        """Its own terms."""
         ...
 
     @property
@@ -74,6 +80,11 @@ class Book(BookReader, Protocol):
     @property
     def subscriptions(self) -> SubscriptionBook:
         """Its subscriptions."""
+        ...
+
+    @property
+    def custom_plans(self) -> CustomPlanBook:
+        """Its own terms."""
         ...
 
     @property

@@ -13,12 +13,15 @@ from services.billing.domain.subscriptions import SubscriptionStatus
 
 @dataclass(frozen=True, slots=True)
 class EntitlementEntry:
-    """An entry of an organization's change log that put a subscription in force."""
+    """An entry of an organization's change log that put a plan or a status in force."""
 
     version: int
     plan_id: str
     plan_version: int
+    custom_id: str
+    """The organization's own terms; empty: those of the plan's version."""
     status: SubscriptionStatus
+    start: datetime
     anchor: datetime
 
 

@@ -27,6 +27,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// When a change takes effect.
+type ChangeTime int32
+
+const (
+	// As the request says of it.
+	ChangeTime_CHANGE_TIME_UNSPECIFIED ChangeTime = 0
+	// Now; what was paid in advance is credited by the time that is left.
+	ChangeTime_CHANGE_TIME_AT_ONCE ChangeTime = 1
+	// When what is paid in advance ends: the trial, the period, or the year with a yearly plan.
+	ChangeTime_CHANGE_TIME_AT_PERIOD_END ChangeTime = 2
+)
+
+// Enum value maps for ChangeTime.
+var (
+	ChangeTime_name = map[int32]string{
+		0: "CHANGE_TIME_UNSPECIFIED",
+		1: "CHANGE_TIME_AT_ONCE",
+		2: "CHANGE_TIME_AT_PERIOD_END",
+	}
+	ChangeTime_value = map[string]int32{
+		"CHANGE_TIME_UNSPECIFIED":   0,
+		"CHANGE_TIME_AT_ONCE":       1,
+		"CHANGE_TIME_AT_PERIOD_END": 2,
+	}
+)
+
+func (x ChangeTime) Enum() *ChangeTime {
+	p := new(ChangeTime)
+	*p = x
+	return p
+}
+
+func (x ChangeTime) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ChangeTime) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_billing_v1_billing_proto_enumTypes[0].Descriptor()
+}
+
+func (ChangeTime) Type() protoreflect.EnumType {
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[0]
+}
+
+func (x ChangeTime) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ChangeTime.Descriptor instead.
+func (ChangeTime) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{0}
+}
+
 // Where a subscription stands.
 type SubscriptionStatus int32
 
@@ -39,6 +92,12 @@ const (
 	SubscriptionStatus_SUBSCRIPTION_STATUS_SUSPENDED SubscriptionStatus = 2
 	// Ended.
 	SubscriptionStatus_SUBSCRIPTION_STATUS_CANCELED SubscriptionStatus = 3
+	// In its trial: in force, and nothing is charged.
+	SubscriptionStatus_SUBSCRIPTION_STATUS_TRIALING SubscriptionStatus = 4
+	// Payment failed; in force until it is settled or suspended.
+	SubscriptionStatus_SUBSCRIPTION_STATUS_PAST_DUE SubscriptionStatus = 5
+	// Set aside; checks are denied, and no base fee is owed.
+	SubscriptionStatus_SUBSCRIPTION_STATUS_PAUSED SubscriptionStatus = 6
 )
 
 // Enum value maps for SubscriptionStatus.
@@ -48,12 +107,18 @@ var (
 		1: "SUBSCRIPTION_STATUS_ACTIVE",
 		2: "SUBSCRIPTION_STATUS_SUSPENDED",
 		3: "SUBSCRIPTION_STATUS_CANCELED",
+		4: "SUBSCRIPTION_STATUS_TRIALING",
+		5: "SUBSCRIPTION_STATUS_PAST_DUE",
+		6: "SUBSCRIPTION_STATUS_PAUSED",
 	}
 	SubscriptionStatus_value = map[string]int32{
 		"SUBSCRIPTION_STATUS_UNSPECIFIED": 0,
 		"SUBSCRIPTION_STATUS_ACTIVE":      1,
 		"SUBSCRIPTION_STATUS_SUSPENDED":   2,
 		"SUBSCRIPTION_STATUS_CANCELED":    3,
+		"SUBSCRIPTION_STATUS_TRIALING":    4,
+		"SUBSCRIPTION_STATUS_PAST_DUE":    5,
+		"SUBSCRIPTION_STATUS_PAUSED":      6,
 	}
 )
 
@@ -68,11 +133,11 @@ func (x SubscriptionStatus) String() string {
 }
 
 func (SubscriptionStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_billing_v1_billing_proto_enumTypes[0].Descriptor()
+	return file_tollbook_billing_v1_billing_proto_enumTypes[1].Descriptor()
 }
 
 func (SubscriptionStatus) Type() protoreflect.EnumType {
-	return &file_tollbook_billing_v1_billing_proto_enumTypes[0]
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[1]
 }
 
 func (x SubscriptionStatus) Number() protoreflect.EnumNumber {
@@ -81,7 +146,7 @@ func (x SubscriptionStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SubscriptionStatus.Descriptor instead.
 func (SubscriptionStatus) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{0}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{1}
 }
 
 // Where an invoice stands.
@@ -125,11 +190,11 @@ func (x InvoiceState) String() string {
 }
 
 func (InvoiceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_billing_v1_billing_proto_enumTypes[1].Descriptor()
+	return file_tollbook_billing_v1_billing_proto_enumTypes[2].Descriptor()
 }
 
 func (InvoiceState) Type() protoreflect.EnumType {
-	return &file_tollbook_billing_v1_billing_proto_enumTypes[1]
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[2]
 }
 
 func (x InvoiceState) Number() protoreflect.EnumNumber {
@@ -138,7 +203,7 @@ func (x InvoiceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InvoiceState.Descriptor instead.
 func (InvoiceState) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{1}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{2}
 }
 
 // What a line charges.
@@ -178,11 +243,11 @@ func (x InvoiceLineKind) String() string {
 }
 
 func (InvoiceLineKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_billing_v1_billing_proto_enumTypes[2].Descriptor()
+	return file_tollbook_billing_v1_billing_proto_enumTypes[3].Descriptor()
 }
 
 func (InvoiceLineKind) Type() protoreflect.EnumType {
-	return &file_tollbook_billing_v1_billing_proto_enumTypes[2]
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[3]
 }
 
 func (x InvoiceLineKind) Number() protoreflect.EnumNumber {
@@ -191,7 +256,7 @@ func (x InvoiceLineKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InvoiceLineKind.Descriptor instead.
 func (InvoiceLineKind) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{2}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{3}
 }
 
 // A subscription of one organization to one version of a plan.
@@ -207,7 +272,8 @@ type Subscription struct {
 	PlanVersion int64 `protobuf:"varint,4,opt,name=plan_version,json=planVersion,proto3" json:"plan_version,omitempty"`
 	// Where it stands; set by the server.
 	Status SubscriptionStatus `protobuf:"varint,5,opt,name=status,proto3,enum=tollbook.billing.v1.SubscriptionStatus" json:"status,omitempty"`
-	// When its first period begins, and so the anchor of all of them; unset: now. At most 35 days back, not ahead.
+	// When it begins, and so its first period, unless a trial comes before it; unset: now. At most 35 days back, not
+	// ahead, and not before the end of a subscription that was billed.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// The current period's start, included; set by the server.
 	PeriodStartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=period_start_time,json=periodStartTime,proto3" json:"period_start_time,omitempty"`
@@ -215,8 +281,22 @@ type Subscription struct {
 	PeriodEndTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=period_end_time,json=periodEndTime,proto3" json:"period_end_time,omitempty"`
 	// The customer at Stripe; set by the server, empty until known there.
 	StripeCustomerId string `protobuf:"bytes,9,opt,name=stripe_customer_id,json=stripeCustomerId,proto3" json:"stripe_customer_id,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The currency of everything it is charged; empty: the plan's first.
+	CurrencyCode string `protobuf:"bytes,10,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	// Where its monthly periods are counted from: its start, or the end of its trial; set by the server.
+	AnchorTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=anchor_time,json=anchorTime,proto3" json:"anchor_time,omitempty"`
+	// When its trial ends or ended; set by the server, unset: it had none.
+	TrialEndTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=trial_end_time,json=trialEndTime,proto3" json:"trial_end_time,omitempty"`
+	// When it ends or ended; set by the server, unset: it goes on.
+	CancelTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=cancel_time,json=cancelTime,proto3" json:"cancel_time,omitempty"`
+	// Whether the organization's own terms are in force in place of the plan version's; set by the server.
+	HasCustomTerms bool `protobuf:"varint,14,opt,name=has_custom_terms,json=hasCustomTerms,proto3" json:"has_custom_terms,omitempty"`
+	// Everything it was and will be, by start; set by the server.
+	Phases []*SubscriptionPhase `protobuf:"bytes,15,rep,name=phases,proto3" json:"phases,omitempty"`
+	// The next change of plan; set by the server, unset: none is scheduled.
+	ScheduledChange *SubscriptionPhase `protobuf:"bytes,16,opt,name=scheduled_change,json=scheduledChange,proto3" json:"scheduled_change,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
@@ -312,20 +392,164 @@ func (x *Subscription) GetStripeCustomerId() string {
 	return ""
 }
 
+func (x *Subscription) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+func (x *Subscription) GetAnchorTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AnchorTime
+	}
+	return nil
+}
+
+func (x *Subscription) GetTrialEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TrialEndTime
+	}
+	return nil
+}
+
+func (x *Subscription) GetCancelTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CancelTime
+	}
+	return nil
+}
+
+func (x *Subscription) GetHasCustomTerms() bool {
+	if x != nil {
+		return x.HasCustomTerms
+	}
+	return false
+}
+
+func (x *Subscription) GetPhases() []*SubscriptionPhase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *Subscription) GetScheduledChange() *SubscriptionPhase {
+	if x != nil {
+		return x.ScheduledChange
+	}
+	return nil
+}
+
+// From when on which terms hold; until the next phase begins, or the subscription ends.
+type SubscriptionPhase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it begins, included.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// The plan.
+	PlanId string `protobuf:"bytes,2,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// The version of the plan.
+	PlanVersion int64 `protobuf:"varint,3,opt,name=plan_version,json=planVersion,proto3" json:"plan_version,omitempty"`
+	// Whether the organization's own terms hold in place of the plan version's.
+	HasCustomTerms bool `protobuf:"varint,4,opt,name=has_custom_terms,json=hasCustomTerms,proto3" json:"has_custom_terms,omitempty"`
+	// Whether it is a trial: nothing is charged.
+	IsTrial bool `protobuf:"varint,5,opt,name=is_trial,json=isTrial,proto3" json:"is_trial,omitempty"`
+	// Whether it is a pause: checks are denied, and no base fee is owed.
+	IsPaused      bool `protobuf:"varint,6,opt,name=is_paused,json=isPaused,proto3" json:"is_paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscriptionPhase) Reset() {
+	*x = SubscriptionPhase{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscriptionPhase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscriptionPhase) ProtoMessage() {}
+
+func (x *SubscriptionPhase) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscriptionPhase.ProtoReflect.Descriptor instead.
+func (*SubscriptionPhase) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SubscriptionPhase) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *SubscriptionPhase) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *SubscriptionPhase) GetPlanVersion() int64 {
+	if x != nil {
+		return x.PlanVersion
+	}
+	return 0
+}
+
+func (x *SubscriptionPhase) GetHasCustomTerms() bool {
+	if x != nil {
+		return x.HasCustomTerms
+	}
+	return false
+}
+
+func (x *SubscriptionPhase) GetIsTrial() bool {
+	if x != nil {
+		return x.IsTrial
+	}
+	return false
+}
+
+func (x *SubscriptionPhase) GetIsPaused() bool {
+	if x != nil {
+		return x.IsPaused
+	}
+	return false
+}
+
 // A subscription to make.
 type CreateSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// organization_id and plan_id are required, start_time may be set.
-	Subscription  *Subscription `protobuf:"bytes,2,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// organization_id and plan_id are required, start_time and currency_code may be set.
+	Subscription *Subscription `protobuf:"bytes,2,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	// How many days of trial come first, 0 to 365; unset: the plan's, if the organization never had a trial.
+	TrialDays *int32 `protobuf:"varint,3,opt,name=trial_days,json=trialDays,proto3,oneof" json:"trial_days,omitempty"`
+	// Terms of the organization's own, as a plan of that id is written; unset: the plan's newest version.
+	CustomTerms   *Plan `protobuf:"bytes,4,opt,name=custom_terms,json=customTerms,proto3" json:"custom_terms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSubscriptionRequest) Reset() {
 	*x = CreateSubscriptionRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[1]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +561,7 @@ func (x *CreateSubscriptionRequest) String() string {
 func (*CreateSubscriptionRequest) ProtoMessage() {}
 
 func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[1]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +574,7 @@ func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{1}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CreateSubscriptionRequest) GetRequestId() string {
@@ -367,6 +591,20 @@ func (x *CreateSubscriptionRequest) GetSubscription() *Subscription {
 	return nil
 }
 
+func (x *CreateSubscriptionRequest) GetTrialDays() int32 {
+	if x != nil && x.TrialDays != nil {
+		return *x.TrialDays
+	}
+	return 0
+}
+
+func (x *CreateSubscriptionRequest) GetCustomTerms() *Plan {
+	if x != nil {
+		return x.CustomTerms
+	}
+	return nil
+}
+
 // The subscription made.
 type CreateSubscriptionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -378,7 +616,7 @@ type CreateSubscriptionResponse struct {
 
 func (x *CreateSubscriptionResponse) Reset() {
 	*x = CreateSubscriptionResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[2]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +628,7 @@ func (x *CreateSubscriptionResponse) String() string {
 func (*CreateSubscriptionResponse) ProtoMessage() {}
 
 func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[2]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +641,7 @@ func (x *CreateSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{2}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateSubscriptionResponse) GetSubscription() *Subscription {
@@ -424,7 +662,7 @@ type GetSubscriptionRequest struct {
 
 func (x *GetSubscriptionRequest) Reset() {
 	*x = GetSubscriptionRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[3]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +674,7 @@ func (x *GetSubscriptionRequest) String() string {
 func (*GetSubscriptionRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[3]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +687,7 @@ func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{3}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetSubscriptionRequest) GetOrganizationId() string {
@@ -470,7 +708,7 @@ type GetSubscriptionResponse struct {
 
 func (x *GetSubscriptionResponse) Reset() {
 	*x = GetSubscriptionResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[4]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +720,7 @@ func (x *GetSubscriptionResponse) String() string {
 func (*GetSubscriptionResponse) ProtoMessage() {}
 
 func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[4]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +733,7 @@ func (x *GetSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{4}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetSubscriptionResponse) GetSubscription() *Subscription {
@@ -503,6 +741,675 @@ func (x *GetSubscriptionResponse) GetSubscription() *Subscription {
 		return x.Subscription
 	}
 	return nil
+}
+
+// Which plan, from when on.
+type ChangePlanRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The plan, for example `pro`; its newest version. Not `free`: cancel instead.
+	PlanId string `protobuf:"bytes,3,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// When; unset: at once when the base price rises, else at the period's end.
+	ChangeTime ChangeTime `protobuf:"varint,4,opt,name=change_time,json=changeTime,proto3,enum=tollbook.billing.v1.ChangeTime" json:"change_time,omitempty"`
+	// Terms of the organization's own, as a plan of that id is written; unset: the plan's newest version. The operator's
+	// to grant: with a tenant's key PERMISSION_DENIED.
+	CustomTerms   *Plan `protobuf:"bytes,5,opt,name=custom_terms,json=customTerms,proto3" json:"custom_terms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePlanRequest) Reset() {
+	*x = ChangePlanRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePlanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePlanRequest) ProtoMessage() {}
+
+func (x *ChangePlanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePlanRequest.ProtoReflect.Descriptor instead.
+func (*ChangePlanRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ChangePlanRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ChangePlanRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ChangePlanRequest) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *ChangePlanRequest) GetChangeTime() ChangeTime {
+	if x != nil {
+		return x.ChangeTime
+	}
+	return ChangeTime_CHANGE_TIME_UNSPECIFIED
+}
+
+func (x *ChangePlanRequest) GetCustomTerms() *Plan {
+	if x != nil {
+		return x.CustomTerms
+	}
+	return nil
+}
+
+// The subscription, changed or with the change scheduled.
+type ChangePlanResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePlanResponse) Reset() {
+	*x = ChangePlanResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePlanResponse) ProtoMessage() {}
+
+func (x *ChangePlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePlanResponse.ProtoReflect.Descriptor instead.
+func (*ChangePlanResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ChangePlanResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// Whose subscription ends, and when.
+type CancelSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// When; unset: at the period's end.
+	ChangeTime    ChangeTime `protobuf:"varint,3,opt,name=change_time,json=changeTime,proto3,enum=tollbook.billing.v1.ChangeTime" json:"change_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelSubscriptionRequest) Reset() {
+	*x = CancelSubscriptionRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelSubscriptionRequest) ProtoMessage() {}
+
+func (x *CancelSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*CancelSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CancelSubscriptionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CancelSubscriptionRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CancelSubscriptionRequest) GetChangeTime() ChangeTime {
+	if x != nil {
+		return x.ChangeTime
+	}
+	return ChangeTime_CHANGE_TIME_UNSPECIFIED
+}
+
+// The subscription that ends.
+type CancelSubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It, with its cancel_time.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelSubscriptionResponse) Reset() {
+	*x = CancelSubscriptionResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelSubscriptionResponse) ProtoMessage() {}
+
+func (x *CancelSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*CancelSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CancelSubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// Whose subscription is set aside.
+type PauseSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; required.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PauseSubscriptionRequest) Reset() {
+	*x = PauseSubscriptionRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseSubscriptionRequest) ProtoMessage() {}
+
+func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PauseSubscriptionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PauseSubscriptionRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+// The subscription.
+type PauseSubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseSubscriptionResponse) Reset() {
+	*x = PauseSubscriptionResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseSubscriptionResponse) ProtoMessage() {}
+
+func (x *PauseSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*PauseSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PauseSubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// Whose subscription goes on.
+type ResumeSubscriptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ResumeSubscriptionRequest) Reset() {
+	*x = ResumeSubscriptionRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeSubscriptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeSubscriptionRequest) ProtoMessage() {}
+
+func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
+func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ResumeSubscriptionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResumeSubscriptionRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+// The subscription.
+type ResumeSubscriptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It.
+	Subscription  *Subscription `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeSubscriptionResponse) Reset() {
+	*x = ResumeSubscriptionResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeSubscriptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeSubscriptionResponse) ProtoMessage() {}
+
+func (x *ResumeSubscriptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeSubscriptionResponse.ProtoReflect.Descriptor instead.
+func (*ResumeSubscriptionResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ResumeSubscriptionResponse) GetSubscription() *Subscription {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+// Whose entitlements.
+type ListEntitlementsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ListEntitlementsRequest) Reset() {
+	*x = ListEntitlementsRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEntitlementsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEntitlementsRequest) ProtoMessage() {}
+
+func (x *ListEntitlementsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEntitlementsRequest.ProtoReflect.Descriptor instead.
+func (*ListEntitlementsRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListEntitlementsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+// What the organization may use.
+type ListEntitlementsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plan.
+	PlanId string `protobuf:"bytes,1,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// The version of the plan.
+	PlanVersion int64 `protobuf:"varint,2,opt,name=plan_version,json=planVersion,proto3" json:"plan_version,omitempty"`
+	// Where the subscription stands.
+	Status SubscriptionStatus `protobuf:"varint,3,opt,name=status,proto3,enum=tollbook.billing.v1.SubscriptionStatus" json:"status,omitempty"`
+	// Whether anything may be used at all: not while it is suspended or paused.
+	IsAllowed bool `protobuf:"varint,4,opt,name=is_allowed,json=isAllowed,proto3" json:"is_allowed,omitempty"`
+	// The current period's start, included.
+	PeriodStartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=period_start_time,json=periodStartTime,proto3" json:"period_start_time,omitempty"`
+	// The current period's end, excluded.
+	PeriodEndTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=period_end_time,json=periodEndTime,proto3" json:"period_end_time,omitempty"`
+	// The plan's limits, by meter.
+	Limits []*EntitledLimit `protobuf:"bytes,7,rep,name=limits,proto3" json:"limits,omitempty"`
+	// What is switched on, by feature name; a feature that is not named is off.
+	Features      map[string]bool `protobuf:"bytes,8,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEntitlementsResponse) Reset() {
+	*x = ListEntitlementsResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEntitlementsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEntitlementsResponse) ProtoMessage() {}
+
+func (x *ListEntitlementsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEntitlementsResponse.ProtoReflect.Descriptor instead.
+func (*ListEntitlementsResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListEntitlementsResponse) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *ListEntitlementsResponse) GetPlanVersion() int64 {
+	if x != nil {
+		return x.PlanVersion
+	}
+	return 0
+}
+
+func (x *ListEntitlementsResponse) GetStatus() SubscriptionStatus {
+	if x != nil {
+		return x.Status
+	}
+	return SubscriptionStatus_SUBSCRIPTION_STATUS_UNSPECIFIED
+}
+
+func (x *ListEntitlementsResponse) GetIsAllowed() bool {
+	if x != nil {
+		return x.IsAllowed
+	}
+	return false
+}
+
+func (x *ListEntitlementsResponse) GetPeriodStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PeriodStartTime
+	}
+	return nil
+}
+
+func (x *ListEntitlementsResponse) GetPeriodEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PeriodEndTime
+	}
+	return nil
+}
+
+func (x *ListEntitlementsResponse) GetLimits() []*EntitledLimit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ListEntitlementsResponse) GetFeatures() map[string]bool {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+// What may be used of one meter, in its base unit.
+type EntitledLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The meter.
+	Meter string `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`
+	// Whether it counts what is used within a period, or what is held at once.
+	LimitKind PlanLimitKind `protobuf:"varint,2,opt,name=limit_kind,json=limitKind,proto3,enum=tollbook.billing.v1.PlanLimitKind" json:"limit_kind,omitempty"`
+	// The limit; unset: unlimited, still counted.
+	LimitQuantity *int64 `protobuf:"varint,3,opt,name=limit_quantity,json=limitQuantity,proto3,oneof" json:"limit_quantity,omitempty"`
+	// The band above the limit in which checks are still allowed, in percent of it.
+	GracePercent  int32 `protobuf:"varint,4,opt,name=grace_percent,json=gracePercent,proto3" json:"grace_percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntitledLimit) Reset() {
+	*x = EntitledLimit{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntitledLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntitledLimit) ProtoMessage() {}
+
+func (x *EntitledLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntitledLimit.ProtoReflect.Descriptor instead.
+func (*EntitledLimit) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *EntitledLimit) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *EntitledLimit) GetLimitKind() PlanLimitKind {
+	if x != nil {
+		return x.LimitKind
+	}
+	return PlanLimitKind_PLAN_LIMIT_KIND_UNSPECIFIED
+}
+
+func (x *EntitledLimit) GetLimitQuantity() int64 {
+	if x != nil && x.LimitQuantity != nil {
+		return *x.LimitQuantity
+	}
+	return 0
+}
+
+func (x *EntitledLimit) GetGracePercent() int32 {
+	if x != nil {
+		return x.GracePercent
+	}
+	return 0
 }
 
 // An invoice, or the preview of one.
@@ -542,7 +1449,7 @@ type Invoice struct {
 
 func (x *Invoice) Reset() {
 	*x = Invoice{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[5]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +1461,7 @@ func (x *Invoice) String() string {
 func (*Invoice) ProtoMessage() {}
 
 func (x *Invoice) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[5]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +1474,7 @@ func (x *Invoice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invoice.ProtoReflect.Descriptor instead.
 func (*Invoice) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{5}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Invoice) GetInvoiceId() string {
@@ -697,7 +1604,7 @@ type InvoiceLine struct {
 
 func (x *InvoiceLine) Reset() {
 	*x = InvoiceLine{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[6]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +1616,7 @@ func (x *InvoiceLine) String() string {
 func (*InvoiceLine) ProtoMessage() {}
 
 func (x *InvoiceLine) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[6]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +1629,7 @@ func (x *InvoiceLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvoiceLine.ProtoReflect.Descriptor instead.
 func (*InvoiceLine) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{6}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InvoiceLine) GetKind() InvoiceLineKind {
@@ -806,7 +1713,7 @@ type PreviewInvoiceRequest struct {
 
 func (x *PreviewInvoiceRequest) Reset() {
 	*x = PreviewInvoiceRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[7]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1725,7 @@ func (x *PreviewInvoiceRequest) String() string {
 func (*PreviewInvoiceRequest) ProtoMessage() {}
 
 func (x *PreviewInvoiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[7]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1738,7 @@ func (x *PreviewInvoiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewInvoiceRequest.ProtoReflect.Descriptor instead.
 func (*PreviewInvoiceRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{7}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PreviewInvoiceRequest) GetOrganizationId() string {
@@ -852,7 +1759,7 @@ type PreviewInvoiceResponse struct {
 
 func (x *PreviewInvoiceResponse) Reset() {
 	*x = PreviewInvoiceResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[8]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1771,7 @@ func (x *PreviewInvoiceResponse) String() string {
 func (*PreviewInvoiceResponse) ProtoMessage() {}
 
 func (x *PreviewInvoiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[8]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1784,7 @@ func (x *PreviewInvoiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewInvoiceResponse.ProtoReflect.Descriptor instead.
 func (*PreviewInvoiceResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{8}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PreviewInvoiceResponse) GetInvoice() *Invoice {
@@ -900,7 +1807,7 @@ type CloseBillingPeriodRequest struct {
 
 func (x *CloseBillingPeriodRequest) Reset() {
 	*x = CloseBillingPeriodRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[9]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1819,7 @@ func (x *CloseBillingPeriodRequest) String() string {
 func (*CloseBillingPeriodRequest) ProtoMessage() {}
 
 func (x *CloseBillingPeriodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[9]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1832,7 @@ func (x *CloseBillingPeriodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseBillingPeriodRequest.ProtoReflect.Descriptor instead.
 func (*CloseBillingPeriodRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{9}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CloseBillingPeriodRequest) GetRequestId() string {
@@ -953,7 +1860,7 @@ type CloseBillingPeriodResponse struct {
 
 func (x *CloseBillingPeriodResponse) Reset() {
 	*x = CloseBillingPeriodResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[10]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1872,7 @@ func (x *CloseBillingPeriodResponse) String() string {
 func (*CloseBillingPeriodResponse) ProtoMessage() {}
 
 func (x *CloseBillingPeriodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[10]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1885,7 @@ func (x *CloseBillingPeriodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseBillingPeriodResponse.ProtoReflect.Descriptor instead.
 func (*CloseBillingPeriodResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{10}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CloseBillingPeriodResponse) GetInvoice() *Invoice {
@@ -1003,7 +1910,7 @@ type ListInvoicesRequest struct {
 
 func (x *ListInvoicesRequest) Reset() {
 	*x = ListInvoicesRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[11]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1922,7 @@ func (x *ListInvoicesRequest) String() string {
 func (*ListInvoicesRequest) ProtoMessage() {}
 
 func (x *ListInvoicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[11]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1935,7 @@ func (x *ListInvoicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvoicesRequest.ProtoReflect.Descriptor instead.
 func (*ListInvoicesRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{11}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListInvoicesRequest) GetOrganizationId() string {
@@ -1065,7 +1972,7 @@ type ListInvoicesResponse struct {
 
 func (x *ListInvoicesResponse) Reset() {
 	*x = ListInvoicesResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[12]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1984,7 @@ func (x *ListInvoicesResponse) String() string {
 func (*ListInvoicesResponse) ProtoMessage() {}
 
 func (x *ListInvoicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[12]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1997,7 @@ func (x *ListInvoicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvoicesResponse.ProtoReflect.Descriptor instead.
 func (*ListInvoicesResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{12}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListInvoicesResponse) GetInvoices() []*Invoice {
@@ -1120,7 +2027,7 @@ type GetInvoiceRequest struct {
 
 func (x *GetInvoiceRequest) Reset() {
 	*x = GetInvoiceRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[13]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +2039,7 @@ func (x *GetInvoiceRequest) String() string {
 func (*GetInvoiceRequest) ProtoMessage() {}
 
 func (x *GetInvoiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[13]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +2052,7 @@ func (x *GetInvoiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvoiceRequest.ProtoReflect.Descriptor instead.
 func (*GetInvoiceRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{13}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetInvoiceRequest) GetOrganizationId() string {
@@ -1173,7 +2080,7 @@ type GetInvoiceResponse struct {
 
 func (x *GetInvoiceResponse) Reset() {
 	*x = GetInvoiceResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +2092,7 @@ func (x *GetInvoiceResponse) String() string {
 func (*GetInvoiceResponse) ProtoMessage() {}
 
 func (x *GetInvoiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +2105,7 @@ func (x *GetInvoiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvoiceResponse.ProtoReflect.Descriptor instead.
 func (*GetInvoiceResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{14}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetInvoiceResponse) GetInvoice() *Invoice {
@@ -1212,7 +2119,7 @@ var File_tollbook_billing_v1_billing_proto protoreflect.FileDescriptor
 
 const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\n" +
-	"!tollbook/billing/v1/billing.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xd2\x03\n" +
+	"!tollbook/billing/v1/billing.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a!tollbook/billing/v1/catalog.proto\"\xf0\x06\n" +
 	"\fSubscription\x12'\n" +
 	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1223,17 +2130,91 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12F\n" +
 	"\x11period_start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0fperiodStartTime\x12B\n" +
 	"\x0fperiod_end_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rperiodEndTime\x12,\n" +
-	"\x12stripe_customer_id\x18\t \x01(\tR\x10stripeCustomerId\"\x81\x01\n" +
+	"\x12stripe_customer_id\x18\t \x01(\tR\x10stripeCustomerId\x12#\n" +
+	"\rcurrency_code\x18\n" +
+	" \x01(\tR\fcurrencyCode\x12;\n" +
+	"\vanchor_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"anchorTime\x12@\n" +
+	"\x0etrial_end_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\ftrialEndTime\x12;\n" +
+	"\vcancel_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"cancelTime\x12(\n" +
+	"\x10has_custom_terms\x18\x0e \x01(\bR\x0ehasCustomTerms\x12>\n" +
+	"\x06phases\x18\x0f \x03(\v2&.tollbook.billing.v1.SubscriptionPhaseR\x06phases\x12Q\n" +
+	"\x10scheduled_change\x18\x10 \x01(\v2&.tollbook.billing.v1.SubscriptionPhaseR\x0fscheduledChange\"\xec\x01\n" +
+	"\x11SubscriptionPhase\x129\n" +
+	"\n" +
+	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x17\n" +
+	"\aplan_id\x18\x02 \x01(\tR\x06planId\x12!\n" +
+	"\fplan_version\x18\x03 \x01(\x03R\vplanVersion\x12(\n" +
+	"\x10has_custom_terms\x18\x04 \x01(\bR\x0ehasCustomTerms\x12\x19\n" +
+	"\bis_trial\x18\x05 \x01(\bR\aisTrial\x12\x1b\n" +
+	"\tis_paused\x18\x06 \x01(\bR\bisPaused\"\xf2\x01\n" +
 	"\x19CreateSubscriptionRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12E\n" +
-	"\fsubscription\x18\x02 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"c\n" +
+	"\fsubscription\x18\x02 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\x12\"\n" +
+	"\n" +
+	"trial_days\x18\x03 \x01(\x05H\x00R\ttrialDays\x88\x01\x01\x12<\n" +
+	"\fcustom_terms\x18\x04 \x01(\v2\x19.tollbook.billing.v1.PlanR\vcustomTermsB\r\n" +
+	"\v_trial_days\"c\n" +
 	"\x1aCreateSubscriptionResponse\x12E\n" +
 	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"A\n" +
 	"\x16GetSubscriptionRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"`\n" +
 	"\x17GetSubscriptionResponse\x12E\n" +
-	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"\x82\x05\n" +
+	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"\xf4\x01\n" +
+	"\x11ChangePlanRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
+	"\aplan_id\x18\x03 \x01(\tR\x06planId\x12@\n" +
+	"\vchange_time\x18\x04 \x01(\x0e2\x1f.tollbook.billing.v1.ChangeTimeR\n" +
+	"changeTime\x12<\n" +
+	"\fcustom_terms\x18\x05 \x01(\v2\x19.tollbook.billing.v1.PlanR\vcustomTerms\"[\n" +
+	"\x12ChangePlanResponse\x12E\n" +
+	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"\xa5\x01\n" +
+	"\x19CancelSubscriptionRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12@\n" +
+	"\vchange_time\x18\x03 \x01(\x0e2\x1f.tollbook.billing.v1.ChangeTimeR\n" +
+	"changeTime\"c\n" +
+	"\x1aCancelSubscriptionResponse\x12E\n" +
+	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"b\n" +
+	"\x18PauseSubscriptionRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\"b\n" +
+	"\x19PauseSubscriptionResponse\x12E\n" +
+	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"c\n" +
+	"\x19ResumeSubscriptionRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\"c\n" +
+	"\x1aResumeSubscriptionResponse\x12E\n" +
+	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"B\n" +
+	"\x17ListEntitlementsRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"\x94\x04\n" +
+	"\x18ListEntitlementsResponse\x12\x17\n" +
+	"\aplan_id\x18\x01 \x01(\tR\x06planId\x12!\n" +
+	"\fplan_version\x18\x02 \x01(\x03R\vplanVersion\x12?\n" +
+	"\x06status\x18\x03 \x01(\x0e2'.tollbook.billing.v1.SubscriptionStatusR\x06status\x12\x1d\n" +
+	"\n" +
+	"is_allowed\x18\x04 \x01(\bR\tisAllowed\x12F\n" +
+	"\x11period_start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fperiodStartTime\x12B\n" +
+	"\x0fperiod_end_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rperiodEndTime\x12:\n" +
+	"\x06limits\x18\a \x03(\v2\".tollbook.billing.v1.EntitledLimitR\x06limits\x12W\n" +
+	"\bfeatures\x18\b \x03(\v2;.tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntryR\bfeatures\x1a;\n" +
+	"\rFeaturesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"\xcc\x01\n" +
+	"\rEntitledLimit\x12\x14\n" +
+	"\x05meter\x18\x01 \x01(\tR\x05meter\x12A\n" +
+	"\n" +
+	"limit_kind\x18\x02 \x01(\x0e2\".tollbook.billing.v1.PlanLimitKindR\tlimitKind\x12*\n" +
+	"\x0elimit_quantity\x18\x03 \x01(\x03H\x00R\rlimitQuantity\x88\x01\x01\x12#\n" +
+	"\rgrace_percent\x18\x04 \x01(\x05R\fgracePercentB\x11\n" +
+	"\x0f_limit_quantity\"\x82\x05\n" +
 	"\aInvoice\x12\x1d\n" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x12'\n" +
@@ -1288,12 +2269,20 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\n" +
 	"invoice_id\x18\x02 \x01(\tR\tinvoiceId\"L\n" +
 	"\x12GetInvoiceResponse\x126\n" +
-	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice*\x9e\x01\n" +
+	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice*a\n" +
+	"\n" +
+	"ChangeTime\x12\x1b\n" +
+	"\x17CHANGE_TIME_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CHANGE_TIME_AT_ONCE\x10\x01\x12\x1d\n" +
+	"\x19CHANGE_TIME_AT_PERIOD_END\x10\x02*\x82\x02\n" +
 	"\x12SubscriptionStatus\x12#\n" +
 	"\x1fSUBSCRIPTION_STATUS_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSUBSCRIPTION_STATUS_ACTIVE\x10\x01\x12!\n" +
 	"\x1dSUBSCRIPTION_STATUS_SUSPENDED\x10\x02\x12 \n" +
-	"\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x03*{\n" +
+	"\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x03\x12 \n" +
+	"\x1cSUBSCRIPTION_STATUS_TRIALING\x10\x04\x12 \n" +
+	"\x1cSUBSCRIPTION_STATUS_PAST_DUE\x10\x05\x12\x1e\n" +
+	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*{\n" +
 	"\fInvoiceState\x12\x1d\n" +
 	"\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13INVOICE_STATE_DRAFT\x10\x01\x12\x1b\n" +
@@ -1302,10 +2291,16 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x0fInvoiceLineKind\x12!\n" +
 	"\x1dINVOICE_LINE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_BASE_FEE\x10\x01\x12\x1d\n" +
-	"\x19INVOICE_LINE_KIND_OVERAGE\x10\x022\x92\a\n" +
+	"\x19INVOICE_LINE_KIND_OVERAGE\x10\x022\xa8\r\n" +
 	"\x0eBillingService\x12\x9d\x01\n" +
 	"\x12CreateSubscription\x12..tollbook.billing.v1.CreateSubscriptionRequest\x1a/.tollbook.billing.v1.CreateSubscriptionResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/subscriptions\x12\x90\x01\n" +
-	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x91\x01\n" +
+	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x8f\x01\n" +
+	"\n" +
+	"ChangePlan\x12&.tollbook.billing.v1.ChangePlanRequest\x1a'.tollbook.billing.v1.ChangePlanResponse\"0\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/api/v1/subscription:changePlan\x12\xa3\x01\n" +
+	"\x12CancelSubscription\x12..tollbook.billing.v1.CancelSubscriptionRequest\x1a/.tollbook.billing.v1.CancelSubscriptionResponse\",\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/subscription:cancel\x12\x9f\x01\n" +
+	"\x11PauseSubscription\x12-.tollbook.billing.v1.PauseSubscriptionRequest\x1a..tollbook.billing.v1.PauseSubscriptionResponse\"+\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/api/v1/subscription:pause\x12\xa3\x01\n" +
+	"\x12ResumeSubscription\x12..tollbook.billing.v1.ResumeSubscriptionRequest\x1a/.tollbook.billing.v1.ResumeSubscriptionResponse\",\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/subscription:resume\x12\x93\x01\n" +
+	"\x10ListEntitlements\x12,.tollbook.billing.v1.ListEntitlementsRequest\x1a-.tollbook.billing.v1.ListEntitlementsResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/entitlements\x12\x91\x01\n" +
 	"\x0ePreviewInvoice\x12*.tollbook.billing.v1.PreviewInvoiceRequest\x1a+.tollbook.billing.v1.PreviewInvoiceResponse\"&\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/invoices:preview\x12\xa5\x01\n" +
 	"\x12CloseBillingPeriod\x12..tollbook.billing.v1.CloseBillingPeriodRequest\x1a/.tollbook.billing.v1.CloseBillingPeriodResponse\".\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/api/v1/billing-periods:close\x12\x83\x01\n" +
 	"\fListInvoices\x12(.tollbook.billing.v1.ListInvoicesRequest\x1a).tollbook.billing.v1.ListInvoicesResponse\"\x1e\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/invoices\x12\x8a\x01\n" +
@@ -1325,66 +2320,112 @@ func file_tollbook_billing_v1_billing_proto_rawDescGZIP() []byte {
 	return file_tollbook_billing_v1_billing_proto_rawDescData
 }
 
-var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_tollbook_billing_v1_billing_proto_goTypes = []any{
-	(SubscriptionStatus)(0),            // 0: tollbook.billing.v1.SubscriptionStatus
-	(InvoiceState)(0),                  // 1: tollbook.billing.v1.InvoiceState
-	(InvoiceLineKind)(0),               // 2: tollbook.billing.v1.InvoiceLineKind
-	(*Subscription)(nil),               // 3: tollbook.billing.v1.Subscription
-	(*CreateSubscriptionRequest)(nil),  // 4: tollbook.billing.v1.CreateSubscriptionRequest
-	(*CreateSubscriptionResponse)(nil), // 5: tollbook.billing.v1.CreateSubscriptionResponse
-	(*GetSubscriptionRequest)(nil),     // 6: tollbook.billing.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),    // 7: tollbook.billing.v1.GetSubscriptionResponse
-	(*Invoice)(nil),                    // 8: tollbook.billing.v1.Invoice
-	(*InvoiceLine)(nil),                // 9: tollbook.billing.v1.InvoiceLine
-	(*PreviewInvoiceRequest)(nil),      // 10: tollbook.billing.v1.PreviewInvoiceRequest
-	(*PreviewInvoiceResponse)(nil),     // 11: tollbook.billing.v1.PreviewInvoiceResponse
-	(*CloseBillingPeriodRequest)(nil),  // 12: tollbook.billing.v1.CloseBillingPeriodRequest
-	(*CloseBillingPeriodResponse)(nil), // 13: tollbook.billing.v1.CloseBillingPeriodResponse
-	(*ListInvoicesRequest)(nil),        // 14: tollbook.billing.v1.ListInvoicesRequest
-	(*ListInvoicesResponse)(nil),       // 15: tollbook.billing.v1.ListInvoicesResponse
-	(*GetInvoiceRequest)(nil),          // 16: tollbook.billing.v1.GetInvoiceRequest
-	(*GetInvoiceResponse)(nil),         // 17: tollbook.billing.v1.GetInvoiceResponse
-	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
+	(ChangeTime)(0),                    // 0: tollbook.billing.v1.ChangeTime
+	(SubscriptionStatus)(0),            // 1: tollbook.billing.v1.SubscriptionStatus
+	(InvoiceState)(0),                  // 2: tollbook.billing.v1.InvoiceState
+	(InvoiceLineKind)(0),               // 3: tollbook.billing.v1.InvoiceLineKind
+	(*Subscription)(nil),               // 4: tollbook.billing.v1.Subscription
+	(*SubscriptionPhase)(nil),          // 5: tollbook.billing.v1.SubscriptionPhase
+	(*CreateSubscriptionRequest)(nil),  // 6: tollbook.billing.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil), // 7: tollbook.billing.v1.CreateSubscriptionResponse
+	(*GetSubscriptionRequest)(nil),     // 8: tollbook.billing.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),    // 9: tollbook.billing.v1.GetSubscriptionResponse
+	(*ChangePlanRequest)(nil),          // 10: tollbook.billing.v1.ChangePlanRequest
+	(*ChangePlanResponse)(nil),         // 11: tollbook.billing.v1.ChangePlanResponse
+	(*CancelSubscriptionRequest)(nil),  // 12: tollbook.billing.v1.CancelSubscriptionRequest
+	(*CancelSubscriptionResponse)(nil), // 13: tollbook.billing.v1.CancelSubscriptionResponse
+	(*PauseSubscriptionRequest)(nil),   // 14: tollbook.billing.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),  // 15: tollbook.billing.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),  // 16: tollbook.billing.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil), // 17: tollbook.billing.v1.ResumeSubscriptionResponse
+	(*ListEntitlementsRequest)(nil),    // 18: tollbook.billing.v1.ListEntitlementsRequest
+	(*ListEntitlementsResponse)(nil),   // 19: tollbook.billing.v1.ListEntitlementsResponse
+	(*EntitledLimit)(nil),              // 20: tollbook.billing.v1.EntitledLimit
+	(*Invoice)(nil),                    // 21: tollbook.billing.v1.Invoice
+	(*InvoiceLine)(nil),                // 22: tollbook.billing.v1.InvoiceLine
+	(*PreviewInvoiceRequest)(nil),      // 23: tollbook.billing.v1.PreviewInvoiceRequest
+	(*PreviewInvoiceResponse)(nil),     // 24: tollbook.billing.v1.PreviewInvoiceResponse
+	(*CloseBillingPeriodRequest)(nil),  // 25: tollbook.billing.v1.CloseBillingPeriodRequest
+	(*CloseBillingPeriodResponse)(nil), // 26: tollbook.billing.v1.CloseBillingPeriodResponse
+	(*ListInvoicesRequest)(nil),        // 27: tollbook.billing.v1.ListInvoicesRequest
+	(*ListInvoicesResponse)(nil),       // 28: tollbook.billing.v1.ListInvoicesResponse
+	(*GetInvoiceRequest)(nil),          // 29: tollbook.billing.v1.GetInvoiceRequest
+	(*GetInvoiceResponse)(nil),         // 30: tollbook.billing.v1.GetInvoiceResponse
+	nil,                                // 31: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	(*timestamppb.Timestamp)(nil),      // 32: google.protobuf.Timestamp
+	(*Plan)(nil),                       // 33: tollbook.billing.v1.Plan
+	(PlanLimitKind)(0),                 // 34: tollbook.billing.v1.PlanLimitKind
 }
 var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
-	0,  // 0: tollbook.billing.v1.Subscription.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	18, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	18, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
-	18, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
-	3,  // 4: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
-	3,  // 5: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
-	3,  // 6: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
-	1,  // 7: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
-	9,  // 8: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
-	18, // 9: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
-	18, // 10: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
-	18, // 11: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
-	2,  // 12: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
-	18, // 13: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
-	18, // 14: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
-	8,  // 15: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	8,  // 16: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	8,  // 17: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
-	8,  // 18: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	4,  // 19: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
-	6,  // 20: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
-	10, // 21: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
-	12, // 22: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
-	14, // 23: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
-	16, // 24: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
-	5,  // 25: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
-	7,  // 26: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
-	11, // 27: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
-	13, // 28: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
-	15, // 29: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
-	17, // 30: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
-	25, // [25:31] is the sub-list for method output_type
-	19, // [19:25] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	1,  // 0: tollbook.billing.v1.Subscription.status:type_name -> tollbook.billing.v1.SubscriptionStatus
+	32, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	32, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
+	32, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
+	32, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
+	32, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
+	32, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
+	5,  // 7: tollbook.billing.v1.Subscription.phases:type_name -> tollbook.billing.v1.SubscriptionPhase
+	5,  // 8: tollbook.billing.v1.Subscription.scheduled_change:type_name -> tollbook.billing.v1.SubscriptionPhase
+	32, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
+	4,  // 10: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
+	33, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	4,  // 12: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	4,  // 13: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	0,  // 14: tollbook.billing.v1.ChangePlanRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
+	33, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	4,  // 16: tollbook.billing.v1.ChangePlanResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	0,  // 17: tollbook.billing.v1.CancelSubscriptionRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
+	4,  // 18: tollbook.billing.v1.CancelSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	4,  // 19: tollbook.billing.v1.PauseSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	4,  // 20: tollbook.billing.v1.ResumeSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	1,  // 21: tollbook.billing.v1.ListEntitlementsResponse.status:type_name -> tollbook.billing.v1.SubscriptionStatus
+	32, // 22: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
+	32, // 23: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
+	20, // 24: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
+	31, // 25: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	34, // 26: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
+	2,  // 27: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
+	22, // 28: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
+	32, // 29: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
+	32, // 30: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
+	32, // 31: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
+	3,  // 32: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
+	32, // 33: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
+	32, // 34: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
+	21, // 35: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	21, // 36: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	21, // 37: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
+	21, // 38: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	6,  // 39: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
+	8,  // 40: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
+	10, // 41: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
+	12, // 42: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
+	14, // 43: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
+	16, // 44: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
+	18, // 45: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
+	23, // 46: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
+	25, // 47: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
+	27, // 48: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
+	29, // 49: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
+	7,  // 50: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
+	9,  // 51: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
+	11, // 52: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
+	13, // 53: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
+	15, // 54: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
+	17, // 55: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
+	19, // 56: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
+	24, // 57: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
+	26, // 58: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
+	28, // 59: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
+	30, // 60: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
+	50, // [50:61] is the sub-list for method output_type
+	39, // [39:50] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_billing_proto_init() }
@@ -1392,13 +2433,16 @@ func file_tollbook_billing_v1_billing_proto_init() {
 	if File_tollbook_billing_v1_billing_proto != nil {
 		return
 	}
+	file_tollbook_billing_v1_catalog_proto_init()
+	file_tollbook_billing_v1_billing_proto_msgTypes[2].OneofWrappers = []any{}
+	file_tollbook_billing_v1_billing_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_billing_proto_rawDesc), len(file_tollbook_billing_v1_billing_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   15,
+			NumEnums:      4,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollbook.billing.v1 import catalog_pb2 as _catalog_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ChangeTime:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeTimeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeTime.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_TIME_UNSPECIFIED: _ChangeTime.ValueType  # 0
+    """As the request says of it."""
+    CHANGE_TIME_AT_ONCE: _ChangeTime.ValueType  # 1
+    """Now; what was paid in advance is credited by the time that is left."""
+    CHANGE_TIME_AT_PERIOD_END: _ChangeTime.ValueType  # 2
+    """When what is paid in advance ends: the trial, the period, or the year with a yearly plan."""
+
+class ChangeTime(_ChangeTime, metaclass=_ChangeTimeEnumTypeWrapper):
+    """When a change takes effect."""
+
+CHANGE_TIME_UNSPECIFIED: ChangeTime.ValueType  # 0
+"""As the request says of it."""
+CHANGE_TIME_AT_ONCE: ChangeTime.ValueType  # 1
+"""Now; what was paid in advance is credited by the time that is left."""
+CHANGE_TIME_AT_PERIOD_END: ChangeTime.ValueType  # 2
+"""When what is paid in advance ends: the trial, the period, or the year with a yearly plan."""
+Global___ChangeTime: _TypeAlias = ChangeTime  # noqa: Y015
 
 class _SubscriptionStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -36,6 +61,12 @@ class _SubscriptionStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Su
     """Payment failed for good; checks are denied."""
     SUBSCRIPTION_STATUS_CANCELED: _SubscriptionStatus.ValueType  # 3
     """Ended."""
+    SUBSCRIPTION_STATUS_TRIALING: _SubscriptionStatus.ValueType  # 4
+    """In its trial: in force, and nothing is charged."""
+    SUBSCRIPTION_STATUS_PAST_DUE: _SubscriptionStatus.ValueType  # 5
+    """Payment failed; in force until it is settled or suspended."""
+    SUBSCRIPTION_STATUS_PAUSED: _SubscriptionStatus.ValueType  # 6
+    """Set aside; checks are denied, and no base fee is owed."""
 
 class SubscriptionStatus(_SubscriptionStatus, metaclass=_SubscriptionStatusEnumTypeWrapper):
     """Where a subscription stands."""
@@ -48,6 +79,12 @@ SUBSCRIPTION_STATUS_SUSPENDED: SubscriptionStatus.ValueType  # 2
 """Payment failed for good; checks are denied."""
 SUBSCRIPTION_STATUS_CANCELED: SubscriptionStatus.ValueType  # 3
 """Ended."""
+SUBSCRIPTION_STATUS_TRIALING: SubscriptionStatus.ValueType  # 4
+"""In its trial: in force, and nothing is charged."""
+SUBSCRIPTION_STATUS_PAST_DUE: SubscriptionStatus.ValueType  # 5
+"""Payment failed; in force until it is settled or suspended."""
+SUBSCRIPTION_STATUS_PAUSED: SubscriptionStatus.ValueType  # 6
+"""Set aside; checks are denied, and no base fee is owed."""
 Global___SubscriptionStatus: _TypeAlias = SubscriptionStatus  # noqa: Y015
 
 class _InvoiceState:
@@ -117,6 +154,13 @@ class Subscription(_message.Message):
     PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
     PERIOD_END_TIME_FIELD_NUMBER: _builtins.int
     STRIPE_CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    ANCHOR_TIME_FIELD_NUMBER: _builtins.int
+    TRIAL_END_TIME_FIELD_NUMBER: _builtins.int
+    CANCEL_TIME_FIELD_NUMBER: _builtins.int
+    HAS_CUSTOM_TERMS_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """Its id; set by the server."""
     organization_id: _builtins.str
@@ -129,9 +173,15 @@ class Subscription(_message.Message):
     """Where it stands; set by the server."""
     stripe_customer_id: _builtins.str
     """The customer at Stripe; set by the server, empty until known there."""
+    currency_code: _builtins.str
+    """The currency of everything it is charged; empty: the plan's first."""
+    has_custom_terms: _builtins.bool
+    """Whether the organization's own terms are in force in place of the plan version's; set by the server."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its first period begins, and so the anchor of all of them; unset: now. At most 35 days back, not ahead."""
+        """When it begins, and so its first period, unless a trial comes before it; unset: now. At most 35 days back, not
+        ahead, and not before the end of a subscription that was billed.
+        """
 
     @_builtins.property
     def period_start_time(self) -> _timestamp_pb2.Timestamp:
@@ -140,6 +190,26 @@ class Subscription(_message.Message):
     @_builtins.property
     def period_end_time(self) -> _timestamp_pb2.Timestamp:
         """The current period's end, excluded; set by the server."""
+
+    @_builtins.property
+    def anchor_time(self) -> _timestamp_pb2.Timestamp:
+        """Where its monthly periods are counted from: its start, or the end of its trial; set by the server."""
+
+    @_builtins.property
+    def trial_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When its trial ends or ended; set by the server, unset: it had none."""
+
+    @_builtins.property
+    def cancel_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends or ended; set by the server, unset: it goes on."""
+
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionPhase]:
+        """Everything it was and will be, by start; set by the server."""
+
+    @_builtins.property
+    def scheduled_change(self) -> Global___SubscriptionPhase:
+        """The next change of plan; set by the server, unset: none is scheduled."""
 
     def __init__(
         self,
@@ -153,14 +223,65 @@ class Subscription(_message.Message):
         period_start_time: _timestamp_pb2.Timestamp | None = ...,
         period_end_time: _timestamp_pb2.Timestamp | None = ...,
         stripe_customer_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        anchor_time: _timestamp_pb2.Timestamp | None = ...,
+        trial_end_time: _timestamp_pb2.Timestamp | None = ...,
+        cancel_time: _timestamp_pb2.Timestamp | None = ...,
+        has_custom_terms: _builtins.bool = ...,
+        phases: _abc.Iterable[Global___SubscriptionPhase] | None = ...,
+        scheduled_change: Global___SubscriptionPhase | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "cancel_time", b"cancel_time", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "scheduled_change", b"scheduled_change", "start_time", b"start_time", "trial_end_time", b"trial_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_id", b"plan_id", "plan_version", b"plan_version", "start_time", b"start_time", "status", b"status", "stripe_customer_id", b"stripe_customer_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "cancel_time", b"cancel_time", "currency_code", b"currency_code", "has_custom_terms", b"has_custom_terms", "organization_id", b"organization_id", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "phases", b"phases", "plan_id", b"plan_id", "plan_version", b"plan_version", "scheduled_change", b"scheduled_change", "start_time", b"start_time", "status", b"status", "stripe_customer_id", b"stripe_customer_id", "subscription_id", b"subscription_id", "trial_end_time", b"trial_end_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
+
+@_typing.final
+class SubscriptionPhase(_message.Message):
+    """From when on which terms hold; until the next phase begins, or the subscription ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    HAS_CUSTOM_TERMS_FIELD_NUMBER: _builtins.int
+    IS_TRIAL_FIELD_NUMBER: _builtins.int
+    IS_PAUSED_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan."""
+    plan_version: _builtins.int
+    """The version of the plan."""
+    has_custom_terms: _builtins.bool
+    """Whether the organization's own terms hold in place of the plan version's."""
+    is_trial: _builtins.bool
+    """Whether it is a trial: nothing is charged."""
+    is_paused: _builtins.bool
+    """Whether it is a pause: checks are denied, and no base fee is owed."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it begins, included."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        plan_id: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        has_custom_terms: _builtins.bool = ...,
+        is_trial: _builtins.bool = ...,
+        is_paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_custom_terms", b"has_custom_terms", "is_paused", b"is_paused", "is_trial", b"is_trial", "plan_id", b"plan_id", "plan_version", b"plan_version", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionPhase: _TypeAlias = SubscriptionPhase  # noqa: Y015
 
 @_typing.final
 class CreateSubscriptionRequest(_message.Message):
@@ -170,23 +291,35 @@ class CreateSubscriptionRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    TRIAL_DAYS_FIELD_NUMBER: _builtins.int
+    CUSTOM_TERMS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    trial_days: _builtins.int
+    """How many days of trial come first, 0 to 365; unset: the plan's, if the organization never had a trial."""
     @_builtins.property
     def subscription(self) -> Global___Subscription:
-        """organization_id and plan_id are required, start_time may be set."""
+        """organization_id and plan_id are required, start_time and currency_code may be set."""
+
+    @_builtins.property
+    def custom_terms(self) -> _catalog_pb2.Plan:
+        """Terms of the organization's own, as a plan of that id is written; unset: the plan's newest version."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         subscription: Global___Subscription | None = ...,
+        trial_days: _builtins.int | None = ...,
+        custom_terms: _catalog_pb2.Plan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trial_days", b"_trial_days", "custom_terms", b"custom_terms", "subscription", b"subscription", "trial_days", b"trial_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trial_days", b"_trial_days", "custom_terms", b"custom_terms", "request_id", b"request_id", "subscription", b"subscription", "trial_days", b"trial_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trial_days: _TypeAlias = _typing.Literal["trial_days"]  # noqa: Y015
+    _WhichOneofArgType__trial_days: _TypeAlias = _typing.Literal["_trial_days", b"_trial_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trial_days) -> _WhichOneofReturnType__trial_days | None: ...
 
 Global___CreateSubscriptionRequest: _TypeAlias = CreateSubscriptionRequest  # noqa: Y015
 
@@ -259,6 +392,362 @@ class GetSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSubscriptionResponse: _TypeAlias = GetSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ChangePlanRequest(_message.Message):
+    """Which plan, from when on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    CUSTOM_TERMS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    plan_id: _builtins.str
+    """The plan, for example `pro`; its newest version. Not `free`: cancel instead."""
+    change_time: Global___ChangeTime.ValueType
+    """When; unset: at once when the base price rises, else at the period's end."""
+    @_builtins.property
+    def custom_terms(self) -> _catalog_pb2.Plan:
+        """Terms of the organization's own, as a plan of that id is written; unset: the plan's newest version. The operator's
+        to grant: with a tenant's key PERMISSION_DENIED.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        change_time: Global___ChangeTime.ValueType = ...,
+        custom_terms: _catalog_pb2.Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["custom_terms", b"custom_terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "custom_terms", b"custom_terms", "organization_id", b"organization_id", "plan_id", b"plan_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePlanRequest: _TypeAlias = ChangePlanRequest  # noqa: Y015
+
+@_typing.final
+class ChangePlanResponse(_message.Message):
+    """The subscription, changed or with the change scheduled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePlanResponse: _TypeAlias = ChangePlanResponse  # noqa: Y015
+
+@_typing.final
+class CancelSubscriptionRequest(_message.Message):
+    """Whose subscription ends, and when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    change_time: Global___ChangeTime.ValueType
+    """When; unset: at the period's end."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        change_time: Global___ChangeTime.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSubscriptionRequest: _TypeAlias = CancelSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class CancelSubscriptionResponse(_message.Message):
+    """The subscription that ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """It, with its cancel_time."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSubscriptionResponse: _TypeAlias = CancelSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class PauseSubscriptionRequest(_message.Message):
+    """Whose subscription is set aside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    organization_id: _builtins.str
+    """The organization; required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSubscriptionRequest: _TypeAlias = PauseSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class PauseSubscriptionResponse(_message.Message):
+    """The subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSubscriptionResponse: _TypeAlias = PauseSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSubscriptionRequest(_message.Message):
+    """Whose subscription goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSubscriptionRequest: _TypeAlias = ResumeSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSubscriptionResponse(_message.Message):
+    """The subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSubscriptionResponse: _TypeAlias = ResumeSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ListEntitlementsRequest(_message.Message):
+    """Whose entitlements."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEntitlementsRequest: _TypeAlias = ListEntitlementsRequest  # noqa: Y015
+
+@_typing.final
+class ListEntitlementsResponse(_message.Message):
+    """What the organization may use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FeaturesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bool
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    IS_ALLOWED_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    PERIOD_END_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan."""
+    plan_version: _builtins.int
+    """The version of the plan."""
+    status: Global___SubscriptionStatus.ValueType
+    """Where the subscription stands."""
+    is_allowed: _builtins.bool
+    """Whether anything may be used at all: not while it is suspended or paused."""
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """The current period's start, included."""
+
+    @_builtins.property
+    def period_end_time(self) -> _timestamp_pb2.Timestamp:
+        """The current period's end, excluded."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntitledLimit]:
+        """The plan's limits, by meter."""
+
+    @_builtins.property
+    def features(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
+        """What is switched on, by feature name; a feature that is not named is off."""
+
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        status: Global___SubscriptionStatus.ValueType = ...,
+        is_allowed: _builtins.bool = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        period_end_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: _abc.Iterable[Global___EntitledLimit] | None = ...,
+        features: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end_time", b"period_end_time", "period_start_time", b"period_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "is_allowed", b"is_allowed", "limits", b"limits", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_id", b"plan_id", "plan_version", b"plan_version", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEntitlementsResponse: _TypeAlias = ListEntitlementsResponse  # noqa: Y015
+
+@_typing.final
+class EntitledLimit(_message.Message):
+    """What may be used of one meter, in its base unit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    LIMIT_KIND_FIELD_NUMBER: _builtins.int
+    LIMIT_QUANTITY_FIELD_NUMBER: _builtins.int
+    GRACE_PERCENT_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    """The meter."""
+    limit_kind: _catalog_pb2.PlanLimitKind.ValueType
+    """Whether it counts what is used within a period, or what is held at once."""
+    limit_quantity: _builtins.int
+    """The limit; unset: unlimited, still counted."""
+    grace_percent: _builtins.int
+    """The band above the limit in which checks are still allowed, in percent of it."""
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        limit_kind: _catalog_pb2.PlanLimitKind.ValueType = ...,
+        limit_quantity: _builtins.int | None = ...,
+        grace_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_quantity", b"_limit_quantity", "limit_quantity", b"limit_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_quantity", b"_limit_quantity", "grace_percent", b"grace_percent", "limit_kind", b"limit_kind", "limit_quantity", b"limit_quantity", "meter", b"meter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_quantity: _TypeAlias = _typing.Literal["limit_quantity"]  # noqa: Y015
+    _WhichOneofArgType__limit_quantity: _TypeAlias = _typing.Literal["_limit_quantity", b"_limit_quantity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_quantity) -> _WhichOneofReturnType__limit_quantity | None: ...
+
+Global___EntitledLimit: _TypeAlias = EntitledLimit  # noqa: Y015
 
 @_typing.final
 class Invoice(_message.Message):

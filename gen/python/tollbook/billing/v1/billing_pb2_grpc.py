@@ -45,6 +45,31 @@ class BillingServiceStub:
                 request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionRequest.SerializeToString,
                 response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.ChangePlan = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/ChangePlan',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ChangePlanRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ChangePlanResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/CancelSubscription',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.PauseSubscription = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/PauseSubscription',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.PauseSubscriptionRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.PauseSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ResumeSubscription = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/ResumeSubscription',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ListEntitlements = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/ListEntitlements',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsResponse.FromString,
+                _registered_method=True)
         self.PreviewInvoice = channel.unary_unary(
                 '/tollbook.billing.v1.BillingService/PreviewInvoice',
                 request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.PreviewInvoiceRequest.SerializeToString,
@@ -80,6 +105,45 @@ class BillingServiceServicer:
 
     def GetSubscription(self, request, context):
         """The organization's subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePlan(self, request, context):
+        """Puts the subscription on another plan, at once or when what is paid in advance ends. Replaces a change that was
+        scheduled before; the plan that is in force already takes a scheduled change back. Fails with INVALID_STATE on `free`
+        (an organization leaves it by CreateSubscription), and when the subscription is suspended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends the subscription, at once or when what is paid in advance ends; the organization is on `free` from then on.
+        Replaces a change of plan that was scheduled for no earlier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSubscription(self, request, context):
+        """Sets the subscription aside from now on: checks are denied and no base fee is owed, until it is resumed. A favour,
+        hence the operator's to grant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSubscription(self, request, context):
+        """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEntitlements(self, request, context):
+        """The limits and features in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +190,31 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.GetSubscription,
                     request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionRequest.FromString,
                     response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionResponse.SerializeToString,
+            ),
+            'ChangePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePlan,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ChangePlanRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ChangePlanResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'PauseSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSubscription,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.PauseSubscriptionRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.PauseSubscriptionResponse.SerializeToString,
+            ),
+            'ResumeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSubscription,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionResponse.SerializeToString,
+            ),
+            'ListEntitlements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEntitlements,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsResponse.SerializeToString,
             ),
             'PreviewInvoice': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewInvoice,
@@ -203,6 +292,141 @@ class BillingService:
             '/tollbook.billing.v1.BillingService/GetSubscription',
             tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionRequest.SerializeToString,
             tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/ChangePlan',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.ChangePlanRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.ChangePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/CancelSubscription',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.CancelSubscriptionRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/PauseSubscription',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.PauseSubscriptionRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.PauseSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/ResumeSubscription',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/ListEntitlements',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

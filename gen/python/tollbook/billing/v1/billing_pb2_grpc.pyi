@@ -39,6 +39,23 @@ class BillingServiceStub:
     """Puts the organization on a plan. An organization that never had a subscription is on `free` until then."""
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetSubscriptionRequest, _billing_pb2.GetSubscriptionResponse]
     """The organization's subscription."""
+    ChangePlan: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ChangePlanRequest, _billing_pb2.ChangePlanResponse]
+    """Puts the subscription on another plan, at once or when what is paid in advance ends. Replaces a change that was
+    scheduled before; the plan that is in force already takes a scheduled change back. Fails with INVALID_STATE on `free`
+    (an organization leaves it by CreateSubscription), and when the subscription is suspended.
+    """
+    CancelSubscription: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CancelSubscriptionRequest, _billing_pb2.CancelSubscriptionResponse]
+    """Ends the subscription, at once or when what is paid in advance ends; the organization is on `free` from then on.
+    Replaces a change of plan that was scheduled for no earlier.
+    """
+    PauseSubscription: _grpc.UnaryUnaryMultiCallable[_billing_pb2.PauseSubscriptionRequest, _billing_pb2.PauseSubscriptionResponse]
+    """Sets the subscription aside from now on: checks are denied and no base fee is owed, until it is resumed. A favour,
+    hence the operator's to grant.
+    """
+    ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ResumeSubscriptionRequest, _billing_pb2.ResumeSubscriptionResponse]
+    """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither."""
+    ListEntitlements: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]
+    """The limits and features in force."""
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]
     """What the current period would be invoiced at, if it closed now. Changes nothing."""
     CloseBillingPeriod: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CloseBillingPeriodRequest, _billing_pb2.CloseBillingPeriodResponse]
@@ -59,6 +76,23 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Puts the organization on a plan. An organization that never had a subscription is on `free` until then."""
     GetSubscription: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetSubscriptionRequest, _billing_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
     """The organization's subscription."""
+    ChangePlan: _aio.UnaryUnaryMultiCallable[_billing_pb2.ChangePlanRequest, _billing_pb2.ChangePlanResponse]  # type: ignore[assignment]
+    """Puts the subscription on another plan, at once or when what is paid in advance ends. Replaces a change that was
+    scheduled before; the plan that is in force already takes a scheduled change back. Fails with INVALID_STATE on `free`
+    (an organization leaves it by CreateSubscription), and when the subscription is suspended.
+    """
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_billing_pb2.CancelSubscriptionRequest, _billing_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
+    """Ends the subscription, at once or when what is paid in advance ends; the organization is on `free` from then on.
+    Replaces a change of plan that was scheduled for no earlier.
+    """
+    PauseSubscription: _aio.UnaryUnaryMultiCallable[_billing_pb2.PauseSubscriptionRequest, _billing_pb2.PauseSubscriptionResponse]  # type: ignore[assignment]
+    """Sets the subscription aside from now on: checks are denied and no base fee is owed, until it is resumed. A favour,
+    hence the operator's to grant.
+    """
+    ResumeSubscription: _aio.UnaryUnaryMultiCallable[_billing_pb2.ResumeSubscriptionRequest, _billing_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
+    """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither."""
+    ListEntitlements: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]  # type: ignore[assignment]
+    """The limits and features in force."""
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
     """What the current period would be invoiced at, if it closed now. Changes nothing."""
     CloseBillingPeriod: _aio.UnaryUnaryMultiCallable[_billing_pb2.CloseBillingPeriodRequest, _billing_pb2.CloseBillingPeriodResponse]  # type: ignore[assignment]
@@ -88,6 +122,53 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GetSubscriptionResponse, _abc.Awaitable[_billing_pb2.GetSubscriptionResponse]]:
         """The organization's subscription."""
+
+    @_abc_1.abstractmethod
+    def ChangePlan(
+        self,
+        request: _billing_pb2.ChangePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ChangePlanResponse, _abc.Awaitable[_billing_pb2.ChangePlanResponse]]:
+        """Puts the subscription on another plan, at once or when what is paid in advance ends. Replaces a change that was
+        scheduled before; the plan that is in force already takes a scheduled change back. Fails with INVALID_STATE on `free`
+        (an organization leaves it by CreateSubscription), and when the subscription is suspended.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _billing_pb2.CancelSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.CancelSubscriptionResponse, _abc.Awaitable[_billing_pb2.CancelSubscriptionResponse]]:
+        """Ends the subscription, at once or when what is paid in advance ends; the organization is on `free` from then on.
+        Replaces a change of plan that was scheduled for no earlier.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSubscription(
+        self,
+        request: _billing_pb2.PauseSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.PauseSubscriptionResponse, _abc.Awaitable[_billing_pb2.PauseSubscriptionResponse]]:
+        """Sets the subscription aside from now on: checks are denied and no base fee is owed, until it is resumed. A favour,
+        hence the operator's to grant.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSubscription(
+        self,
+        request: _billing_pb2.ResumeSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_billing_pb2.ResumeSubscriptionResponse]]:
+        """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither."""
+
+    @_abc_1.abstractmethod
+    def ListEntitlements(
+        self,
+        request: _billing_pb2.ListEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListEntitlementsResponse, _abc.Awaitable[_billing_pb2.ListEntitlementsResponse]]:
+        """The limits and features in force."""
 
     @_abc_1.abstractmethod
     def PreviewInvoice(
