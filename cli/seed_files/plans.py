@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
 from pathlib import Path
 
+from cli.seed_files.amounts import (
+    CatalogError,
+    Quantity,
+    read_amount,
+    read_display_name,
+    read_quantity,
+    read_rate,
+    read_whole_number,
+    require_currency,
+    require_name,
+)
+from cli.seed_files.price_books import PriceBook, read_price_books
 from cli.seed_files.strict_yaml import Entry, FileRefused, read_yaml
-from kit.money import Money, UnknownCurrency, currency_exponent, parse_decimal
+from kit.money import Money
 
-_QUANTITY_MAX = 2**53 - 1
+__all__ = ["Catalog", "CatalogError", "Counting", "Interval", "Plan", "PlanMeter", "Quantity", "read_catalog"]
+
 _GRACE_PERCENT_MAX = 100
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_NAME_RULE = "must be lower-case letters, digits and _, beginning with a letter, at most 64 of them"
-_DISPLAY_NAME_BYTES_MAX = 200
+_TRIAL_DAYS_MAX = 365
 _UNLIMITED = "unlimited"
 # Where every organization begins.
 _FIRST_PLAN = "free"
-
-
-class CatalogError(Exception):
-    """The catalog cannot be applied; the message names the file and, where known, line, plan and field."""
 
 
 class Counting(Enum):
@@ -33,23 +38,11 @@ class Counting(Enum):
     CONCURRENCY = "concurrency"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quantity:
-    """A number of display units, and where it is written."""
+class Interval(Enum):
+    """How often a plan's base price is due; the values are the words of the file."""
 
-    display_units: Decimal
-    entry: Entry
-
-    def in_base_units(self, base_units_per_display_unit: int) -> int:
-        """Exactly so many base units. Raises CatalogError for a fraction of one, or too many."""
-        # A product of decimals would be rounded to the context's digits.
-        scaled = Fraction(self.display_units) * base_units_per_display_unit
-        if scaled.denominator != 1:
-            problem = f"{self.display_units} is not a whole number of the meter's base unit"
-            raise CatalogError(str(self.entry.refused(problem)))
-        if scaled > _QUANTITY_MAX:
-            raise CatalogError(str(self.entry.refused(f"{self.display_units} is more than 2^53 - 1 base units")))
-        return scaled.numerator
+    MONTH = "month"
+    YEAR = "year"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +67,11 @@ class Plan:
 
     plan_id: str
     display_name: str
-    monthly_price: Money
+    interval: Interval
+    trial_days: int
+    monthly_price: Money | None
+    """None: price_books say what it costs."""
+    price_books: tuple[PriceBook, ...]
     meters: tuple[PlanMeter, ...]
     features: dict[str, bool]
     """Every feature of the catalog, and whether the plan switches it on."""
@@ -98,10 +95,11 @@ def read_catalog(path: Path) -> Catalog:
 
 def _catalog(path: Path, root: Entry) -> Catalog:
     fields = root.fields(required=("currency", "features", "plans"))
-    currency_code = _currency(fields["currency"])
+    currency_code = fields["currency"].text()
+    require_currency(currency_code, fields["currency"])
     features = list(fields["features"].entries())
     for name, entry in fields["features"].entries().items():
-        _name(name, entry)
+        require_name(name, entry)
         # What the feature is, for the reader of the file.
         entry.text()
     plans = tuple(
@@ -114,38 +112,53 @@ def _catalog(path: Path, root: Entry) -> Catalog:
 
 
 def _plan(plan_id: str, entry: Entry, currency_code: str, features: list[str]) -> Plan:
-    _name(plan_id, entry)
-    fields = entry.fields(required=("name", "monthly_price", "meters"), optional=("features",))
+    require_name(plan_id, entry)
+    is_short = "prices" not in entry.entries()
+    price = "monthly_price" if is_short else "prices"
+    fields = entry.fields(required=("name", price, "meters"), optional=("features", "trial_days", "interval"))
+    interval = _interval(fields["interval"]) if "interval" in fields else Interval.MONTH
+    if is_short and interval is Interval.YEAR:
+        raise fields["interval"].refused("the price of a year is written under prices, by currency")
     switched_on = _features(fields["features"], features) if "features" in fields else set()
-    display_name = fields["name"].text()
-    if len(display_name.encode()) > _DISPLAY_NAME_BYTES_MAX:
-        raise fields["name"].refused(f"longer than {_DISPLAY_NAME_BYTES_MAX} bytes")
     return Plan(
         plan_id=plan_id,
-        display_name=display_name,
-        monthly_price=_money(fields["monthly_price"], currency_code),
+        display_name=read_display_name(fields["name"]),
+        interval=interval,
+        trial_days=read_whole_number(fields["trial_days"], _TRIAL_DAYS_MAX) if "trial_days" in fields else 0,
+        monthly_price=read_amount(fields[price], currency_code) if is_short else None,
+        price_books=() if is_short else read_price_books(fields[price]),
         meters=tuple(
-            _meter(name, meter.named(f"plan {plan_id}, meter {name}"))
+            _meter(name, meter.named(f"plan {plan_id}, meter {name}"), is_short=is_short)
             for name, meter in fields["meters"].entries().items()
         ),
         features={name: name in switched_on for name in features},
     )
 
 
-def _meter(name: str, entry: Entry) -> PlanMeter:
-    _name(name, entry)
-    known = entry.fields(required=("counts", "limit"), optional=("grace_percent", "included", "overage_price"))
+def _interval(entry: Entry) -> Interval:
+    try:
+        return Interval(entry.text())
+    except ValueError:
+        known = ", ".join(interval.value for interval in Interval)
+        raise entry.refused(f"{entry.text()!r} is none of {known}") from None
+
+
+def _meter(name: str, entry: Entry, *, is_short: bool) -> PlanMeter:
+    require_name(name, entry)
+    # With prices in full, allowance and price are the charge's: said twice, one of them would be wrong one day.
+    short = ("included", "overage_price") if is_short else ()
+    known = entry.fields(required=("counts", "limit"), optional=("grace_percent", *short))
     counting = _counting(known["counts"])
     if counting is Counting.CONCURRENCY:
         entry.fields(required=("counts", "limit"))
-    limit = None if known["limit"].text() == _UNLIMITED else _quantity(known["limit"])
+    limit = None if known["limit"].text() == _UNLIMITED else read_quantity(known["limit"])
     return PlanMeter(
         meter=name,
         counting=counting,
         limit=limit,
         grace_percent=_grace_percent(entry, known, counting=counting, limit=limit),
-        included=_quantity(known["included"]) if "included" in known else None,
-        overage_price=_price(known["overage_price"]) if "overage_price" in known else None,
+        included=read_quantity(known["included"]) if "included" in known else None,
+        overage_price=read_rate(known["overage_price"]) if "overage_price" in known else None,
         entry=entry,
     )
 
@@ -159,10 +172,7 @@ def _grace_percent(entry: Entry, known: dict[str, Entry], *, counting: Counting,
         return 0
     if not has_band:
         raise written.refused("there is no grace band above an unlimited meter")
-    text = written.text()
-    if not (text.isascii() and text.isdigit() and int(text) <= _GRACE_PERCENT_MAX):
-        raise written.refused(f"{text!r} is not a whole number from 0 to {_GRACE_PERCENT_MAX}")
-    return int(text)
+    return read_whole_number(written, _GRACE_PERCENT_MAX)
 
 
 def _counting(entry: Entry) -> Counting:
@@ -183,41 +193,3 @@ def _features(entry: Entry, known: list[str]) -> set[str]:
             raise item.refused(f"{name!r} is there twice")
         found.add(name)
     return found
-
-
-def _currency(entry: Entry) -> str:
-    code = entry.text()
-    try:
-        currency_exponent(code)
-    except UnknownCurrency:
-        raise entry.refused(f"{code!r} is not a currency that can be billed, such as USD") from None
-    return code
-
-
-def _money(entry: Entry, currency_code: str) -> Money:
-    try:
-        amount = Money.parse(entry.text(), currency_code)
-    except ValueError as error:
-        raise entry.refused(str(error)) from None
-    if amount.minor < 0:
-        raise entry.refused(f"{entry.text()} is negative")
-    return amount
-
-
-def _quantity(entry: Entry) -> Quantity:
-    return Quantity(display_units=_price(entry), entry=entry)
-
-
-def _price(entry: Entry) -> Decimal:
-    try:
-        value = parse_decimal(entry.text())
-    except ValueError as error:
-        raise entry.refused(str(error)) from None
-    if value < 0:
-        raise entry.refused(f"{entry.text()} is negative")
-    return value
-
-
-def _name(name: str, entry: Entry) -> None:
-    if not _NAME.fullmatch(name):
-        raise entry.refused(f"the name {name!r} {_NAME_RULE}")

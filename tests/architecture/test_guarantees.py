@@ -30,5 +30,6 @@ def test_every_test_that_the_guarantees_name_exists() -> None:
 
 def test_every_bug_and_fault_of_ingest_and_quota_has_a_test() -> None:
     lines = {match.group(1): match.group(0) for match in _LINE.finditer(GUARANTEES)}
-    assert sorted(lines) == sorted(_PROMISED)
+    # Those of billing are added one by one, with the test of each.
+    assert sorted(set(_PROMISED) - set(lines)) == []
     assert [name for name, line in lines.items() if not _TEST.search(line)] == []

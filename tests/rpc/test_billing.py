@@ -521,6 +521,17 @@ async def test_a_diff_is_for_the_operator_alone_and_refuses_what_applying_refuse
     assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CATALOG")
 
 
+async def test_the_short_spelling_that_was_changed_and_sent_back_is_refused_and_not_ignored(world: World) -> None:
+    stub = catalog_pb2_grpc.CatalogServiceStub(world.channel)
+    plans = list((await stub.ListPlans(catalog_pb2.ListPlansRequest(), metadata=key(ACME))).plans)
+    assert not (await world.apply(*plans)).changed_plan_ids
+    plans[1].monthly_price = "59.00"
+    with pytest.raises(grpc.aio.AioRpcError, match=r"Plan 'starter': monthly_price: .*leave it empty"):
+        await world.apply(*plans)
+    plans[1].ClearField("price_books")
+    assert list((await world.apply(*plans)).changed_plan_ids) == ["starter"]
+
+
 async def test_a_broken_catalog_is_refused_whole(world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match=r"Plan 'pro': monthly_price: .*decimals") as refused:
         await world.apply(plan("free", "0", overage=""), plan("starter", "59.00"), plan("pro", "1.005"))

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.catalog import CatalogError, plans_to_pb, read_catalog
+from cli.catalog import CatalogError, diff_lines, plans_to_pb, read_catalog
 from tollbook.billing.v1 import catalog_pb2
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SHIPPED = _ROOT / "deploy" / "plans.yaml"
+_EXAMPLE = _ROOT / "deploy" / "examples" / "plans-all-prices.yaml"
 _BROKEN = _ROOT / "tests" / "fixtures" / "plans"
 _METERS = {"agent_minutes": 60_000, "concurrent_agents": 1, "api_calls": 1}
 
@@ -43,11 +44,35 @@ _REFUSED_WHEN_READ = {
     "concurrency_with_overage_price": "14: plan starter, meter concurrent_agents: unknown key 'overage_price'",
     "overage_price_as_a_list": "14: plan starter, meter agent_minutes, overage_price: must be a single value",
     "meter_as_a_number": "14: plan starter, meter agent_minutes: must be a mapping, not a single value",
+    "interval_unknown": "8: plan scale, interval: 'week' is none of month, year",
+    "year_in_the_short_spelling": "8: plan scale, interval: the price of a year is written under prices",
+    "trial_as_a_fraction": "8: plan scale, trial_days: '1.5' is not a whole number from 0 to 365",
+    "prices_beside_monthly_price": "8: plan scale: unknown key 'monthly_price'",
+    "prices_without_a_currency": "8: plan scale, prices: must have at least one currency",
+    "prices_in_an_unknown_currency": "8: plan scale, prices, XXX: 'XXX' is not a currency that can be billed",
+    "included_beside_prices": "8: plan scale, meter api_calls: unknown key 'included'",
+    "base_missing": "8: plan scale, prices, USD: base missing",
+    "base_finer_than_the_currency": "8: plan scale, prices, JPY, base: '9.5' has more decimals than JPY",
+    "charge_without_a_price": "8: plan scale, prices, USD, charges, api_calls: needs one price: one of flat_fee",
+    "charge_with_two_prices": "8: plan scale, prices, USD, charges, api_calls: needs one price: one of flat_fee",
+    "charge_repeated": "13: plan scale, prices, USD, charges: the key 'api_calls' is there twice",
+    "charge_name_in_capitals": "8: plan scale, prices, USD, charges, Calls: the name 'Calls' must be lower-case",
+    "flat_fee_with_a_meter": "8: plan scale, prices, USD, charges, fee, meter: a flat fee counts nothing",
+    "flat_fee_with_three_decimals": "8: plan scale, prices, USD, charges, fee, flat_fee: '1.005' has more decimals",
+    "unit_price_with_13_decimals": "8: plan scale, prices, USD, charges, api_calls, per_unit: '0.0000000000001' is not",
+    "tiers_missing": "8: plan scale, prices, USD, charges, api_calls, graduated: needs at least one tier",
+    "tiers_that_descend": "15: plan scale, prices, USD, charges, api_calls, volume 2, up_to: 50 is not above 100",
+    "last_tier_closed": "8: plan scale, prices, USD, charges, api_calls, graduated 1, up_to: the last tier is open",
+    "open_tier_before_the_last": "14: plan scale, prices, USD, charges, api_calls, graduated 1: up_to missing",
+    "package_without_a_size": "8: plan scale, prices, USD, charges, api_calls, package: size missing",
+    "percentage_negative": "8: plan scale, prices, USD, charges, provider_cost, percentage, percent: -5 is negative",
 }
 _REFUSED_BY_THE_METERS = {
     "meter_unknown": "14: plan starter, meter agent_hours: there is no meter 'agent_hours'; there are agent_minutes",
     "limit_between_base_units": "14: plan starter, meter agent_minutes, limit: 0.00001 is not a whole number",
     "limit_beyond_2_to_the_53": "14: plan starter, meter agent_minutes, limit: 150119987580 is more than 2^53 - 1",
+    "charge_of_an_unknown_meter": "8: plan scale, prices, USD, charges, gpu_hours: there is no meter 'gpu_hours'",
+    "tier_between_base_units": "14: plan scale, prices, USD, charges, api_calls, graduated 1, up_to: 0.5 is not a",
 }
 
 
@@ -146,3 +171,76 @@ def test_same_plan_written_twice_is_one_value_for_its_alias(tmp_path: Path) -> N
         encoding="ascii",
     )
     assert [plan.plan_id for plan in read_catalog(path).plans] == ["free", "other"]
+
+
+def _example() -> catalog_pb2.Plan:
+    ratios = _METERS | {"tokens_output": 1, "tokens_cache_read": 1, "provider_cost": 10**9}
+    return next(plan for plan in plans_to_pb(read_catalog(_EXAMPLE), ratios) if plan.plan_id == "scale")
+
+
+def test_the_example_has_every_part_that_a_plan_can_have() -> None:
+    plan = _example()
+    assert (plan.interval, plan.trial_days, plan.monthly_price) == (catalog_pb2.PLAN_INTERVAL_YEAR, 14, "")
+    assert [(book.currency_code, book.base_price, book.minimum) for book in plan.price_books] == [
+        ("USD", "12000.00", "250.00"),
+        ("JPY", "1800000", "37000"),
+        ("KWD", "3700.000", "77.000"),
+    ]
+    kinds = [charge.WhichOneof("price") for charge in plan.price_books[0].charges]
+    assert sorted(filter(None, kinds)) == [
+        "flat_fee",
+        "graduated",
+        "package",
+        "per_unit",
+        "percentage",
+        "volume",
+    ]
+
+
+def test_quantities_of_charges_are_written_in_display_units() -> None:
+    charges = {charge.charge_id: charge for charge in _example().price_books[0].charges}
+    minutes = charges["agent_minutes"]
+    assert (minutes.meter, minutes.included_quantity) == ("agent_minutes", 10_000 * 60_000)
+    assert [tier.up_to for tier in minutes.graduated.tiers] == [40_000 * 60_000, 90_000 * 60_000, 0]
+    assert not minutes.graduated.tiers[2].HasField("up_to")
+    assert (charges["tokens"].meter, charges["tokens"].package.size) == ("tokens_output", 1_000_000)
+    assert (charges["priority_support"].meter, charges["priority_support"].flat_fee.amount) == ("", "99.00")
+
+
+def test_a_plan_may_have_a_trial_in_the_short_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text(
+        "currency: USD\nfeatures: {}\nplans:\n"
+        "  free: {name: Free, monthly_price: 0, meters: {}}\n"
+        "  tried: {name: Tried, monthly_price: 9.00, trial_days: 30, meters: {}}\n",
+        encoding="ascii",
+    )
+    assert [plan.trial_days for plan in plans_to_pb(read_catalog(path), {})] == [0, 30]
+
+
+def test_a_diff_reads_plan_by_plan_and_field_by_field() -> None:
+    diffs = [
+        catalog_pb2.PlanDiff(
+            plan_id="starter",
+            kind=catalog_pb2.PLAN_DIFF_KIND_CHANGED,
+            version_before=3,
+            version_after=4,
+            fields=[
+                catalog_pb2.FieldDiff(field="prices.USD.base", before="49.00 USD a month", after="59.00 USD a month"),
+                catalog_pb2.FieldDiff(field="trial_days", before="", after="14"),
+                catalog_pb2.FieldDiff(field="features.sso", before="on", after=""),
+            ],
+        ),
+        catalog_pb2.PlanDiff(plan_id="old", kind=catalog_pb2.PLAN_DIFF_KIND_WITHDRAWN),
+        catalog_pb2.PlanDiff(plan_id="back", kind=catalog_pb2.PLAN_DIFF_KIND_SOLD_AGAIN, version_after=2),
+        catalog_pb2.PlanDiff(plan_id="scale", kind=catalog_pb2.PLAN_DIFF_KIND_ADDED, version_after=1),
+    ]
+    assert diff_lines(diffs) == [
+        "starter: version 3 becomes 4; who has 3 keeps it",
+        "  prices.USD.base  49.00 USD a month -> 59.00 USD a month",
+        "  trial_days       14",
+        "  features.sso     on -> gone",
+        "old: no longer sold; who has it keeps it",
+        "back: sold again, version 2",
+        "scale: new",
+    ]
