@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseE
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kit.errors import DependencyUnavailable
+from kit.redis.budget import answered_within
 
 CONNECTIONS_MAX = 32
 
@@ -43,12 +44,42 @@ class Commands(Protocol):
         ...
 
 
-class Script:
-    """A Lua script in a file, or in several, one after the other; the last one's header says what KEYS and ARGV are."""
+@runtime_checkable
+class OwnBudget(Protocol):
+    """Commands that bound their time themselves, for less than `answered_within` costs."""
 
-    def __init__(self, client: Commands, *parts: Path) -> None:
+    def within(self, seconds: float) -> Commands:
+        """The same commands, each within so many seconds."""
+        ...
+
+
+class _Within:
+    """Commands of a client that cannot bound their time."""
+
+    def __init__(self, client: Commands, seconds: float) -> None:
         self._client = client
-        self._source = "".join(part.read_text() for part in parts)
+        self._seconds = seconds
+
+    async def execute_command(self, *words: Any) -> Any:
+        """As Commands."""
+        async with answered_within(self._seconds):
+            return await self._client.execute_command(*words)
+
+
+def within(client: Commands, *, seconds: float) -> Commands:
+    """The commands of a client, each within a budget that does not count delays of our own. They raise TimeoutError of
+    redis.exceptions or Python's own.
+    """
+    return client.within(seconds) if isinstance(client, OwnBudget) else _Within(client, seconds)
+
+
+class Script:
+    """A Lua script, of one part or several, one after the other; the last one's header says what KEYS and ARGV are."""
+
+    def __init__(self, client: Commands, *parts: Path | str) -> None:
+        """parts: files, or Lua itself."""
+        self._client = client
+        self._source = "".join(part if isinstance(part, str) else part.read_text() for part in parts)
         self._digest = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:

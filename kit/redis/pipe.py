@@ -19,6 +19,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from kit.redis.budget import TURNS, answered_within
+from kit.redis.client import Commands
+
 UNANSWERED_MAX = 1_000
 SILENT_SECONDS_MAX = 2.0
 """A connection whose oldest command is without an answer for so long is given up."""
@@ -50,12 +53,20 @@ class RedisPipe:
         """The answer to one command, as redis-py's method of this name, unparsed. A caller that is cancelled gives up
         its answer and disturbs nobody. Raises redis.exceptions: ResponseError, ConnectionError, TimeoutError.
         """
-        line = self._line
-        if line is None or not line.is_usable:
-            line = await self._connected()
-        return await line.ask(words)
+        line = self.line or await self.connected()
+        return await line.ask(words, self._timeout_seconds)
 
-    async def _connected(self) -> _Line:
+    def within(self, seconds: float) -> Commands:
+        """The same commands, each within a budget of which connecting is a part."""
+        return _Budgeted(self, seconds)
+
+    @property
+    def line(self) -> _Line | None:
+        """The connection; None when there is none that is worth sending something."""
+        line = self._line
+        return line if line is not None and line.is_usable else None
+
+    async def connected(self) -> _Line:
         """A usable line. Who comes while one is being made waits for the same one."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
@@ -78,7 +89,7 @@ class RedisPipe:
             raise RedisTimeoutError("Redis did not answer in time") from None
         except OSError as error:
             raise RedisConnectionError(str(error)) from error
-        self._line = _Line(_writer_of(connection), self._timeout_seconds)
+        self._line = _Line(_writer_of(connection))
         return self._line
 
     async def aclose(self) -> None:
@@ -97,6 +108,22 @@ class RedisPipe:
         await self.aclose()
 
 
+class _Budgeted:
+    """Commands of a pipe, each within a budget."""
+
+    def __init__(self, pipe: RedisPipe, seconds: float) -> None:
+        self._pipe = pipe
+        self._seconds = seconds
+
+    async def execute_command(self, *words: Word) -> Any:
+        """As Commands."""
+        line = self._pipe.line
+        if line is not None:
+            return await line.ask(words, self._seconds)
+        async with answered_within(self._seconds):
+            return await (await self._pipe.connected()).ask(words, self._seconds)
+
+
 def _writer_of(connection: AbstractConnection) -> asyncio.StreamWriter:
     # redis-py offers no way to hand a connection over. Without its writer it does not close what is ours now.
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
@@ -108,11 +135,10 @@ def _writer_of(connection: AbstractConnection) -> asyncio.StreamWriter:
 class _Line(asyncio.Protocol):
     """A connection that is signed in, and those who wait for its answers, in order."""
 
-    def __init__(self, writer: asyncio.StreamWriter, timeout_seconds: float) -> None:
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
         # Kept, because it closes its transport when it is collected.
         self._writer = writer
         self._loop = asyncio.get_running_loop()
-        self._timeout_seconds = timeout_seconds
         self._transport = writer.transport
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
@@ -125,19 +151,27 @@ class _Line(asyncio.Protocol):
             return False
         return not self._waiting or self._loop.time() - self._waiting[0][1] < SILENT_SECONDS_MAX
 
-    async def ask(self, words: tuple[Word, ...]) -> Any:
-        """Sends a command and waits for its answer."""
+    async def ask(self, words: tuple[Word, ...], seconds: float) -> Any:
+        """Sends a command and waits for its answer, so long."""
         if len(self._waiting) >= UNANSWERED_MAX:
             raise RedisConnectionError(f"{UNANSWERED_MAX} commands are without an answer")
         now = self._loop.time()
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((answer, now))
         self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # it takes a tuple of any length
-        late = self._loop.call_at(now + self._timeout_seconds, _give_up, answer)
+        late = self._loop.call_at(now + seconds, self._give_up, answer, TURNS)
         try:
             return await answer
         finally:
             late.cancel()
+
+    def _give_up(self, answer: asyncio.Future[Any], turns_left: int) -> None:
+        if answer.done():
+            return
+        if turns_left:
+            self._loop.call_soon(self._give_up, answer, turns_left - 1)
+        else:
+            answer.set_exception(RedisTimeoutError("Redis did not answer in time"))
 
     def give_up(self) -> None:
         """Closes the connection; those who wait are told so."""
@@ -166,8 +200,3 @@ class _Line(asyncio.Protocol):
             answer, _ = self._waiting.popleft()
             if not answer.done():
                 answer.set_exception(RedisConnectionError("Redis closed the connection"))
-
-
-def _give_up(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(RedisTimeoutError("Redis did not answer in time"))

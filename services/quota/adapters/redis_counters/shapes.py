@@ -21,10 +21,13 @@ from services.quota.domain.limits import PARTS, Counter, LevelMeter, LimitKind
 from services.quota.domain.terms import Terms
 from services.quota.domain.windows import WindowCounter
 
+# Kept: each allocates a buffer of a megabyte.
+_PACKER = msgpack.Packer(use_bin_type=False)
+
 
 def pack(value: object) -> bytes:
     """The value as MessagePack of the kind that Redis reads: it knows texts and no bytes."""
-    packed: bytes = msgpack.packb(value, use_bin_type=False)
+    packed: bytes = _PACKER.pack(value)
     return packed
 
 

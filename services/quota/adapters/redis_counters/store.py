@@ -6,9 +6,9 @@ import asyncio
 import secrets
 import time
 from collections import Counter as Counts
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -16,9 +16,8 @@ from redis.exceptions import RedisError, ResponseError
 from kit.breaker import Breaker
 from kit.errors import DependencyUnavailable, NotFound, RequestIdReused
 from kit.feed import Position
-from kit.redis.client import Commands, Script
+from kit.redis.client import Commands, Script, within
 from services.quota.adapters.redis_counters.answers import Reply
-from services.quota.adapters.redis_counters.budget import answered_within
 from services.quota.adapters.redis_counters.documents import (
     entitlement_from_document,
     entitlement_to_document,
@@ -102,11 +101,10 @@ class RedisCounters:
     def __init__(self, client: Commands, *, command_seconds: float, breaker: Breaker | None = None) -> None:
         """command_seconds: how long to wait for the answer to one command; breaker: while it is open none is sent."""
         self._breaker = breaker or Breaker()
-        self._client = client
-        self._command_seconds = command_seconds
+        self._client = client = within(client, seconds=command_seconds)
+        self._answers = _Answering(self._breaker)
         self._shapes = Shapes()
         self._seen = SeenSequences()
-        self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
         self._check = Script(client, _RECORDS, _SCRIPTS / "check.lua")
         self._apply = Script(client, _RECORDS, _SCRIPTS / "apply.lua")
         self._stage = Script(client, _SCRIPTS / "stage.lua")
@@ -427,31 +425,45 @@ class RedisCounters:
         async with self._answering():
             return await self._put_entitlement(keys=[keys_of(entitlement.organization_id).entitlement], args=args)
 
+    def _answering(self) -> _Answering:
+        return self._answers
+
     def _refuse_while_open(self) -> None:
         """Before the work of asking, which would be in vain."""
         if self._breaker.is_open:
             raise StoreUnavailable(dependency="Redis")
 
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        async with self._turn:
-            # Asked when it has its turn: those that waited for theirs while it opened wait no longer.
-            if not self._breaker.admits():
-                raise StoreUnavailable(dependency="Redis")
-            try:
-                async with answered_within(self._command_seconds):
-                    yield
-            except (TimeoutError, RedisError, OSError, DependencyUnavailable) as error:
-                # A refusal is an answer: nobody waits for the next one in vain.
-                refused = isinstance(error, ResponseError)
-                self._breaker.answered() if refused else self._breaker.failed()
-                if type(error) is ResponseError and not any(state in str(error) for state in _CANNOT_NOW):
-                    raise
-                raise StoreUnavailable(dependency="Redis") from error
-            except BaseException:
-                self._breaker.abandoned()
-                raise
+
+class _Answering:
+    """Around one command: its turn, and what the breaker learns from how it ends. A class, since a generator for each
+    command would cost several times as much.
+    """
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._turn = asyncio.Semaphore(COMMANDS_IN_FLIGHT_MAX)
+
+    async def __aenter__(self) -> None:
+        await self._turn.acquire()
+        # Asked when it has its turn: those that waited for theirs while it opened wait no longer.
+        if not self._breaker.admits():
+            self._turn.release()
+            raise StoreUnavailable(dependency="Redis")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._turn.release()
+        if error is None:
             self._breaker.answered()
+        elif not isinstance(error, TimeoutError | RedisError | OSError | DependencyUnavailable):
+            self._breaker.abandoned()
+        else:
+            # A refusal is an answer: nobody waits for the next one in vain.
+            self._breaker.answered() if isinstance(error, ResponseError) else self._breaker.failed()
+            if type(error) is ResponseError and not any(state in str(error) for state in _CANNOT_NOW):
+                return
+            raise StoreUnavailable(dependency="Redis") from error
 
 
 def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, document: bytes) -> OwnLimits:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from services.quota.adapters.redis_counters.budget import answered_within
+from kit.redis.budget import answered_within
 
 
 async def test_an_answer_that_does_not_come_is_given_up() -> None:
