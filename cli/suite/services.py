@@ -38,6 +38,7 @@ _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
     "quota": frozenset(
         {
             "TOLLBOOK_CHECKS_TOGETHER_MAX",
+            "TOLLBOOK_CHECKS_WINDOW_MICROSECONDS",
             "TOLLBOOK_REDIS_CHECK_MILLISECONDS",
             "TOLLBOOK_REDIS_UPKEEP_MILLISECONDS",
         }

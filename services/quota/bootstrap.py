@@ -96,11 +96,16 @@ async def bootstrap(settings: QuotaSettings, resources: AsyncExitStack) -> Appli
     audit = AuditCounters(upkeep, ledger, rebuild)
     meters = RemoteMeters(metering)
     put_in_force = PutInForce(record, upkeep, terms, catch_up=limits_follower.catch_up)
-    together = CheckTogether(counters, together_max=settings.checks_together_max, calls_max=COMMANDS_IN_FLIGHT_MAX)
+    together = CheckTogether(
+        counters,
+        together_max=settings.checks_together_max,
+        calls_max=COMMANDS_IN_FLIGHT_MAX,
+        window_seconds=settings.checks_window_microseconds / 1e6,
+    )
     clock, seen, grants = SystemClock(), LastSeen(), Grants()
     register = RegisterGrants(counters, settle, terms=terms, grants=grants, seen=seen, agenda=agenda, clock=clock)
-    fallback = Fallback(register, seen, AnswerDegraded(terms, seen, grants, clock))
-    check_quota = CheckQuota(RememberDenials(together), meters, swept, fallback=fallback)
+    fallback = Fallback(register, seen, AnswerDegraded(terms, seen, grants, clock), grants)
+    check_quota = CheckQuota(RememberDenials(together), meters, swept, terms=terms, agenda=agenda, fallback=fallback)
     check_batch = CheckBatch(counters, meters, settle, free_expired, agenda, terms=terms, fallback=fallback)
     many_checks = ManyChecks(check_quota, check_batch, organizations.exists)
     find_members = FindMembers(upkeep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from kit.grpc.server import ServerSettings
-from services.quota.domain.maxima import CHECKS_TOGETHER_MAX
+from services.quota.domain.maxima import CHECKS_TOGETHER_MAX, CHECKS_WINDOW_US, CHECKS_WINDOW_US_MAX
 
 
 class QuotaSettings(ServerSettings):
@@ -26,6 +26,8 @@ class QuotaSettings(ServerSettings):
     redis_check_milliseconds: int = Field(default=20, ge=1, le=1_000)
     """How long a check waits for one Redis command, or for a connection to send it on. Above it: UNAVAILABLE."""
     checks_together_max: int = Field(default=CHECKS_TOGETHER_MAX, ge=1, le=CHECKS_TOGETHER_MAX)
-    """Concurrent checks of one organization that share a call of Redis; 1: each has its own."""
+    """Concurrent checks that share a call of Redis; 1: each has its own."""
+    checks_window_microseconds: int = Field(default=CHECKS_WINDOW_US, ge=0, le=CHECKS_WINDOW_US_MAX)
+    """How long a check may wait for others to share a call with, when another call began just before."""
     redis_upkeep_milliseconds: int = Field(default=1_000, ge=1, le=60_000)
     """The same for what runs beside the calls: following, rebuilding, expiry."""

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from kit.clock import unix_microseconds
 from kit.errors import DependencyUnavailable, NotFound
@@ -21,7 +22,7 @@ from kit.redis.embedded import EmbeddedRedis
 from kit.testing.stores import temporary_redis
 from services.quota.adapters.redis_counters.keys import keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
-from services.quota.application.ports import CountersMissing, InForce
+from services.quota.application.ports import CheckGroup, CountersMissing, InForce
 from services.quota.domain.checks import Mode
 from services.quota.domain.decisions import DenyReason
 from services.quota.domain.limits import Limit, LimitKind, LimitScope, ScopeKind, Usage, Window, WindowStyle
@@ -360,3 +361,34 @@ async def test_a_reservation_that_ends_after_the_list_of_ends_vanished_leaves_no
         await ends[ending]()
     for key in await place.keys():
         assert await place.client.ttl(key) > 0, key
+
+
+async def groups_of_three(place: Place) -> list[CheckGroup]:
+    """A reservation of each of three organizations, whose counters there are."""
+    found: list[CheckGroup] = []
+    for _ in range(3):
+        house = House(place.store, new_organization_id())
+        house.plans.set(entitlement(house.organization_id, minutes_limit(100)))
+        await house.list(house.organization_id)
+        check = reserve_check(house.organization_id, {MINUTES: 1}, request_id="r1")
+        found.append(CheckGroup([check], await house.terms(house.organization_id)))
+    return found
+
+
+async def test_checks_of_many_organizations_are_one_command(lonely_place: Place) -> None:
+    groups = await groups_of_three(lonely_place)
+    await lonely_place.store.check_groups(groups)
+    await lonely_place.client.config_resetstat()
+    answers = await lonely_place.store.check_groups(groups)
+    assert all(not isinstance(each, Exception) for each in answers)
+    assert (await lonely_place.client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
+
+
+async def test_a_key_that_is_broken_breaks_the_checks_of_its_organization_alone(place: Place) -> None:
+    groups = await groups_of_three(place)
+    held = keys_of(groups[1].terms.organization_id).held
+    await place.client.delete(held)
+    await place.client.set(held, "no hash")
+    first, broken, last = await place.store.check_groups(groups)
+    assert isinstance(broken, ResponseError)
+    assert [isinstance(each, Exception) for each in (first, last)] == [False, False]

@@ -13,6 +13,7 @@ from kit.errors import DependencyUnavailable, LogRewound, NotFound, OutOfRetenti
 from kit.feed import START, Head, Page, Position
 from services.quota.application.ports import (
     Answer,
+    CheckGroup,
     Committed,
     CountersBehind,
     CountersMissing,
@@ -199,6 +200,20 @@ class MemoryCounters:
             except RequestIdReused as reused:
                 answers.append(reused)
         return answers
+
+    async def check_groups(
+        self, groups: Sequence[CheckGroup]
+    ) -> Sequence[Sequence[Answer | RequestIdReused] | Exception]:
+        """As Counters."""
+        outcomes: list[Sequence[Answer | RequestIdReused] | Exception] = []
+        for group in groups:
+            try:
+                outcomes.append(
+                    await self.check_many(group.checks, group.terms, period_confirmed=group.period_confirmed)
+                )
+            except Exception as error:  # noqa: BLE001 - it is the outcome of this group
+                outcomes.append(error)
+        return outcomes
 
     async def check_all(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
@@ -785,6 +800,10 @@ class MemoryMeters:
     async def measured(self, names: Collection[str]) -> Collection[str]:
         """As MeterCatalog."""
         return [name for name in names if name in self._names - self._otherwise]
+
+    def are_known(self, names: Collection[str]) -> bool:
+        """As MeterCatalog."""
+        return self._names.issuperset(names)
 
     async def unknown(self, names: Collection[str]) -> Collection[str]:
         """As MeterCatalog."""

@@ -99,6 +99,10 @@ class RemoteMeters:
         await self.unknown(names)
         return [name for name in names if name in self._measured]
 
+    def are_known(self, names: Collection[str]) -> bool:
+        is_young = monotonic() - self._asked_at <= METERS_BELIEVED_SECONDS
+        return is_young and self._names is not None and self._names.issuperset(names)
+
     async def unknown(self, names: Collection[str]) -> Collection[str]:
         # No check waits for a list that is merely old: only a name that it lacks may be a new meter.
         if monotonic() - self._asked_at > METERS_BELIEVED_SECONDS and self._asking is None:

@@ -1,15 +1,22 @@
-"""Decide each of many checks of one organization in one call of the store, so that what fails in one fails it alone."""
+"""Decide each of many checks in one call of the store, so that what fails in one fails it alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from kit.errors import Refused
-from services.quota.application.ports import Answer, Counters, CountersBehind, CountersMissing, TermsOutdated
+from services.quota.application.ports import (
+    Answer,
+    CheckGroup,
+    Counters,
+    CountersBehind,
+    CountersMissing,
+    TermsOutdated,
+)
 from services.quota.domain.checks import Check, Mode
 from services.quota.domain.terms import Terms
 
-# What the store says of all checks of a call alike: nothing of it was decided, or nothing is known.
+# What the store says of all checks of an organization alike: nothing of it was decided, or nothing is known.
 _OF_ALL = (TermsOutdated, CountersMissing, CountersBehind, Refused)
 
 
@@ -26,17 +33,37 @@ async def decide_each(
     except _OF_ALL:
         raise
     except Exception as error:  # noqa: BLE001 - a defect: whose is it?
-        if len(checks) == 1:
-            return [error]
-        return [await _alone(counters, each, terms, error, period_confirmed=period_confirmed) for each in checks]
+        return await _apart(counters, CheckGroup(checks, terms, period_confirmed=period_confirmed), error)
 
 
-async def _alone(
-    counters: Counters, check: Check, terms: Terms, error: Exception, *, period_confirmed: bool
-) -> Answer | Exception:
+async def decide_groups(counters: Counters, groups: Sequence[CheckGroup]) -> Sequence[Sequence[Answer | Exception]]:
+    """The same of checks of several organizations, and what is true of all checks of a group as the outcome of each."""
+    try:
+        decided = await counters.check_groups(groups)
+    except Exception as error:  # noqa: BLE001 - it is all those callers' to see
+        decided = [error] * len(groups)
+    return [
+        outcome if not isinstance(outcome, Exception) else await _each_told(counters, group, outcome)
+        for group, outcome in zip(groups, decided, strict=True)
+    ]
+
+
+async def _each_told(counters: Counters, group: CheckGroup, error: Exception) -> Sequence[Answer | Exception]:
+    if isinstance(error, _OF_ALL):
+        return [error] * len(group.checks)
+    return await _apart(counters, group, error)
+
+
+async def _apart(counters: Counters, group: CheckGroup, error: Exception) -> Sequence[Answer | Exception]:
+    if len(group.checks) == 1:
+        return [error]
+    return [await _alone(counters, each, group, error) for each in group.checks]
+
+
+async def _alone(counters: Counters, check: Check, group: CheckGroup, error: Exception) -> Answer | Exception:
     if check.mode is Mode.CONSUME and not check.request_id:
         return error
     try:
-        return await counters.check(check, terms, period_confirmed=period_confirmed)
+        return await counters.check(check, group.terms, period_confirmed=group.period_confirmed)
     except Exception as own:  # noqa: BLE001 - it is the caller's to see
         return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from services.quota.application.answer_degraded import AnswerDegraded
+from services.quota.application.grants import Grants
 from services.quota.application.last_seen import LastSeen
 from services.quota.application.ports import Answer, Extended, StoreUnavailable
 from services.quota.application.register_grants import RegisterGrants
@@ -16,10 +17,11 @@ class Fallback:
     is away.
     """
 
-    def __init__(self, register: RegisterGrants, seen: LastSeen, degraded: AnswerDegraded) -> None:
+    def __init__(self, register: RegisterGrants, seen: LastSeen, degraded: AnswerDegraded, grants: Grants) -> None:
         self.register = register
         self._seen = seen
         self._degraded = degraded
+        self._grants = grants
 
     async def check(self, check: Check, decided: Callable[[], Awaitable[Answer]]) -> Answer:
         """What is decided of the check; by AnswerDegraded.check when the store does not answer."""
@@ -30,6 +32,18 @@ class Fallback:
             return self._degraded.check(check, unavailable)
         self._seen.note(check, answer)
         return answer
+
+    def is_told(self, organization_id: str) -> bool:
+        """Whether the store knows all that was granted without it: then it can be asked without this detour."""
+        return organization_id not in self._grants
+
+    def note(self, check: Check, answer: Answer) -> None:
+        """Remembers what the store answered to who asked it himself."""
+        self._seen.note(check, answer)
+
+    def without_store(self, check: Check, unavailable: StoreUnavailable) -> Answer:
+        """As AnswerDegraded.check."""
+        return self._degraded.check(check, unavailable)
 
     async def checks(
         self,

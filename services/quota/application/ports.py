@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kit.errors import DependencyUnavailable, RequestIdReused
@@ -183,6 +184,23 @@ class Decides(Protocol):
         ...
 
 
+class Begins(Decides, Protocol):
+    """Decides one check, and can be asked without being waited for."""
+
+    def begin(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer | asyncio.Future[Answer]:
+        """As `check`: the answer where it is at hand, else the future of it, which fails as `check` raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGroup:
+    """Checks of one organization that are decided by the same terms."""
+
+    checks: Sequence[Check]
+    terms: Terms
+    period_confirmed: bool = field(default=False, kw_only=True)
+
+
 class Counters(Decides, Protocol):
     """Decides and holds."""
 
@@ -195,6 +213,14 @@ class Counters(Decides, Protocol):
     ) -> Sequence[Answer | RequestIdReused]:
         """Many checks of one organization in one atomic step, decided one after the other as `check` would; each sees
         what those before it moved. Raises as `check`, for all of them.
+        """
+        ...
+
+    async def check_groups(
+        self, groups: Sequence[CheckGroup]
+    ) -> Sequence[Sequence[Answer | RequestIdReused] | Exception]:
+        """Of each group, each of another organization, what `check_many` answers or raises: what is wrong with one says
+        nothing of another. In one call where the store keeps them together. Raises StoreUnavailable for all of them.
         """
         ...
 
@@ -506,6 +532,10 @@ class MeterCatalog(Protocol):
         """Those of the names that are no meters, by a list that is a few seconds old at most while metering can be
         reached, and the last one seen while it cannot. Raises DependencyUnavailable when none was ever seen.
         """
+        ...
+
+    def are_known(self, names: Collection[str]) -> bool:
+        """Whether all of the names are meters by a list that is at hand and young enough; False: ask `unknown`."""
         ...
 
     async def measured(self, names: Collection[str]) -> Collection[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from services.quota.application.ports import Answer, Decides
+from services.quota.application.ports import Answer, Begins
 from services.quota.domain.checks import Applied, Check, Mode
 from services.quota.domain.decisions import Counted, Remedy, decide
 from services.quota.domain.entitlements import Standing
@@ -36,7 +37,7 @@ class RememberDenials:
     gets its first answer from the store. And none that brings limits of its own.
     """
 
-    def __init__(self, decides: Decides, *, now: Callable[[], float] = monotonic) -> None:
+    def __init__(self, decides: Begins, *, now: Callable[[], float] = monotonic) -> None:
         """now: seconds of a clock that never steps back."""
         self._decides = decides
         self._now = now
@@ -44,17 +45,28 @@ class RememberDenials:
 
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """As Counters."""
+        begun = self.begin(check, terms, period_confirmed=period_confirmed)
+        return begun if isinstance(begun, Answer) else await begun
+
+    def begin(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer | asyncio.Future[Answer]:
+        """As Begins."""
         if check.brought or check.mode is Mode.RESERVE or (check.mode is Mode.CONSUME and check.request_id):
-            return await self._decides.check(check, terms, period_confirmed=period_confirmed)
+            return self._decides.begin(check, terms, period_confirmed=period_confirmed)
         key = _counters_key(check, terms)
         denial = self._denials.get(key)
         if denial is not None and denial.terms is terms and self._now() < denial.until and _needs(check, denial.needed):
             return denial.answer if denial.needed == _needed(check) else _decided_anew(denial.answer, check)
         asked_at = self._now()
-        answer = await self._decides.check(check, terms, period_confirmed=period_confirmed)
-        if answer.decision.is_denied:
-            self._remember(key, check, terms, answer, asked_at)
-        return answer
+        begun = self._decides.begin(check, terms, period_confirmed=period_confirmed)
+        if isinstance(begun, Answer):
+            return begun
+
+        def learn(done: asyncio.Future[Answer]) -> None:
+            if not done.cancelled() and done.exception() is None and done.result().decision.is_denied:
+                self._remember(key, check, terms, done.result(), asked_at)
+
+        begun.add_done_callback(learn)
+        return begun
 
     def _remember(self, key: tuple[str, ...], check: Check, terms: Terms, answer: Answer, asked_at: float) -> None:
         if answer.decision.remedy not in _LASTING or terms.entitlement.standing is not Standing.ACTIVE:

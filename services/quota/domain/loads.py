@@ -16,13 +16,18 @@ class Load:
 
     def __init__(self, terms: Terms | None, *, checks_max: int = CHECKS_TOGETHER_MAX) -> None:
         """terms: what the checks are decided by, as far as known. None: by as many limits as there may be."""
-        self._terms = terms
         self._takes_any = False
         self._checks_left = checks_max
         self._counters_left = COUNTERS_TOGETHER_MAX
         self._limits_left = LIMITS_TOGETHER_MAX
-        # So few that they are not worth counting for each check.
-        self._limits_are_few = terms is not None and len(terms.limits) * checks_max <= LIMITS_TOGETHER_MAX
+        self.turn_to(terms)
+
+    def turn_to(self, terms: Terms | None) -> None:
+        """The checks that follow are decided by these terms."""
+        self._terms = terms
+        limits_count = len(terms.limits) if terms is not None else OWN_LIMITS_MAX
+        # So few that they are taken for all to apply, and not counted for each check.
+        self._few = limits_count if limits_count * self._checks_left <= self._limits_left else None
 
     def takes(self, check: Check) -> bool:
         """Whether the check goes along: the first does, whatever it costs."""
@@ -37,8 +42,8 @@ class Load:
         return True
 
     def _limits_count(self, check: Check) -> int:
-        if self._limits_are_few:
-            return 0
+        if self._few is not None:
+            return self._few
         return OWN_LIMITS_MAX if self._terms is None else self._terms.limits_count(check)
 
 

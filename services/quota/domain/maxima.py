@@ -31,6 +31,9 @@ TRACKED_IN_PERIOD_MAX = 64
 """With the pairs of limits removed since the period began; above it those are forgotten. As many as metering takes."""
 CHECKS_TOGETHER_MAX = 128
 """Checks that one script decides: a script keeps everybody else waiting."""
+CHECKS_WINDOW_US = 500
+"""How long a check waits for others when a call began just before; it never waits otherwise."""
+CHECKS_WINDOW_US_MAX = 10_000
 COUNTERS_TOGETHER_MAX = 512
 """Counters that one script looks at for them: some milliseconds of Redis' time. No check has more than 96."""
 LIMITS_TOGETHER_MAX = 2_000

@@ -102,10 +102,10 @@ class House:
         self.register = RegisterGrants(
             store, settle, terms=self.terms, grants=self.grants, seen=seen, agenda=self.agenda, clock=clock
         )
-        fallback = Fallback(self.register, seen, AnswerDegraded(self.terms, seen, self.grants, clock))
+        fallback = Fallback(self.register, seen, AnswerDegraded(self.terms, seen, self.grants, clock), self.grants)
         self.together = CheckTogether(store, together_max=8, calls_max=8)
         decides = RememberDenials(self.together) if remembers_denials else self.together
-        self.check = CheckQuota(decides, meters, swept, fallback=fallback)
+        self.check = CheckQuota(decides, meters, swept, terms=self.terms, agenda=self.agenda, fallback=fallback)
         self.check_batch = CheckBatch(
             store, meters, settle, self.free_expired, self.agenda, terms=self.terms, fallback=fallback
         )

@@ -12,7 +12,7 @@ from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.testing.clock import FakeClock
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.application.check_together import CheckTogether
-from services.quota.application.ports import Answer
+from services.quota.application.ports import Answer, CheckGroup
 from services.quota.domain.checks import Check, Mode, Subject
 from services.quota.domain.decisions import Outcome
 from services.quota.domain.maxima import CHECKS_TOGETHER_MAX, COUNTERS_TOGETHER_MAX
@@ -27,10 +27,17 @@ class WatchedCounters(MemoryCounters):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
         self.calls: list[list[str]] = []
+        self.groups: list[list[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.poison = ""
         self.trouble: Exception | None = None
+
+    async def check_groups(
+        self, groups: Sequence[CheckGroup]
+    ) -> Sequence[Sequence[Answer | RequestIdReused] | Exception]:
+        self.groups.append([group.terms.organization_id for group in groups])
+        return await super().check_groups(groups)
 
     async def check_many(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
@@ -52,10 +59,12 @@ class WatchedCounters(MemoryCounters):
 class Stage:
     """Organizations that may use 10, and a process that asks for them."""
 
-    def __init__(self, *, together_max: int = 8, calls_max: int = 8) -> None:
+    def __init__(self, *, together_max: int = 8, calls_max: int = 8, window_seconds: float = 0.0) -> None:
         self.clock = FakeClock()
         self.counters = WatchedCounters(self.clock)
-        self.together = CheckTogether(self.counters, together_max=together_max, calls_max=calls_max)
+        self.together = CheckTogether(
+            self.counters, together_max=together_max, calls_max=calls_max, window_seconds=window_seconds
+        )
         self._terms: dict[str, Terms] = {}
 
     async def settle(self, organization_id: str) -> None:
@@ -197,3 +206,34 @@ async def test_checks_of_many_counters_go_in_more_calls_however_they_come() -> N
     assert [isinstance(answer, Answer) for answer in await house.check_batch(checks)] == [True] * len(checks)
     assert max(map(len, stage.counters.calls)) == at_most
     assert [name for call in stage.counters.calls for name in call] == [check.request_id for check in checks]
+
+
+async def test_checks_of_several_organizations_go_in_one_call() -> None:
+    stage = Stage()
+    for name in ("acme", "other", "third"):
+        await stage.settle(name)
+    stage.counters.groups.clear()
+    await asyncio.gather(*(stage.ask(reserve("r1", name)) for name in ("acme", "other", "acme", "third")))
+    assert stage.counters.groups == [["acme", "other", "third"]]
+
+
+async def test_a_check_that_nobody_came_before_waits_for_no_window() -> None:
+    stage = Stage(window_seconds=3_600)
+    await stage.settle("acme")
+    async with asyncio.timeout(5):
+        await stage.ask(reserve("a"))
+
+
+async def test_checks_that_come_within_the_window_wait_for_its_end_and_go_together() -> None:
+    stage = Stage(window_seconds=0.5)
+    await stage.settle("acme")
+    await stage.settle("other")
+    await stage.ask(reserve("a"))
+    waiting = [stage.ask(reserve("b"))]
+    await turns()
+    waiting += [stage.ask(reserve("c")), stage.ask(reserve("d", "other"))]
+    await turns()
+    assert stage.counters.calls == [["a"]]
+    await asyncio.gather(*waiting)
+    assert stage.counters.calls == [["a"], ["b", "c"], ["d"]]
+    assert stage.counters.groups == [["acme"], ["acme", "other"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,9 @@ class Stage:
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         self.asked += 1
         return await self.counters.check(check, terms, period_confirmed=period_confirmed)
+
+    def begin(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer | asyncio.Future[Answer]:
+        return asyncio.ensure_future(self.check(check, terms, period_confirmed=period_confirmed))
 
     async def ask(self, check: Check, *, terms: Terms | None = None) -> tuple[Outcome, int]:
         """The outcome, and how often the store was asked."""
@@ -198,6 +202,11 @@ async def test_time_that_passed_while_the_store_was_asked_counts(stage: Stage) -
         async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
             stage.seconds += 0.15
             return await stage.check(check, terms, period_confirmed=period_confirmed)
+
+        def begin(
+            self, check: Check, terms: Terms, *, period_confirmed: bool = False
+        ) -> Answer | asyncio.Future[Answer]:
+            return asyncio.ensure_future(self.check(check, terms, period_confirmed=period_confirmed))
 
     slow = RememberDenials(Slow(), now=lambda: stage.seconds)
     await slow.check(minutes(10), stage.terms)

@@ -17,6 +17,7 @@ from kit.breaker import Breaker
 from kit.errors import DependencyUnavailable, NotFound, RequestIdReused
 from kit.feed import Position
 from kit.redis.client import Commands, Script, within
+from kit.redis.cluster import ClusterCommands
 from services.quota.adapters.redis_counters.answers import Reply
 from services.quota.adapters.redis_counters.documents import (
     entitlement_from_document,
@@ -37,6 +38,7 @@ from services.quota.adapters.redis_counters.recounts import Recounts
 from services.quota.adapters.redis_counters.shapes import Shapes, pack, shape_of_reading
 from services.quota.application.ports import (
     Answer,
+    CheckGroup,
     Committed,
     CountersBehind,
     CountersMissing,
@@ -94,6 +96,8 @@ _CANNOT_NOW = ("OOM ", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERD
 
 Argument = str | int | bytes
 
+_NOT_ASKED: Sequence[Any] = ()
+
 
 class RedisCounters:
     """Counters, Reservations, CounterUpkeep, Expiries and TermsShelf. Atomic by one script per method."""
@@ -101,11 +105,17 @@ class RedisCounters:
     def __init__(self, client: Commands, *, command_seconds: float, breaker: Breaker | None = None) -> None:
         """command_seconds: how long to wait for the answer to one command; breaker: while it is open none is sent."""
         self._breaker = breaker or Breaker()
+        is_cluster = isinstance(client, ClusterCommands)
         self._client = client = within(client, seconds=command_seconds)
         self._answers = _Answering(self._breaker)
+        # A script sees the keys of one slot.
+        self._is_one_node = not is_cluster
         self._shapes = Shapes()
         self._seen = SeenSequences()
         self._check = Script(client, _RECORDS, _SCRIPTS / "check.lua")
+        check = (_SCRIPTS / "check.lua").read_text()
+        function = f"local function check(KEYS, ARGV)\n{check}\nend\n"
+        self._check_each = Script(client, _RECORDS, function, _SCRIPTS / "each.lua")
         self._apply = Script(client, _RECORDS, _SCRIPTS / "apply.lua")
         self._stage = Script(client, _SCRIPTS / "stage.lua")
         self._reset = Script(client, _SCRIPTS / "reset.lua")
@@ -131,6 +141,53 @@ class RedisCounters:
         asked = Inquiry(terms, checks, self._shapes)
         reply = await self._ask(asked, terms, period_confirmed=period_confirmed)
         return reply.answers(checks, asked.shapes_of_checks, terms)
+
+    async def check_groups(
+        self, groups: Sequence[CheckGroup]
+    ) -> Sequence[Sequence[Answer | RequestIdReused] | Exception]:
+        self._refuse_while_open()
+        if len(groups) == 1 or not self._is_one_node:
+            return await asyncio.gather(*map(self._check_group, groups))
+        outcomes: list[Sequence[Answer | RequestIdReused] | Exception] = []
+        asked: list[tuple[int, Inquiry]] = []
+        keys: list[str] = []
+        args: list[Argument] = [b""]
+        sizes: list[tuple[int, int]] = []
+        for place, group in enumerate(groups):
+            outcomes.append(_NOT_ASKED)
+            try:
+                inquiry = Inquiry(group.terms, group.checks, self._shapes)
+                own_keys, own_args = self._call_of(inquiry, group.terms, period_confirmed=group.period_confirmed)
+            except Exception as error:  # noqa: BLE001 - a defect of this group
+                outcomes[place] = error
+                continue
+            asked.append((place, inquiry))
+            sizes.append((len(own_keys), len(own_args)))
+            keys += own_keys
+            args += own_args
+        args[0] = pack(sizes)
+        async with self._answering():
+            answered = await self._check_each(keys=keys, args=args)
+        for (place, inquiry), answer in zip(asked, answered, strict=True):
+            outcomes[place] = self._outcome(inquiry, groups[place], answer)
+        return outcomes
+
+    async def _check_group(self, group: CheckGroup) -> Sequence[Answer | RequestIdReused] | Exception:
+        try:
+            return await self.check_many(group.checks, group.terms, period_confirmed=group.period_confirmed)
+        except Exception as error:  # noqa: BLE001 - it is the outcome of this group
+            return error
+
+    def _outcome(
+        self, asked: Inquiry, group: CheckGroup, answered: Any
+    ) -> Sequence[Answer | RequestIdReused] | Exception:
+        if isinstance(answered, ResponseError):
+            return StoreUnavailable(dependency="Redis") if _cannot_now(answered) else answered
+        try:
+            reply = self._reply(group.terms, answered)
+            return reply.answers(group.checks, asked.shapes_of_checks, group.terms)
+        except Exception as error:  # noqa: BLE001 - it is the outcome of this group
+            return error
 
     async def check_all(
         self, checks: Sequence[Check], terms: Terms, *, period_confirmed: bool = False
@@ -197,6 +254,15 @@ class RedisCounters:
         return reply.readings(shape)
 
     async def _ask(self, asked: Inquiry, terms: Terms, *, period_confirmed: bool, all_or_none: bool = False) -> Reply:
+        keys, args = self._call_of(asked, terms, period_confirmed=period_confirmed, all_or_none=all_or_none)
+        async with self._answering():
+            answered = await self._check(keys=keys, args=args)
+        return self._reply(terms, answered)
+
+    def _call_of(
+        self, asked: Inquiry, terms: Terms, *, period_confirmed: bool, all_or_none: bool = False
+    ) -> tuple[list[str], list[Argument]]:
+        """Keys and arguments of check.lua."""
         keys, period = keys_of(terms.organization_id), terms.entitlement.period
         header = [
             terms.entitlement.version,
@@ -213,8 +279,9 @@ class RedisCounters:
             int(all_or_none),
         ]
         names = [keys.entitlement, keys.state, keys.used(period), keys.held, keys.expiries, *asked.keys]
-        async with self._answering():
-            answered = await self._check(keys=names, args=[pack(header), *(shape.packed for shape in asked.shapes)])
+        return names, [pack(header), *[shape.packed for shape in asked.shapes]]
+
+    def _reply(self, terms: Terms, answered: Any) -> Reply:
         if answered == [b"OUTDATED"]:
             raise TermsOutdated
         if answered == [b"MISSING"]:
@@ -461,9 +528,13 @@ class _Answering:
         else:
             # A refusal is an answer: nobody waits for the next one in vain.
             self._breaker.answered() if isinstance(error, ResponseError) else self._breaker.failed()
-            if type(error) is ResponseError and not any(state in str(error) for state in _CANNOT_NOW):
+            if type(error) is ResponseError and not _cannot_now(error):
                 return
             raise StoreUnavailable(dependency="Redis") from error
+
+
+def _cannot_now(error: ResponseError) -> bool:
+    return any(state in str(error) for state in _CANNOT_NOW)
 
 
 def _own_limits(organization_id: str, sequence: bytes, commit_id: bytes, document: bytes) -> OwnLimits:
