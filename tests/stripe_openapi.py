@@ -25,6 +25,7 @@ _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "dispute_evidence_details": ("submission_method",),
     "product": ("type",),
     "recurring": ("trial_period_days",),
+    "subscription_item": ("plan",),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.stripe_stand_in import StandIn
+from tests.integration.stripe_stand_in import DAY, START, StandIn
 
 
 async def tell(stripe: StandIn) -> None:
@@ -11,6 +11,8 @@ async def tell(stripe: StandIn) -> None:
     await _catalog(stripe)
     await _invoices(stripe)
     await _money_back(stripe)
+    await _subscriptions(stripe)
+    await _subscriptions_in_trouble(stripe)
     await _events(stripe)
 
 
@@ -168,6 +170,96 @@ async def _money_back(stripe: StandIn) -> None:
     won = await stripe.charge_of(await stripe.paid_invoice((await stripe.customer("pm_card_createDispute"))["id"], 900))
     dispute = (await stripe.get("/v1/disputes", charge=won["id"]))["data"][0]["id"]
     await stripe.post(f"/v1/disputes/{dispute}", evidence={"uncategorized_text": "winning_evidence"})
+
+
+async def _recurring_price(stripe: StandIn, amount: int = 4900) -> str:
+    recurring = {"interval": "month"}
+    product = {"name": "Starter"}
+    price = await stripe.post(
+        "/v1/prices", currency="usd", unit_amount=amount, recurring=recurring, product_data=product
+    )
+    return str(price["id"])
+
+
+async def _subscriptions(stripe: StandIn) -> None:
+    clocks = "/v1/test_helpers/test_clocks"
+    now = int(START.timestamp())
+    clock = (await stripe.post(clocks, frozen_time=now, name="n"))["id"]
+    await stripe.get(f"{clocks}/{clock}")
+    await stripe.get(clocks, limit=1)
+    customer = (await stripe.customer(test_clock=clock))["id"]
+    await stripe.get("/v1/customers", test_clock=clock)
+    sold = await stripe.post(
+        "/v1/subscriptions",
+        customer=customer,
+        items=[{"price": await _recurring_price(stripe), "quantity": 1, "metadata": {"a": "b"}}],
+        currency="usd",
+        trial_period_days=7,
+        trial_settings={"end_behavior": {"missing_payment_method": "cancel"}},
+        payment_behavior="allow_incomplete",
+        payment_settings={"save_default_payment_method": "on_subscription"},
+        proration_behavior="none",
+        billing_mode={"type": "flexible"},
+        collection_method="charge_automatically",
+        off_session=True,
+        description="d",
+        metadata={"organization_id": "acme"},
+    )
+    path = f"/v1/subscriptions/{sold['id']}"
+    await stripe.get(path, expand=["latest_invoice.payments", "customer"])
+    await stripe.get(f"/v1/customers/{customer}", expand=["subscriptions"])
+    item = (await stripe.get("/v1/subscription_items", subscription=sold["id"]))["data"][0]["id"]
+    await stripe.get(f"/v1/subscription_items/{item}")
+    await stripe.post(f"{clocks}/{clock}/advance", frozen_time=now + 8 * 86_400)
+    price_data = {
+        "currency": "usd",
+        "unit_amount": 100,
+        "product": await _product(stripe),
+        "recurring": {"interval": "month"},
+    }
+    await stripe.post(
+        path,
+        items=[
+            {"id": item, "price": await _recurring_price(stripe, 14_900), "quantity": 2},
+            {"price_data": price_data},
+        ],
+        proration_behavior="none",
+        cancel_at_period_end=True,
+        default_payment_method=(await stripe.get("/v1/payment_methods", customer=customer))["data"][0]["id"],
+    )
+    await stripe.post(path, cancel_at_period_end=False, pause_collection={"behavior": "void"})
+    await stripe.post(path, pause_collection="", metadata={"organization_id": ""})
+    await stripe.post(path, billing_cycle_anchor="now", proration_behavior="none")
+    listed = {"status": "all", "created": {"gte": 1}, "current_period_end": {"gt": 1}}
+    await stripe.get("/v1/subscriptions", customer=customer, **listed)
+    await stripe.get("/v1/subscriptions", test_clock=clock, status="active")
+    await stripe.get("/v1/invoices", subscription=sold["id"])
+    await stripe.delete(path, cancellation_details={"comment": "c", "feedback": "unused"}, invoice_now=False)
+    await stripe.delete(f"{clocks}/{clock}")
+
+
+async def _subscriptions_in_trouble(stripe: StandIn) -> None:
+    price = await _recurring_price(stripe)
+    pausing = (await stripe.customer(None))["id"]
+    settings = {"end_behavior": {"missing_payment_method": "pause"}}
+    sold = await stripe.post(
+        "/v1/subscriptions",
+        customer=pausing,
+        items=[{"price": price}],
+        trial_end=int(START.timestamp()) + 86_400,
+        trial_settings=settings,
+    )
+    failing = (await stripe.customer("pm_card_chargeCustomerFail"))["id"]
+    await stripe.post("/v1/subscriptions", customer=failing, items=[{"price": price}])
+    await stripe.post(
+        "/v1/subscriptions",
+        customer=pausing,
+        items=[{"price": price}],
+        collection_method="send_invoice",
+        days_until_due=7,
+    )
+    await stripe.advance(2 * DAY)
+    await stripe.post(f"/v1/subscriptions/{sold['id']}/resume", billing_cycle_anchor="now")
 
 
 async def _events(stripe: StandIn) -> None:

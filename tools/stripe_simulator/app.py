@@ -171,6 +171,7 @@ class Api:
             request_id=asked.request_id,
             idempotency_key=asked.key,
             sends_webhooks=self._sender is not None,
+            tasks=TASKS,
         )
         return expand(self._store, operation.handle(call), paths)
 

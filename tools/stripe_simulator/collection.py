@@ -277,7 +277,7 @@ def _count_attempt(invoice: StripeObject) -> None:
 def _note_failure(call: Call, invoice: StripeObject) -> None:
     """Plans the next try, or gives up after the last one, as the account's settings say."""
     exhausted = False
-    if invoice["auto_advance"]:
+    if invoice["auto_advance"] and not subscription_state.awaits_first_payment(call, invoice):
         settings = dunning.in_force(call.store)
         again = dunning.next_attempt(settings, attempt_count=invoice["attempt_count"], now=call.now)
         exhausted = again is None

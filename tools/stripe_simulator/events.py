@@ -9,10 +9,14 @@ API_VERSION_MIN = "2025-03-31.basil"
 
 # What tells of a change is called after the object, such as `invoice.updated`, but for these. Null: nobody is told.
 _UPDATE_EVENTS = {
+    "checkout.session": None,
     "dispute": "charge.dispute.updated",
     "invoice_payment": None,
     "invoiceitem": None,
     "payment_intent": None,
+    "setup_intent": None,
+    "subscription": "customer.subscription.updated",
+    "test_helpers.test_clock": None,
 }
 
 

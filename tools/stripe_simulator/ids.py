@@ -6,10 +6,16 @@ import string
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH_SHORT = 14
 _LENGTH_LONG = 24
+_LENGTH_SESSION = 58
 
 # Stripe's own lengths: the older resources have the short form.
 _FORMS = {
+    "billing.meter": ("mtr_test", _LENGTH_SHORT),
+    "billing.meter_event": ("mtrev", _LENGTH_LONG),
+    "billing_portal.configuration": ("bpc", _LENGTH_LONG),
+    "billing_portal.session": ("bps", _LENGTH_LONG),
     "charge": ("ch", _LENGTH_LONG),
+    "checkout.session": ("cs_test", _LENGTH_SESSION),
     "credit_note": ("cn", _LENGTH_LONG),
     "credit_note_line_item": ("cnli", _LENGTH_LONG),
     "customer": ("cus", _LENGTH_SHORT),
@@ -17,6 +23,7 @@ _FORMS = {
     "event": ("evt", _LENGTH_LONG),
     "invoice": ("in", _LENGTH_LONG),
     "invoice_payment": ("inpay", _LENGTH_LONG),
+    "item": ("li", _LENGTH_LONG),
     "invoiceitem": ("ii", _LENGTH_LONG),
     "line_item": ("il", _LENGTH_LONG),
     "payment_intent": ("pi", _LENGTH_LONG),
@@ -25,6 +32,10 @@ _FORMS = {
     "product": ("prod", _LENGTH_SHORT),
     "refund": ("re", _LENGTH_LONG),
     "request": ("req", _LENGTH_SHORT),
+    "setup_intent": ("seti", _LENGTH_LONG),
+    "subscription": ("sub", _LENGTH_LONG),
+    "subscription_item": ("si", _LENGTH_SHORT),
+    "test_helpers.test_clock": ("clock", _LENGTH_LONG),
 }
 
 

@@ -70,7 +70,7 @@ def _read_cost(call: Call, params: Params, currency: str) -> tuple[Decimal, int,
             raise parameter_invalid(params.name("quantity"), message, code="parameters_exclusive")
         return quantity, amount, None
     if price_data is not None:
-        price = _price_of_data(call, price_data)
+        price = prices.create_one_time(call, price_data)
     elif price_choice is not None:
         identifier = price_choice.required_text("price")
         price = call.find("price", identifier, param=price_choice.name("price"))
@@ -93,32 +93,6 @@ def _read_cost(call: Call, params: Params, currency: str) -> tuple[Decimal, int,
     return quantity, int(cost.quantize(Decimal(1), ROUND_HALF_UP)), pricing
 
 
-def _price_of_data(call: Call, data: Params) -> StripeObject:
-    """Stripe makes an inactive price of inline price data, so that the line can name it; nobody is told."""
-    currency = data.currency()
-    if currency is None:
-        raise parameter_missing(data.name("currency"))
-    unit_amount = prices.read_unit_amount(data)
-    price = call.begin("price") | {
-        "active": False,
-        "billing_scheme": "per_unit",
-        "currency": currency,
-        "custom_unit_amount": None,
-        "lookup_key": None,
-        "metadata": {},
-        "nickname": None,
-        "product": prices.read_product(call, data),
-        "recurring": None,
-        "tax_behavior": "unspecified",
-        "tiers_mode": None,
-        "transform_quantity": None,
-        "type": "one_time",
-        **prices.unit_amount_fields(unit_amount),
-    }
-    call.add(price, owner=price["product"])
-    return price
-
-
 def _read_period(params: Params, *, now: int) -> StripeObject:
     group = params.group("period")
     if group is None:
@@ -139,18 +113,28 @@ def put_on_invoice(call: Call, items: Iterable[StripeObject], invoice: StripeObj
             raise not_possible(message, param="currency")
         item["invoice"] = invoice["id"]
         call.store.replace(item)
-        call.store.insert(_line(call, item), owner=invoice["id"])
+        call.store.insert(_line(call, item, invoice), owner=invoice["id"])
 
 
-def _line(call: Call, item: StripeObject) -> StripeObject:
+def blank(call: Call, invoice: StripeObject) -> StripeObject:
+    """What every line of the invoice says."""
     return call.begin("line_item", dated=False) | {
-        "amount": item["amount"],
-        "currency": item["currency"],
-        "description": item["description"],
+        "currency": invoice["currency"],
         "discount_amounts": [],
-        "discountable": item["discountable"],
+        "discountable": True,
         "discounts": [],
-        "invoice": item["invoice"],
+        "invoice": invoice["id"],
+        "pretax_credit_amounts": [],
+        "subscription": None,
+        "taxes": [],
+    }
+
+
+def _line(call: Call, item: StripeObject, invoice: StripeObject) -> StripeObject:
+    return blank(call, invoice) | {
+        "amount": item["amount"],
+        "description": item["description"],
+        "discountable": item["discountable"],
         "metadata": item["metadata"],
         "parent": {
             "invoice_item_details": {
@@ -163,20 +147,23 @@ def _line(call: Call, item: StripeObject) -> StripeObject:
             "type": "invoice_item_details",
         },
         "period": item["period"],
-        "pretax_credit_amounts": [],
         "pricing": item["pricing"],
         "quantity": item["quantity"],
         "quantity_decimal": item["quantity_decimal"],
-        "subscription": None,
         "subtotal": item["amount"],
-        "taxes": [],
     }
+
+
+def item_of(line: StripeObject) -> str | None:
+    """The invoice item that the line stands for; None for a line of a subscription's."""
+    details = line["parent"]["invoice_item_details"]
+    return None if details is None else str(details["invoice_item"])
 
 
 def take_off_invoice(call: Call, item: StripeObject) -> None:
     """Removes the item's line; the caller refreshes the invoice afterwards."""
     for line in list(call.store.oldest_first("line_item", owner=item["invoice"])):
-        if line["parent"]["invoice_item_details"]["invoice_item"] == item["id"]:
+        if item_of(line) == item["id"]:
             call.store.remove(line["id"])
 
 

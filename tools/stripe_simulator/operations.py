@@ -26,6 +26,8 @@ class Call:
     """None for what fell due: nobody asked for it."""
     idempotency_key: str | None
     sends_webhooks: bool
+    tasks: "Tasks"
+    """What objects have done to them when it falls due."""
 
     def at(self, now: int) -> "Call":
         """The same call in another time, such as that of a test clock that it names only in passing."""

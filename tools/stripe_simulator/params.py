@@ -39,6 +39,10 @@ class Params:
         """Whether it was sent as a plain value, and not read yet."""
         return isinstance(self._tree.get(name), str)
 
+    def text_is_empty(self, name: str) -> bool:
+        """Whether it was sent as an empty value, which unsets a group, and not read yet."""
+        return self._tree.get(name) == ""
+
     def name(self, name: str) -> str:
         """The parameter's full name, as error answers spell it."""
         return f"{self._path}[{name}]" if self._path else name

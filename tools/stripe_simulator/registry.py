@@ -1,6 +1,6 @@
 """Everything that the simulator answers, and everything that it does by itself."""
 
-from tools.stripe_simulator import collection
+from tools.stripe_simulator import collection, subscription_cycle
 from tools.stripe_simulator.operations import Operation, Tasks
 from tools.stripe_simulator.resources import (
     charges,
@@ -16,6 +16,8 @@ from tools.stripe_simulator.resources import (
     prices,
     products,
     refunds,
+    subscriptions,
+    test_clocks,
 )
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -31,10 +33,12 @@ OPERATIONS: tuple[Operation, ...] = (
     *refunds.OPERATIONS,
     *disputes.OPERATIONS,
     *credit_notes.OPERATIONS,
+    *subscriptions.OPERATIONS,
+    *test_clocks.OPERATIONS,
     *events.OPERATIONS,
 )
 
 # What is not Stripe's own, and answered by the same rules: a customer's bank, a customer at a page of Stripe's.
 CONTROLS: tuple[Operation, ...] = (*disputes.CONTROLS,)
 
-TASKS: Tasks = {**collection.TASKS}
+TASKS: Tasks = {**collection.TASKS, **subscription_cycle.TASKS}

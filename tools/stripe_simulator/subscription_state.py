@@ -12,19 +12,32 @@ ENDED = frozenset({"canceled", "incomplete_expired"})
 _BEHIND = frozenset({"past_due", "unpaid"})
 
 
-def of_invoice(call: Call, invoice: StripeObject) -> StripeObject | None:
-    """The subscription that the invoice bills, unless it has ended."""
+def subscription_id(invoice: StripeObject) -> str | None:
+    """The id of the subscription that the invoice bills."""
     parent = invoice["parent"]
     if parent is None or parent["subscription_details"] is None:
         return None
-    subscription = call.store.get(parent["subscription_details"]["subscription"])
+    return str(parent["subscription_details"]["subscription"])
+
+
+def of_invoice(call: Call, invoice: StripeObject) -> StripeObject | None:
+    """The subscription that the invoice bills, unless it has ended."""
+    identifier = subscription_id(invoice)
+    subscription = None if identifier is None else call.store.get(identifier)
     return None if subscription is None or subscription["status"] in ENDED else subscription
 
 
 def default_payment_method(call: Call, invoice: StripeObject) -> str | None:
-    """The payment method that the invoice's subscription is paid by, where it has one of its own."""
-    subscription = of_invoice(call, invoice)
+    """The payment method that the invoice's subscription is or was paid by, where it has one of its own."""
+    identifier = subscription_id(invoice)
+    subscription = None if identifier is None else call.store.get(identifier)
     return None if subscription is None else subscription["default_payment_method"]
+
+
+def awaits_first_payment(call: Call, invoice: StripeObject) -> bool:
+    """Whether the invoice is the first one of a subscription that begins with its payment; it is not tried again."""
+    subscription = of_invoice(call, invoice)
+    return subscription is not None and subscription["status"] == "incomplete"
 
 
 def invoice_paid(call: Call, invoice: StripeObject) -> None:
@@ -76,7 +89,10 @@ def expire(call: Call, subscription: StripeObject) -> None:
 
 
 def end(call: Call, subscription: StripeObject, *, reason: str) -> None:
-    """Cancels it now; `reason` is Stripe's: cancellation_requested, payment_failed or payment_disputed."""
+    """Cancels it now, and tries no more to collect its invoices that are open.
+
+    `reason` is Stripe's: cancellation_requested, payment_failed or payment_disputed.
+    """
     call.store.unplan(subscription["id"])
     subscription["cancellation_details"]["reason"] = reason
     subscription |= {
@@ -86,6 +102,10 @@ def end(call: Call, subscription: StripeObject, *, reason: str) -> None:
     }
     call.store.replace(subscription)
     call.tell("customer.subscription.deleted", subscription)
+    for invoice in list(call.store.newest_first("invoice", owner=subscription["customer"])):
+        if invoice["status"] == "open" and subscription_id(invoice) == subscription["id"]:
+            call.store.unplan(invoice["id"])
+            call.change(invoice | {"auto_advance": False, "next_payment_attempt": None})
 
 
 def _move(call: Call, subscription: StripeObject, status: str) -> None:

@@ -11,7 +11,7 @@ from tools.stripe_simulator import dunning
 from tools.stripe_simulator.controls import problems_of
 from tools.stripe_simulator.simulated_time import SimulatedTime
 from tools.stripe_simulator.store import Store
-from tools.stripe_simulator.timekeeper import EVERYBODYS, Timekeeper
+from tools.stripe_simulator.timekeeper import Timekeeper
 
 # Two years, as far as a test clock goes for a yearly price.
 _ADVANCE_SECONDS_MAX = 2 * 366 * 86_400
@@ -48,7 +48,7 @@ def routes(
             return problems_of(error)
         with store.transaction():
             time.advance(move.advance_seconds)
-            timekeeper.work_off(EVERYBODYS, until=int(time.now().timestamp()))
+            timekeeper.work_off()
         wake()
         return JSONResponse({"now": int(time.now().timestamp())})
 

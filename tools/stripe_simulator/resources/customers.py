@@ -1,6 +1,6 @@
 """Customers: who is billed, and from which card."""
 
-from tools.stripe_simulator import lists
+from tools.stripe_simulator import lists, subscription_state
 from tools.stripe_simulator.errors import resource_missing
 from tools.stripe_simulator.ids import new_invoice_prefix
 from tools.stripe_simulator.operations import Call, Operation
@@ -39,6 +39,8 @@ def create(call: Call) -> StripeObject:
         "tax_exempt": "none",
         "test_clock": None,
     }
+    if clock := call.params.text("test_clock"):
+        customer["test_clock"] = call.find("test_helpers.test_clock", clock, param="test_clock")["id"]
     attached = call.params.text("payment_method")
     default = _read(call.params, customer)
     call.params.finish()
@@ -67,14 +69,14 @@ def update(call: Call) -> StripeObject:
 
 
 def list_all(call: Call) -> StripeObject:
-    """GET /v1/customers, of one email address or created in a range."""
-    email = call.params.text("email")
+    """GET /v1/customers, of one email address or created in a range; of a test clock only where it is named."""
+    email, clock = call.params.text("email"), call.params.text("test_clock")
     created = lists.time_filter(call.params, "created")
     return lists.page(
         call,
         "customer",
         url="/v1/customers",
-        keep=lambda body: (email is None or body["email"] == email) and created(body["created"]),
+        keep=lambda body: email in {None, body["email"]} and clock == body["test_clock"] and created(body["created"]),
     )
 
 
@@ -82,13 +84,20 @@ def delete(call: Call) -> StripeObject:
     """DELETE /v1/customers/{id}: gone for good, but what it was billed stays."""
     customer = call.target("customer")
     call.params.finish()
+    forget(call, customer)
+    return {"id": customer["id"], "object": "customer", "deleted": True}
+
+
+def forget(call: Call, customer: StripeObject) -> None:
+    """Deletes the customer, after ending the subscriptions and detaching the cards."""
+    for subscription in list(call.store.oldest_first("subscription", owner=customer["id"])):
+        if subscription["status"] not in subscription_state.ENDED:
+            subscription_state.end(call, subscription, reason="cancellation_requested")
     for method in list(call.store.oldest_first("payment_method", owner=customer["id"])):
         payment_methods.detach_from_customer(call, method)
-    customer = call.target("customer")
-    stub = {"id": customer["id"], "object": "customer", "deleted": True}
-    call.store.leave_stub(stub)
+    customer = call.find("customer", customer["id"])
+    call.store.leave_stub({"id": customer["id"], "object": "customer", "deleted": True})
     call.tell("customer.deleted", customer)
-    return stub
 
 
 def _read(params: Params, customer: StripeObject) -> str | None:

@@ -1,6 +1,6 @@
 """Invoices: drafts that take lines, then open, paid, uncollectible or void."""
 
-from tools.stripe_simulator import collection, invoice_drafts, invoice_lines, lists
+from tools.stripe_simulator import collection, invoice_drafts, invoice_lines, lists, subscription_state
 from tools.stripe_simulator.errors import not_possible, parameter_invalid, parameter_missing
 from tools.stripe_simulator.operations import Call, Operation
 from tools.stripe_simulator.params import Params
@@ -64,9 +64,9 @@ def update(call: Call) -> StripeObject:
 
 
 def list_all(call: Call) -> StripeObject:
-    """GET /v1/invoices: of a customer, in a status, of a collection method, created or due in a range."""
+    """GET /v1/invoices: of a customer or a subscription, in a status, of a method, created or due in a range."""
     params = call.params
-    customer = params.text("customer")
+    customer, subscription = params.text("customer"), params.text("subscription")
     status = params.choice("status", _STATUSES)
     collection_method = params.choice("collection_method", _COLLECTION_METHODS)
     created, due = lists.time_filter(params, "created"), lists.time_filter(params, "due_date")
@@ -77,6 +77,7 @@ def list_all(call: Call) -> StripeObject:
         owner=customer,
         keep=lambda body: (
             status in {None, body["status"]}
+            and subscription in {None, subscription_state.subscription_id(body)}
             and collection_method in {None, body["collection_method"]}
             and created(body["created"])
             and due(body["due_date"])
@@ -91,7 +92,8 @@ def delete(call: Call) -> StripeObject:
     if invoice["status"] != "draft":
         raise not_possible("You can only delete draft invoices.", code="invoice_not_editable")
     for line in list(call.store.oldest_first("line_item", owner=invoice["id"])):
-        call.store.remove(line["parent"]["invoice_item_details"]["invoice_item"])
+        if (item := invoice_lines.item_of(line)) is not None:
+            call.store.remove(item)
         call.store.remove(line["id"])
     call.store.unplan(invoice["id"])
     call.store.remove(invoice["id"])
@@ -143,18 +145,27 @@ def remove_lines(call: Call) -> StripeObject:
         line = call.find("line_item", line_id, param=group.name("id"))
         if line["invoice"] != invoice["id"]:
             raise parameter_invalid(group.name("id"), f"The line {line_id} is on another invoice.")
-        item = call.find("invoiceitem", line["parent"]["invoice_item_details"]["invoice_item"])
-        call.store.remove(line_id)
-        if behavior == "delete":
-            call.store.remove(item["id"])
-            call.tell("invoiceitem.deleted", item)
-        else:
-            call.store.replace(item | {"invoice": None})
+        _remove_line(call, line, behavior, param=group.name("behavior"))
     invoice["metadata"] = call.params.metadata("invoice_metadata", invoice["metadata"])
     call.params.finish()
     invoice_lines.refresh(call, invoice, customer)
     call.change(invoice)
     return invoice
+
+
+def _remove_line(call: Call, line: StripeObject, behavior: str, *, param: str) -> None:
+    call.store.remove(line["id"])
+    item_id = invoice_lines.item_of(line)
+    if item_id is None:
+        if behavior != "delete":
+            raise parameter_invalid(param, "A subscription's line stands for no invoice item that could wait.")
+        return
+    item = call.find("invoiceitem", item_id)
+    if behavior == "delete":
+        call.store.remove(item["id"])
+        call.tell("invoiceitem.deleted", item)
+    else:
+        call.store.replace(item | {"invoice": None})
 
 
 def list_lines(call: Call) -> StripeObject:

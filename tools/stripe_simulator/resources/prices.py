@@ -45,6 +45,44 @@ def create(call: Call) -> StripeObject:
     return price
 
 
+def create_recurring(call: Call, data: Params) -> StripeObject:
+    """Makes an inactive price of a subscription's inline `price_data`; nobody is told."""
+    price = _inline(call, data) | {"recurring": _recurring(data.group("recurring")), "type": "recurring"}
+    if price["recurring"] is None:
+        raise parameter_missing(data.name("recurring"))
+    call.add(price, owner=price["product"])
+    return price
+
+
+def create_one_time(call: Call, data: Params) -> StripeObject:
+    """Makes an inactive price of a line's inline `price_data`, so that the line can name it; nobody is told."""
+    price = _inline(call, data)
+    call.add(price, owner=price["product"])
+    return price
+
+
+def _inline(call: Call, data: Params) -> StripeObject:
+    currency = data.currency()
+    if currency is None:
+        raise parameter_missing(data.name("currency"))
+    return call.begin("price") | {
+        "active": False,
+        "billing_scheme": "per_unit",
+        "currency": currency,
+        "custom_unit_amount": None,
+        "lookup_key": None,
+        "metadata": {},
+        "nickname": None,
+        "product": read_product(call, data),
+        "recurring": None,
+        "tax_behavior": "unspecified",
+        "tiers_mode": None,
+        "transform_quantity": None,
+        "type": "one_time",
+        **unit_amount_fields(read_unit_amount(data)),
+    }
+
+
 def read_unit_amount(params: Params) -> Decimal:
     """Reads the amount per unit from `unit_amount` or `unit_amount_decimal`, one of which has to be there."""
     whole, exact = params.integer("unit_amount"), params.decimal("unit_amount_decimal")

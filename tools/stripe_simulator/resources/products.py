@@ -43,6 +43,11 @@ def create_from(call: Call, params: Params) -> StripeObject:
     return product
 
 
+def name_of(call: Call, identifier: str) -> str:
+    """What the product is called."""
+    return str(call.find("product", identifier)["name"])
+
+
 def retrieve(call: Call) -> StripeObject:
     """GET /v1/products/{id}."""
     call.params.finish()
