@@ -19,7 +19,10 @@ from services.billing.adapters.postgres_change_list import PostgresChangeList
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
-from services.billing.adapters.stripe_collector import StripeCollector
+from services.billing.adapters.stripe.client import StripeApi
+from services.billing.adapters.stripe.customers import StripeCustomers
+from services.billing.adapters.stripe.invoices import StripeInvoices
+from services.billing.adapters.stripe.payments import StripePayments
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.apply_scheduled_changes import ApplyScheduledChanges
@@ -32,6 +35,7 @@ from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
+from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.pause_subscription import PauseSubscription
@@ -40,6 +44,11 @@ from services.billing.application.rate_period import RatePeriod
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.store_stripe_event import StoreStripeEvent
+from services.billing.application.stripe_events.customers import LookAtCustomer, UseFirstPaymentMethod
+from services.billing.application.stripe_events.disputes import KeepDispute, KeepRefunds
+from services.billing.application.stripe_events.drafts import HoldDraft
+from services.billing.application.stripe_events.payments import FollowInvoice
+from services.billing.application.stripe_events.table import handlers
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.config import BillingSettings
 from services.billing.rpc.billing_servicer import BillingServicer
@@ -57,10 +66,11 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         resources.push_async_callback(database.close)
     accounts = await resources.enter_async_context(connect(settings.accounts_address, settings.service_key))
     metering = await resources.enter_async_context(connect(settings.metering_address, settings.service_key))
-    collector = StripeCollector(settings.stripe_api_key, settings.stripe_api_base)
-    resources.push_async_callback(collector.close)
+    stripe = StripeApi(settings.stripe_api_key, settings.stripe_api_base)
+    resources.push_async_callback(stripe.close)
 
     clock = SystemClock()
+    collector, customers = StripeInvoices(stripe, clock), StripeCustomers(stripe)
     books, plans, usage = PostgresBooks(tenant), PostgresPlans(tenant, fleet), MeteringUsage(metering)
     inbox, ledger = PostgresStripeInbox(fleet), MeteringLedger(metering)
     organizations = RemoteOrganizations(accounts)
@@ -89,6 +99,15 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         heads=HeadWatch(PostgresEntitlementHeads(fleet).heads),
         read_entitlements=ReadEntitlements(books, find_plan, in_force, clock),
     )
+    payments = StripePayments(stripe)
+    event_handlers = handlers(
+        follow_invoice=FollowInvoice(collector, FollowPayment(clock)),
+        hold_draft=HoldDraft(collector, customers),
+        keep_refunds=KeepRefunds(payments, collector),
+        keep_dispute=KeepDispute(payments, collector),
+        look_at_customer=LookAtCustomer(customers),
+        use_first_payment_method=UseFirstPaymentMethod(customers),
+    )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 
     async def prepare() -> None:
@@ -100,7 +119,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         servicers=[catalog, billing, entitlements, webhook],
         workers={
             "collect_invoices": partial(
-                work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, clock)
+                work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, customers, clock)
             ),
             "apply_scheduled_changes": partial(
                 work_off,
@@ -108,7 +127,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
                 look_every_seconds=LOOK_SOON_SECONDS,
             ),
             "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, plans, ledger, clock)),
-            "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, collector, clock)),
+            "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, event_handlers, clock)),
         },
         prepare=prepare,
         ready=[tenant.ping, fleet.ping],

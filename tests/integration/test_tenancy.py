@@ -34,6 +34,8 @@ OPEN_POLICIES = {
         ("credit_expiries", "tollbook_billing_fleet", "SELECT"),
         ("due_credit_notes", "tollbook_billing_fleet", "SELECT"),
         ("due_credit_notes", "tollbook_billing_fleet", "UPDATE"),
+        ("due_dunnings", "tollbook_billing_fleet", "SELECT"),
+        ("due_dunnings", "tollbook_billing_fleet", "UPDATE"),
     },
     "quota": {("change_heads", "tollbook_quota_fleet", "SELECT")},
     "metering": {

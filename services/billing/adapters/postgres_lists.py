@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import text
 
 from kit.postgres.database import Database
-from services.billing.application.ports.collection import DueInvoice
+from services.billing.application.ports.collection import Claim, DueInvoice
 from services.billing.application.ports.stripe_events import DueEvent
 from services.billing.domain import limits
 from services.billing.domain.stripe_events import StripeEvent
@@ -40,6 +40,20 @@ class PostgresCollectionList:
         """As CollectionList."""
         async with self._fleet.transaction() as connection:
             await connection.execute(_PARK_INVOICE, _names(due) | {"reason": reason})
+
+    async def claim_one(self, organization_id: str, invoice_id: str, *, now: datetime) -> Claim:
+        """As CollectionList."""
+        names = {
+            "organization_id": organization_id,
+            "invoice_id": invoice_id,
+            "now": now,
+            "until": now + limits.CLAIM_LEASE,
+        }
+        async with self._fleet.transaction() as connection:
+            row = (await connection.execute(_CLAIM_ONE_INVOICE, names)).one_or_none()
+            if row is not None:
+                return Claim(DueInvoice(organization_id, invoice_id, row.attempt_count))
+            return Claim(None, is_held=bool((await connection.execute(_IS_DUE, names)).rowcount))
 
 
 class PostgresStripeInbox:
@@ -96,18 +110,28 @@ _CLAIM_INVOICES = text("""
         SELECT organization_id, invoice_id FROM billing.due_invoices
         WHERE parked_reason = '' AND next_attempt_time <= :now
         ORDER BY next_attempt_time LIMIT :count FOR UPDATE SKIP LOCKED)
-    UPDATE billing.due_invoices AS due SET next_attempt_time = :until, attempt_count = due.attempt_count + 1
+    UPDATE billing.due_invoices AS due
+    SET next_attempt_time = :until, attempt_count = due.attempt_count + 1, is_claimed = true
     FROM chosen WHERE due.organization_id = chosen.organization_id AND due.invoice_id = chosen.invoice_id
     RETURNING due.organization_id, due.invoice_id, due.attempt_count
 """)
 # A claim that has passed to somebody else has another attempt_count: what its former holder says no longer counts.
 _RETRY_INVOICE = text("""
-    UPDATE billing.due_invoices SET next_attempt_time = :at, last_error = :error
+    UPDATE billing.due_invoices SET next_attempt_time = :at, last_error = :error, is_claimed = false
     WHERE organization_id = :organization_id AND invoice_id = :invoice_id AND attempt_count = :attempt_count
 """)
 _PARK_INVOICE = text("""
-    UPDATE billing.due_invoices SET parked_reason = :reason
+    UPDATE billing.due_invoices SET parked_reason = :reason, is_claimed = false
     WHERE organization_id = :organization_id AND invoice_id = :invoice_id AND attempt_count = :attempt_count
+""")
+_CLAIM_ONE_INVOICE = text("""
+    UPDATE billing.due_invoices SET next_attempt_time = :until, attempt_count = attempt_count + 1, is_claimed = true
+    WHERE organization_id = :organization_id AND invoice_id = :invoice_id
+        AND (NOT is_claimed OR next_attempt_time <= :now)
+    RETURNING attempt_count
+""")
+_IS_DUE = text("""
+    SELECT 1 FROM billing.due_invoices WHERE organization_id = :organization_id AND invoice_id = :invoice_id
 """)
 _TAKE_TURN_IN_LANE = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.stripe_events/' || :lane, 0))")
 _STORE_EVENT = text("""

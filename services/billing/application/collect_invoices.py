@@ -10,9 +10,13 @@ from kit.clock import Clock
 from kit.errors import Refused
 from services.billing.application.ports.books import Books
 from services.billing.application.ports.collection import CollectionList, Collector, DueInvoice
+from services.billing.application.ports.payments import WaitingDraft
+from services.billing.application.ports.stripe import CustomersAtStripe
 from services.billing.domain import limits
-from services.billing.domain.errors import CollectionRefused
+from services.billing.domain.errors import CollectionRefused, CustomerGone
+from services.billing.domain.invoices import Invoice
 from services.billing.domain.retries import retry_pause
+from services.billing.domain.stripe_objects import StripeInvoiceStatus
 
 log = structlog.get_logger()
 
@@ -20,8 +24,16 @@ log = structlog.get_logger()
 class CollectInvoices:
     """Works the list of uncollected invoices off."""
 
-    def __init__(self, due: CollectionList, books: Books, collector: Collector, clock: Clock) -> None:
+    def __init__(
+        self,
+        due: CollectionList,
+        books: Books,
+        collector: Collector,
+        customers: CustomersAtStripe,
+        clock: Clock,
+    ) -> None:
         self._due = due
+        self._customers = customers
         self._books = books
         self._collector = collector
         self._clock = clock
@@ -38,6 +50,9 @@ class CollectInvoices:
         try:
             async with asyncio.timeout(limits.CLAIM_WORK.total_seconds()):
                 await self._hand_over(due)
+        except CustomerGone as gone:
+            log.warning("stripe_customer_gone", invoice_id=due.invoice_id, error=str(gone))
+            await self._retry(due, str(gone))
         except CollectionRefused as refusal:
             await self._park(due, str(refusal))
         except (Refused, TimeoutError) as error:
@@ -59,14 +74,52 @@ class CollectInvoices:
     async def _hand_over(self, due: DueInvoice) -> None:
         async with self._books.read(due.organization_id) as reader:
             invoice = await reader.invoices.get(due.invoice_id)
-            customer_id = await reader.customer.stripe_id()
-        if not customer_id:
-            customer_id = await self._collector.ensure_customer(due.organization_id, attempt_count=due.attempt_count)
+        draft = await self._draft_for(due, invoice)
+        customer_id = await self._customer(due, invoice, draft)
+        try:
+            if draft is not None and draft.stripe_customer_id == customer_id:
+                collected = await self._collector.adopt(
+                    invoice, draft.stripe_invoice_id, attempt_count=due.attempt_count
+                )
+            else:
+                collected = await self._collector.collect(invoice, customer_id, attempt_count=due.attempt_count)
+        except CustomerGone:
             async with self._books.open(due.organization_id) as book:
-                await book.customer.set_stripe_id(customer_id)
-                # Another invoice's attempt may have been first: all of an organization's go to the one that is kept.
-                customer_id = await book.customer.stripe_id()
-        collected = await self._collector.collect(invoice, customer_id, attempt_count=due.attempt_count)
+                await book.customer.forget_stripe_id(customer_id)
+            raise
         async with self._books.open(due.organization_id) as book:
             await book.invoices.set_collected(due.invoice_id, collected.stripe_invoice_id)
         log.info("invoice_collected", invoice_id=due.invoice_id, stripe_id=collected.stripe_invoice_id)
+
+    async def _draft_for(self, due: DueInvoice, invoice: Invoice) -> WaitingDraft | None:
+        """The draft of Stripe's own that the invoice goes onto, set aside for it; None: it gets one of ours."""
+        while True:
+            async with self._books.read(due.organization_id) as reader:
+                draft = await reader.payments.waiting_draft(due.invoice_id)
+            if draft is None:
+                return None
+            theirs = await self._collector.look_up(draft.stripe_invoice_id)
+            is_gone = theirs is None or theirs.status is StripeInvoiceStatus.VOID
+            is_other = theirs is not None and theirs.currency_code != invoice.total.currency_code
+            async with self._books.open(due.organization_id) as book:
+                if not is_gone and not is_other:
+                    await book.payments.use_draft(draft.stripe_invoice_id, due.invoice_id)
+                    return draft
+                await book.payments.drop_draft(draft.stripe_invoice_id)
+
+    async def _customer(self, due: DueInvoice, invoice: Invoice, draft: WaitingDraft | None) -> str:
+        async with self._books.read(due.organization_id) as reader:
+            customer_id = await reader.customer.stripe_id()
+            generation = await reader.customer.generation()
+        if customer_id:
+            return customer_id
+        customer_id = draft.stripe_customer_id if draft is not None else ""
+        if not customer_id:
+            since = (invoice.finalize_time or self._clock.now()) - limits.CUSTOMER_MADE_BACK
+            customer_id = await self._customers.ensure(
+                due.organization_id, since=since, attempt_count=due.attempt_count, generation=generation
+            )
+        async with self._books.open(due.organization_id) as book:
+            await book.customer.set_stripe_id(customer_id)
+            # Another invoice's attempt may have been first: all of an organization's go to the one that is kept.
+            return await book.customer.stripe_id()

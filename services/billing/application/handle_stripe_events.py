@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
 from kit.clock import Clock
 from kit.errors import NotFound, Refused
 from services.billing.application.ports.books import Books
-from services.billing.application.ports.collection import Collector
 from services.billing.application.ports.stripe_events import DueEvent, StripeInbox
+from services.billing.application.stripe_events.effects import Effect, Handler, Nothing
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.retries import retry_pause
-from services.billing.domain.stripe_events import PAYMENT_TYPES, StripeInvoice
 
 log = structlog.get_logger()
 
@@ -26,10 +26,10 @@ class _ClaimLost(Exception):
 class HandleStripeEvents:
     """Works the inbox off."""
 
-    def __init__(self, inbox: StripeInbox, books: Books, collector: Collector, clock: Clock) -> None:
+    def __init__(self, inbox: StripeInbox, books: Books, handlers: Mapping[str, Handler], clock: Clock) -> None:
         self._inbox = inbox
         self._books = books
-        self._collector = collector
+        self._handlers = handlers
         self._clock = clock
 
     async def __call__(self) -> int:
@@ -59,35 +59,24 @@ class HandleStripeEvents:
         await self._inbox.retry(due, at=at, error=error[: limits.ERROR_TEXT_MAX])
 
     async def _act(self, due: DueEvent) -> None:
-        if due.type not in PAYMENT_TYPES:
-            return await self._note(due, "no effect")
-        found = await self._collector.look_up(due.object_id) if due.object_id else None
-        if found is None:
-            return await self._note(due, "no such invoice at Stripe")
-        if not found.organization_id or not found.invoice_id:
-            return await self._note(due, "not an invoice of ours")
-        if not found.is_paid:
-            return await self._note(due, "not paid at Stripe")
+        handler = self._handlers.get(due.type)
+        found = Nothing("no effect") if handler is None else await handler(due)
+        if isinstance(found, Nothing):
+            return await self._note(due, found.outcome)
         try:
-            outcome = await self._mark_paid(due, found)
+            outcome = await self._write(due, found)
         except NotFound:
-            return await self._note(due, "not an invoice of ours")
-        log.info("stripe_event_handled", event_id=due.event_id, outcome=outcome)
+            return await self._note(due, "not ours")
+        log.info("stripe_event_handled", event_id=due.event_id, type=due.type, outcome=outcome)
         return None
 
-    async def _mark_paid(self, due: DueEvent, found: StripeInvoice) -> str:
-        async with self._books.open(found.organization_id) as book:
-            invoice = await book.invoices.get(found.invoice_id)
-            if (found.total_minor, found.currency_code) == (invoice.total.minor, invoice.total.currency_code):
-                await book.invoices.set_paid(invoice.invoice_id, found.stripe_invoice_id)
-                outcome = "paid"
-            else:
-                outcome = "the total at Stripe is not the invoice's"
-                log.error("stripe_total_differs", invoice_id=invoice.invoice_id, stripe_id=found.stripe_invoice_id)
+    async def _write(self, due: DueEvent, effect: Effect) -> str:
+        async with self._books.open(effect.organization_id) as book:
+            outcome = (await effect.apply(book))[: limits.ERROR_TEXT_MAX]
             if not await book.stripe_events.set_handled(due.event_id, attempt_count=due.attempt_count, outcome=outcome):
                 raise _ClaimLost
         return outcome
 
     async def _note(self, due: DueEvent, outcome: str) -> None:
-        await self._inbox.set_handled(due, now=self._clock.now(), outcome=outcome)
-        log.info("stripe_event_handled", event_id=due.event_id, outcome=outcome)
+        await self._inbox.set_handled(due, now=self._clock.now(), outcome=outcome[: limits.ERROR_TEXT_MAX])
+        log.info("stripe_event_handled", event_id=due.event_id, type=due.type, outcome=outcome)

@@ -42,3 +42,7 @@ class MailRefused(Exception):
 
 class TemplateBroken(Exception):
     """A mail's template cannot be read or filled in. Its message names the file and the place."""
+
+
+class CustomerGone(CollectionRefused):
+    """The customer was deleted at Stripe: another one is made at the next attempt."""

@@ -66,3 +66,11 @@ MAIL_BYTES_MAX = 254
 """The longest address that SMTP carries."""
 TERM_DAYS_MAX = 120
 LEGAL_ENTITIES_MAX = 100
+CUSTOMER_MADE_BACK = timedelta(hours=1)
+"""How long before an invoice its customer at Stripe may have been made by an attempt whose answer was lost."""
+STRIPE_LINES_MAX = 250
+"""What Stripe takes on one invoice."""
+RETURN_URL_BYTES_MAX = 2048
+RETURN_HOSTS_MAX = 20
+DUNNING_REMINDERS_MAX = 10
+DUNNING_DAYS_MAX = 365

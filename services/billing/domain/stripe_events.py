@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from kit.errors import InvalidField, LimitExceeded
 from services.billing.domain import limits
 
+_THIN = "v2.core.event"
+"""What Stripe's events of the second kind call themselves: they name an object of another API, which is not here."""
 _TEXT_MAX = 255
 """Longer than any id or type at Stripe."""
-
-PAYMENT_TYPES = frozenset({"invoice.paid", "invoice.payment_succeeded"})
-"""Events after which an invoice may be paid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,22 +23,10 @@ class StripeEvent:
     object_id: str
     """The object that it is about; empty when it names none."""
     lane: str
-    """Events of one lane are handled one after the other: the customer's id, or the event's own where it names none."""
+    """Events of one lane are handled one after the other: the customer's id; where it names none, the object's; where
+    it names none either, the event's own.
+    """
     payload: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StripeInvoice:
-    """The state of an invoice at Stripe now."""
-
-    stripe_invoice_id: str
-    organization_id: str
-    """What we wrote on it; empty when we did not make it."""
-    invoice_id: str
-    """The same."""
-    total_minor: int
-    currency_code: str
-    is_paid: bool
 
 
 def read_event(payload: bytes) -> StripeEvent:
@@ -55,6 +42,8 @@ def read_event(payload: bytes) -> StripeEvent:
     event_id, event_type = _text(body, "id"), _text(body, "type")
     if not event_id or not event_type:
         raise InvalidField(field="payload", problem="not a Stripe event")
+    if _text(body, "object") == _THIN:
+        raise InvalidField(field="payload", problem="a thin event (v2); this endpoint takes snapshot events (v1)")
     data = body.get("data")
     about = data.get("object") if isinstance(data, dict) else None
     customer = _text(about, "id") if _text(about, "object") == "customer" else _text(about, "customer")
@@ -62,7 +51,7 @@ def read_event(payload: bytes) -> StripeEvent:
         event_id=event_id,
         type=event_type,
         object_id=_text(about, "id"),
-        lane=customer or event_id,
+        lane=customer or _text(about, "id") or event_id,
         payload=payload,
     )
 

@@ -23,11 +23,19 @@ def test_an_event_about_a_customer_waits_in_that_customers_lane() -> None:
     assert read_event(body(id="cus_1", object="customer")).lane == "cus_1"
 
 
-@pytest.mark.parametrize(
-    "payload", [body(id="in_1", object="invoice", customer={"id": "cus_1"}), b'{"id": "evt_1", "type": "ping"}']
-)
-def test_an_event_without_a_customer_waits_for_nobody(payload: bytes) -> None:
-    assert read_event(payload).lane == "evt_1"
+def test_an_event_without_a_customer_waits_in_its_objects_lane() -> None:
+    assert read_event(body(id="du_1", object="dispute", charge="ch_1")).lane == "du_1"
+    assert read_event(body(id="in_1", object="invoice", customer={"id": "cus_1"})).lane == "in_1"
+
+
+def test_an_event_about_nothing_waits_for_nobody() -> None:
+    assert read_event(b'{"id": "evt_1", "type": "ping"}').lane == "evt_1"
+
+
+def test_a_thin_event_is_refused_by_name() -> None:
+    thin = {"id": "evt_1", "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered"}
+    with pytest.raises(InvalidField, match="thin"):
+        read_event(json.dumps(thin).encode())
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ from services.billing.adapters.memory.credit_notes import MemoryCreditNotes
 from services.billing.adapters.memory.credits import MemoryCredits
 from services.billing.adapters.memory.custom_plans import MemoryCustomPlans
 from services.billing.adapters.memory.customers import MemoryCustomer
+from services.billing.adapters.memory.dunning import MemoryDunning
 from services.billing.adapters.memory.entitlements import MemoryEntitlements
 from services.billing.adapters.memory.handled_events import MemoryStripeEvents
 from services.billing.adapters.memory.invoices import MemoryInvoices
+from services.billing.adapters.memory.mails import MemoryMails
+from services.billing.adapters.memory.payments import MemoryPayments
 from services.billing.adapters.memory.profile import MemoryProfile
 from services.billing.adapters.memory.requests import MemoryRequests
 from services.billing.adapters.memory.subscriptions import MemorySubscriptions
@@ -37,6 +40,9 @@ class MemoryBook:
         self.credits = MemoryCredits(world, organization_id)
         self.credit_notes = MemoryCreditNotes(world, organization_id)
         self.requests = MemoryRequests(world, organization_id)
+        self.payments = MemoryPayments(world, organization_id)
+        self.dunning = MemoryDunning(world, organization_id)
+        self.mails = MemoryMails(world, organization_id)
         self.stripe_events = MemoryStripeEvents(world)
 
 

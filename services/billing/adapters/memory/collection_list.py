@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from services.billing.adapters.memory.books import MemoryBooks
-from services.billing.application.ports.collection import DueInvoice
+from services.billing.application.ports.collection import Claim, DueInvoice
 from services.billing.domain import limits
 
 
@@ -25,6 +25,7 @@ class MemoryCollectionList:
             for each in chosen:
                 each.due = replace(each.due, attempt_count=each.due.attempt_count + 1)
                 each.next_attempt_time = now + limits.CLAIM_LEASE
+                each.is_claimed = True
             return [each.due for each in chosen]
 
     async def retry(self, due: DueInvoice, *, at: datetime, error: str) -> None:  # noqa: ARG002
@@ -33,6 +34,7 @@ class MemoryCollectionList:
             held = world.due.get((due.organization_id, due.invoice_id))
             if held is not None and held.due == due:
                 held.next_attempt_time = at
+                held.is_claimed = False
 
     async def park(self, due: DueInvoice, *, reason: str) -> None:
         """As CollectionList."""
@@ -40,3 +42,17 @@ class MemoryCollectionList:
             held = world.due.get((due.organization_id, due.invoice_id))
             if held is not None and held.due == due:
                 held.parked_reason = reason
+                held.is_claimed = False
+
+    async def claim_one(self, organization_id: str, invoice_id: str, *, now: datetime) -> Claim:
+        """As CollectionList."""
+        async with self._books.everything() as world:
+            held = world.due.get((organization_id, invoice_id))
+            if held is None:
+                return Claim(None)
+            if held.is_claimed and held.next_attempt_time > now:
+                return Claim(None, is_held=True)
+            held.due = replace(held.due, attempt_count=held.due.attempt_count + 1)
+            held.next_attempt_time = now + limits.CLAIM_LEASE
+            held.is_claimed = True
+            return Claim(held.due)

@@ -18,3 +18,14 @@ class MemoryCustomer:
     async def set_stripe_id(self, stripe_customer_id: str) -> None:
         """As CustomerBook."""
         self._pages.stripe_customer_id = self._pages.stripe_customer_id or stripe_customer_id
+
+    async def generation(self) -> int:
+        """As CustomerBook."""
+        return self._pages.forgotten_customers
+
+    async def forget_stripe_id(self, stripe_customer_id: str) -> None:
+        """As CustomerBook."""
+        if stripe_customer_id and self._pages.stripe_customer_id == stripe_customer_id:
+            self._pages.stripe_customer_id = ""
+            self._pages.forgotten_customers += 1
+            self._pages.change(None)

@@ -11,14 +11,20 @@ from kit.feed import Position
 from services.billing.application.ports.collection import DueInvoice
 from services.billing.application.ports.credit_notes import DueCreditNote
 from services.billing.application.ports.due_changes import DueChange
+from services.billing.application.ports.dunning import DueDunning
 from services.billing.application.ports.entitlements import EntitlementEntry
+from services.billing.application.ports.mails import Mail
+from services.billing.application.ports.payments import WaitingDraft
 from services.billing.domain.catalog import Plan
 from services.billing.domain.coupons import CouponStanding, Redemption
 from services.billing.domain.credit_notes import CreditNote
 from services.billing.domain.credits import CreditEntry, CreditGrant
+from services.billing.domain.dunning import Dunning
 from services.billing.domain.invoices import Invoice
+from services.billing.domain.mails import MailKind
 from services.billing.domain.profile import DEFAULT_LEGAL_ENTITY, BillingProfile, LegalEntity, Party
 from services.billing.domain.stripe_events import StripeEvent
+from services.billing.domain.stripe_objects import StripeDispute, StripeRefund
 from services.billing.domain.subscriptions import Subscription
 from services.billing.domain.tax import TaxRates
 from services.billing.domain.timeline import Timeline
@@ -66,6 +72,17 @@ class Pages:
     grants: dict[str, CreditGrant] = field(default_factory=dict)
     journal: list[CreditEntry] = field(default_factory=list)
     credit_notes: dict[str, CreditNote] = field(default_factory=dict)
+    forgotten_customers: int = 0
+    refunds: dict[str, tuple[str, StripeRefund]] = field(default_factory=dict)
+    """With the invoice that each is of."""
+    disputes: dict[str, tuple[str, StripeDispute]] = field(default_factory=dict)
+    """The same."""
+    drafts: dict[str, tuple[WaitingDraft, str]] = field(default_factory=dict)
+    """With the invoice that each is set aside for; empty: none yet."""
+    dunnings: dict[str, Dunning] = field(default_factory=dict)
+    ended_dunnings: set[str] = field(default_factory=set)
+    mails: dict[tuple[MailKind, str], Mail] = field(default_factory=dict)
+    """By kind and reason."""
 
     def change(self, entitlement: EntitlementEntry | None) -> None:
         """Writes the next entry of the change log."""
@@ -80,6 +97,15 @@ class Due:
     due: DueInvoice
     next_attempt_time: datetime
     parked_reason: str = ""
+    is_claimed: bool = False
+
+
+@dataclass(slots=True)
+class DunningDue:
+    """An invoice of which a step may be due."""
+
+    due: DueDunning
+    next_attempt_time: datetime
 
 
 @dataclass(slots=True)
@@ -118,6 +144,7 @@ class World:
     due: dict[tuple[str, str], Due] = field(default_factory=dict)
     scheduled: dict[str, Scheduled] = field(default_factory=dict)
     """By organization."""
+    dunnings_due: dict[tuple[str, str], DunningDue] = field(default_factory=dict)
     events: dict[str, Waiting] = field(default_factory=dict)
     last_number: int = 0
     coupons: dict[str, CouponStanding] = field(default_factory=dict)

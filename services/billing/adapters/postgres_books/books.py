@@ -17,9 +17,12 @@ from services.billing.adapters.postgres_books.credit_notes import PostgresCredit
 from services.billing.adapters.postgres_books.credits import PostgresCredits
 from services.billing.adapters.postgres_books.custom_plans import PostgresCustomPlans
 from services.billing.adapters.postgres_books.customers import PostgresCustomer
+from services.billing.adapters.postgres_books.dunning import PostgresDunning
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlements
 from services.billing.adapters.postgres_books.invoices import PostgresInvoices
+from services.billing.adapters.postgres_books.mails import PostgresMails
 from services.billing.adapters.postgres_books.page import Page
+from services.billing.adapters.postgres_books.payments import PostgresPayments
 from services.billing.adapters.postgres_books.profile import PostgresProfile
 from services.billing.adapters.postgres_books.requests import PostgresRequests
 from services.billing.adapters.postgres_books.stripe_events import PostgresStripeEvents
@@ -40,6 +43,9 @@ class PostgresBook:
         self.credits = PostgresCredits(page)
         self.credit_notes = PostgresCreditNotes(page)
         self.requests = PostgresRequests(page)
+        self.payments = PostgresPayments(page)
+        self.dunning = PostgresDunning(page)
+        self.mails = PostgresMails(page)
         self.stripe_events = PostgresStripeEvents(page)
 
 

@@ -10,8 +10,11 @@ from services.billing.application.ports.credit_notes import CreditNoteBook, Cred
 from services.billing.application.ports.credits import CreditBook, CreditReader
 from services.billing.application.ports.custom_plans import CustomPlanBook, CustomPlanReader
 from services.billing.application.ports.customers import CustomerBook, CustomerReader
+from services.billing.application.ports.dunning import DunningBook, DunningReader
 from services.billing.application.ports.entitlements import EntitlementReader
 from services.billing.application.ports.invoices import InvoiceBook, InvoiceReader
+from services.billing.application.ports.mails import MailBook, MailReader
+from services.billing.application.ports.payments import PaymentBook, PaymentReader
 from services.billing.application.ports.profile import ProfileBook, ProfileReader
 from services.billing.application.ports.requests import RequestBook, RequestReader
 from services.billing.application.ports.stripe_events import StripeEventBook
@@ -67,6 +70,21 @@ class BookReader(Protocol):
         ...
 
     @property
+    def payments(self) -> PaymentReader:
+        """What became of its invoices at Stripe."""
+        ...
+
+    @property
+    def dunning(self) -> DunningReader:
+        """The dunning of what could not be collected."""
+        ...
+
+    @property
+    def mails(self) -> MailReader:
+        """What it is written."""
+        ...
+
+    @property
     def requests(self) -> RequestReader:
         """The requests that were done."""
         ...
@@ -115,6 +133,21 @@ class Book(BookReader, Protocol):
     @property
     def credit_notes(self) -> CreditNoteBook:
         """What was taken back of its invoices."""
+        ...
+
+    @property
+    def payments(self) -> PaymentBook:
+        """What became of its invoices at Stripe."""
+        ...
+
+    @property
+    def dunning(self) -> DunningBook:
+        """The dunning of what could not be collected."""
+        ...
+
+    @property
+    def mails(self) -> MailBook:
+        """What it is written."""
         ...
 
     @property

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Protocol
 
 from services.billing.domain.invoices import Invoice
-from services.billing.domain.stripe_events import StripeInvoice
+from services.billing.domain.payments import Settlement
+from services.billing.domain.stripe_objects import StripeInvoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,33 @@ class Collector(Protocol):
     help, and CollectionRefused when not.
     """
 
-    async def ensure_customer(self, organization_id: str, *, attempt_count: int) -> str:
-        """The organization's customer there, made if it is not."""
-        ...
-
     async def collect(self, invoice: Invoice, stripe_customer_id: str, *, attempt_count: int) -> CollectedInvoice:
         """Hands over an invoice with our number and our lines, to be collected. It is finalized there only when the
-        total is ours to the unit; otherwise it stays a draft and CollectionRefused says what differs.
+        total is ours to the unit; otherwise it stays a draft and CollectionRefused says what differs. Raises
+        CustomerGone when there is no such customer.
         """
+        ...
+
+    async def adopt(self, invoice: Invoice, stripe_invoice_id: str, *, attempt_count: int) -> CollectedInvoice:
+        """As `collect`, on a draft that is there already: its lines give way to ours."""
+        ...
+
+    async def hold(self, stripe_invoice_id: str) -> StripeInvoice | None:
+        """Keeps a draft from finalizing itself; answers the invoice as it is, None when there is none."""
         ...
 
     async def look_up(self, stripe_invoice_id: str) -> StripeInvoice | None:
         """The state of an invoice there now; None when there is none."""
+        ...
+
+    async def find(self, invoice: Invoice, stripe_customer_id: str) -> StripeInvoice | None:
+        """The invoice of ours among a customer's there, in whatever state; None when it never arrived."""
+        ...
+
+    async def settle(self, stripe_invoice_id: str, settlement: Settlement) -> StripeInvoice:
+        """Settles an invoice and answers it as it is then. What the collector no longer allows (it was paid at this
+        very moment) changes nothing: the answer tells.
+        """
         ...
 
 
@@ -46,6 +62,16 @@ class DueInvoice:
     organization_id: str
     invoice_id: str
     attempt_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What came of claiming one invoice."""
+
+    due: DueInvoice | None
+    """It, claimed; None when it is not on the list, or somebody has it."""
+    is_held: bool = False
+    """Whether somebody else has it now."""
 
 
 class CollectionList(Protocol):
@@ -61,4 +87,8 @@ class CollectionList(Protocol):
 
     async def park(self, due: DueInvoice, *, reason: str) -> None:
         """Sets it aside with a reason, until a person has looked."""
+        ...
+
+    async def claim_one(self, organization_id: str, invoice_id: str, *, now: datetime) -> Claim:
+        """Claims one invoice, parked or not, to keep it from being handed over meanwhile."""
         ...

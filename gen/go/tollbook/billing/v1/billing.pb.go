@@ -161,6 +161,12 @@ const (
 	InvoiceState_INVOICE_STATE_FINALIZED InvoiceState = 2
 	// Final and paid.
 	InvoiceState_INVOICE_STATE_PAID InvoiceState = 3
+	// Final; a payment failed, and none has succeeded since.
+	InvoiceState_INVOICE_STATE_PAST_DUE InvoiceState = 4
+	// Taken back: nothing is owed.
+	InvoiceState_INVOICE_STATE_VOID InvoiceState = 5
+	// Given up: still owed, asked for no longer.
+	InvoiceState_INVOICE_STATE_UNCOLLECTIBLE InvoiceState = 6
 )
 
 // Enum value maps for InvoiceState.
@@ -170,12 +176,18 @@ var (
 		1: "INVOICE_STATE_DRAFT",
 		2: "INVOICE_STATE_FINALIZED",
 		3: "INVOICE_STATE_PAID",
+		4: "INVOICE_STATE_PAST_DUE",
+		5: "INVOICE_STATE_VOID",
+		6: "INVOICE_STATE_UNCOLLECTIBLE",
 	}
 	InvoiceState_value = map[string]int32{
-		"INVOICE_STATE_UNSPECIFIED": 0,
-		"INVOICE_STATE_DRAFT":       1,
-		"INVOICE_STATE_FINALIZED":   2,
-		"INVOICE_STATE_PAID":        3,
+		"INVOICE_STATE_UNSPECIFIED":   0,
+		"INVOICE_STATE_DRAFT":         1,
+		"INVOICE_STATE_FINALIZED":     2,
+		"INVOICE_STATE_PAID":          3,
+		"INVOICE_STATE_PAST_DUE":      4,
+		"INVOICE_STATE_VOID":          5,
+		"INVOICE_STATE_UNCOLLECTIBLE": 6,
 	}
 )
 
@@ -2282,12 +2294,15 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x03\x12 \n" +
 	"\x1cSUBSCRIPTION_STATUS_TRIALING\x10\x04\x12 \n" +
 	"\x1cSUBSCRIPTION_STATUS_PAST_DUE\x10\x05\x12\x1e\n" +
-	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*{\n" +
+	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*\xd0\x01\n" +
 	"\fInvoiceState\x12\x1d\n" +
 	"\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13INVOICE_STATE_DRAFT\x10\x01\x12\x1b\n" +
 	"\x17INVOICE_STATE_FINALIZED\x10\x02\x12\x16\n" +
-	"\x12INVOICE_STATE_PAID\x10\x03*s\n" +
+	"\x12INVOICE_STATE_PAID\x10\x03\x12\x1a\n" +
+	"\x16INVOICE_STATE_PAST_DUE\x10\x04\x12\x16\n" +
+	"\x12INVOICE_STATE_VOID\x10\x05\x12\x1f\n" +
+	"\x1bINVOICE_STATE_UNCOLLECTIBLE\x10\x06*s\n" +
 	"\x0fInvoiceLineKind\x12!\n" +
 	"\x1dINVOICE_LINE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_BASE_FEE\x10\x01\x12\x1d\n" +

@@ -101,6 +101,12 @@ class _InvoiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceS
     """Final: it never changes again."""
     INVOICE_STATE_PAID: _InvoiceState.ValueType  # 3
     """Final and paid."""
+    INVOICE_STATE_PAST_DUE: _InvoiceState.ValueType  # 4
+    """Final; a payment failed, and none has succeeded since."""
+    INVOICE_STATE_VOID: _InvoiceState.ValueType  # 5
+    """Taken back: nothing is owed."""
+    INVOICE_STATE_UNCOLLECTIBLE: _InvoiceState.ValueType  # 6
+    """Given up: still owed, asked for no longer."""
 
 class InvoiceState(_InvoiceState, metaclass=_InvoiceStateEnumTypeWrapper):
     """Where an invoice stands."""
@@ -113,6 +119,12 @@ INVOICE_STATE_FINALIZED: InvoiceState.ValueType  # 2
 """Final: it never changes again."""
 INVOICE_STATE_PAID: InvoiceState.ValueType  # 3
 """Final and paid."""
+INVOICE_STATE_PAST_DUE: InvoiceState.ValueType  # 4
+"""Final; a payment failed, and none has succeeded since."""
+INVOICE_STATE_VOID: InvoiceState.ValueType  # 5
+"""Taken back: nothing is owed."""
+INVOICE_STATE_UNCOLLECTIBLE: InvoiceState.ValueType  # 6
+"""Given up: still owed, asked for no longer."""
 Global___InvoiceState: _TypeAlias = InvoiceState  # noqa: Y015
 
 class _InvoiceLineKind:

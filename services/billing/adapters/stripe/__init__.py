@@ -1,0 +1,1 @@
+"""Stripe, behind the ports: the client and its manners, what its objects mean, and one module per noun."""

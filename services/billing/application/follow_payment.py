@@ -1,0 +1,40 @@
+"""Follow payment: an invoice goes where Stripe says that it is, and its organization's standing goes with it."""
+
+from __future__ import annotations
+
+from kit.clock import Clock
+from services.billing.application.ports.books import Book
+from services.billing.domain.invoices import Invoice, InvoiceState
+from services.billing.domain.payments import state_told
+from services.billing.domain.stripe_objects import StripeInvoice
+
+
+class FollowPayment:
+    """Writes what Stripe says of one invoice."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def __call__(self, book: Book, invoice: Invoice, theirs: StripeInvoice, *, actor: str) -> str:
+        """Writes it in open books and answers the outcome in words. Repeating it, in whatever order, changes nothing.
+
+        A failed payment begins dunning and grace; a payment ends both and lifts a suspension; what is given up
+        suspends.
+        """
+        state = state_told(theirs)
+        if state is None or not await book.payments.follow(
+            invoice.invoice_id, state, stripe_invoice_id=theirs.stripe_invoice_id, actor=actor
+        ):
+            return "nothing new"
+        now = self._clock.now()
+        match state:
+            case InvoiceState.PAID | InvoiceState.VOID:
+                await book.dunning.end(invoice.invoice_id, now=now)
+            case InvoiceState.PAST_DUE:
+                await book.dunning.begin(invoice.invoice_id, now=now)
+            case InvoiceState.UNCOLLECTIBLE:
+                await book.dunning.begin(invoice.invoice_id, now=now)
+                await book.dunning.note(invoice.invoice_id, (), is_suspending=True, next_time=None, now=now)
+            case _:
+                pass
+        return state.value.lower()

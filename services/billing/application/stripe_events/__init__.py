@@ -1,0 +1,1 @@
+"""What Stripe's events lead to: a module a family, and the table of all types."""
