@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from tollbook_sdk import (
     SuiteUnavailable,
     Tollbook,
 )
+from tollbook_sdk.grpc_suite import GrpcSuite
 
 _SECONDS = PATIENCE.total_seconds()
 _MINUTE_MS = 60_000
@@ -104,6 +105,24 @@ def test_a_task_that_outruns_its_limit_is_cancelled_and_nothing_stays_held(
 
     asyncio.run(work())
     wait_for(lambda: nothing_is_held(suite, tenant), seconds=_SECONDS, what="nothing is held")
+
+
+def test_a_backlog_of_usage_is_recorded_once_by_streams(
+    client: Tollbook, suite: RunningSuite, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed: list[int] = []
+    stream = GrpcSuite.stream
+
+    def noted(self: GrpcSuite, requests: Sequence[Any], *, seconds: float) -> Any:
+        streamed.extend(len(request.events) for request in requests)
+        return stream(self, requests, seconds=seconds)
+
+    monkeypatch.setattr(GrpcSuite, "stream", noted)
+    for _ in range(6_000):
+        client.record({"api_calls": 1})
+    assert client.flush(_SECONDS)
+    assert recorded(suite, tenant)["api_calls"] == client.usage_counts.recorded == 6_000
+    assert sum(streamed) > 0
 
 
 def test_a_killed_process_leaks_nothing_and_its_task_is_billed_up_to_its_last_report(

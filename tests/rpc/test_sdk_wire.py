@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +32,8 @@ class Metering:
         self.answer = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.answer.set()
+        self.batches: list[list[str]] = []
+        self.breaks_after = 0
 
     async def record_usage(self, request: Any, context: Any) -> metering_pb2.RecordUsageResponse:
         self.authorizations.append(dict(context.invocation_metadata()).get("authorization"))
@@ -45,17 +47,39 @@ class Metering:
             await context.abort_with_status(self.status)
         return metering_pb2.RecordUsageResponse(results=[metering_pb2.EventResult(sequence=7)])
 
+    async def stream_usage(
+        self, requests: AsyncIterator[metering_pb2.StreamUsageRequest], context: Any
+    ) -> AsyncIterator[metering_pb2.StreamUsageResponse]:
+        self.authorizations.append(dict(context.invocation_metadata()).get("authorization"))
+        async for request in requests:
+            self.batches.append([event.id for event in request.events])
+            yield metering_pb2.StreamUsageResponse(batch_number=request.batch_number, last_sequence=len(self.batches))
+            if len(self.batches) == self.breaks_after:
+                await context.abort_with_status(self.status)
+        self.asked.set()
+        try:
+            await self.answer.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
 
 @asynccontextmanager
 async def serving(metering: Metering) -> AsyncIterator[GrpcSuite]:
     server = grpc.aio.server()
-    method = grpc.unary_unary_rpc_method_handler(
+    record = grpc.unary_unary_rpc_method_handler(
         metering.record_usage,
         request_deserializer=metering_pb2.RecordUsageRequest.FromString,
         response_serializer=metering_pb2.RecordUsageResponse.SerializeToString,
     )
+    stream = grpc.stream_stream_rpc_method_handler(
+        metering.stream_usage,
+        request_deserializer=metering_pb2.StreamUsageRequest.FromString,
+        response_serializer=metering_pb2.StreamUsageResponse.SerializeToString,
+    )
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"RecordUsage": record, "StreamUsage": stream}
     service = "tollbook.metering.v1.MeteringService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"RecordUsage": method}),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     suite = GrpcSuite(Settings(quota=address, metering=address, key="tb_live_k"))
@@ -95,6 +119,57 @@ async def test_who_stops_waiting_cancels_the_call() -> None:
         await metering.asked.wait()
         calling.cancel()
         await metering.cancelled.wait()
+
+
+def batches(count: int) -> list[metering_pb2.StreamUsageRequest]:
+    return [
+        metering_pb2.StreamUsageRequest(batch_number=number, events=[metering_pb2.UsageEvent(id=f"e-{number}")])
+        for number in range(1, count + 1)
+    ]
+
+
+async def test_a_stream_carries_the_key_and_all_batches_and_brings_each_acknowledgement() -> None:
+    metering = Metering()
+    async with serving(metering) as suite, asyncio.timeout(_SECONDS):
+        answers = [answer async for answer in suite.stream(batches(3), seconds=_SECONDS)]
+    assert [(each.batch_number, each.last_sequence) for each in answers] == [(1, 1), (2, 2), (3, 3)]
+    assert (metering.batches, metering.authorizations) == ([["e-1"], ["e-2"], ["e-3"]], ["Bearer tb_live_k"])
+
+
+async def test_a_stream_that_breaks_has_brought_what_was_acknowledged_and_says_why() -> None:
+    metering = Metering()
+    metering.breaks_after = 2
+    metering.status = rpc_status.to_status(status_to_pb("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE", "busy", "r-1"))
+    answers: list[int] = []
+
+    async def listen(suite: GrpcSuite) -> None:
+        async for answer in suite.stream(batches(3), seconds=_SECONDS):
+            answers.append(answer.batch_number)  # noqa: PERF401 - it raises in the middle
+
+    async with serving(metering) as suite, asyncio.timeout(_SECONDS):
+        with pytest.raises(CallFailed) as failed:
+            await listen(suite)
+    assert (answers, failed.value.reason, failed.value.passes) == ([1, 2], "DEPENDENCY_UNAVAILABLE", True)
+
+
+async def test_who_stops_listening_cancels_the_stream() -> None:
+    metering = Metering()
+    metering.answer.clear()
+    async with serving(metering) as suite, asyncio.timeout(_SECONDS):
+        async with aclosing(suite.stream(batches(1), seconds=_SECONDS)) as answers:
+            async for _ in answers:
+                await metering.asked.wait()
+                break
+        await metering.cancelled.wait()
+
+
+async def test_a_stream_on_a_closed_suite_fails_as_one_that_can_be_repeated() -> None:
+    async with serving(Metering()) as suite:
+        suite.close()
+        with pytest.raises(CallFailed) as failed:
+            async for _ in suite.stream(batches(1), seconds=_SECONDS):
+                pass
+    assert failed.value.passes
 
 
 async def test_a_call_on_a_closed_suite_fails_as_one_that_can_be_repeated() -> None:

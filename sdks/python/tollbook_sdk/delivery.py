@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -20,6 +21,10 @@ log = logging.getLogger("tollbook_sdk")
 # Below the contract's 5 000 and a server's 16 MiB: a batch that is lost on the way is cheap to send again.
 BATCH_EVENTS_MAX = 500
 BATCH_BYTES_MAX = 1024 * 1024
+STREAM_BATCHES_MAX = 8
+"""Sent in one stream before the first of them is acknowledged, when so much waits."""
+STREAM_REST_SECONDS = 60.0
+"""How long batches go one by one after a stream failed: a proxy may let none through."""
 _BACKOFF_SECONDS = 0.1
 _BACKOFF_SECONDS_MAX = 30.0
 _DOUBLINGS_MAX = 9
@@ -63,6 +68,7 @@ class Delivery:
         self._fresh = asyncio.Event()
         self._writing = asyncio.Lock()
         self._pause: asyncio.Future[None] | None = None
+        self._streams_from = 0.0
         # One file at a time, until none is left of those that were there at the start.
         self._looks = spool is not None
         self.failures = 0
@@ -91,7 +97,7 @@ class Delivery:
             await self._put.wait()
             self._put.clear()
             try:
-                while batch := self._buffer.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+                while batch := self._take():
                     await self._attempt(batch)
                 await self._take_over()
             except Exception:
@@ -101,6 +107,12 @@ class Delivery:
                 self._put.set()
             if not (self._buffer.counts().waiting or self._looks):
                 self._empty.set()
+
+    def _take(self) -> list[Waiting]:
+        """What to send next: more than a batch when more waits and streams may be tried."""
+        streams = self._clock.running() >= self._streams_from
+        batches = STREAM_BATCHES_MAX if streams else 1
+        return self._buffer.take(BATCH_EVENTS_MAX * batches, BATCH_BYTES_MAX * batches)
 
     async def _take_over(self) -> None:
         if self._spool is None or not self._looks or not self._buffer.has_room:
@@ -142,6 +154,8 @@ class Delivery:
         finally:
             unsent = [item for item in batch if item not in attempt.settled]
             self._buffer.put_back(unsent)
+        if attempt.stream_failed:
+            self._streams_from = self._clock.running() + STREAM_REST_SECONDS
         if self._spool is not None:
             spool = self._spool
             async with self._writing:
@@ -182,10 +196,15 @@ class _Attempt:
         self._seconds = seconds
         self.settled: dict[Waiting, None] = {}
         self.failure: CallFailed | None = None
+        self.stream_failed = False
 
     async def send(self, batch: Sequence[Waiting]) -> None:
         """Events first: a task's end frees its hold, so what the task used should have drawn on it by then."""
-        await self._record([item for item in batch if isinstance(item.usage, metering_pb2.UsageEvent)])
+        batches = _batches([item for item in batch if isinstance(item.usage, metering_pb2.UsageEvent)])
+        if len(batches) > 1 and _of_one_organization(batches):
+            await self._stream(batches)
+        for each in batches:
+            await self._record([item for item in each if item not in self.settled])
         reports = [item for item in batch if isinstance(item.usage, task_time_pb2.ReportTaskTimeRequest)]
         while reports and self.failure is None:
             # Those of different tasks at once; those of one in their order, or silences would seem to lie between.
@@ -193,12 +212,39 @@ class _Attempt:
             await asyncio.gather(*(self._report(item) for item in wave))
             reports = [item for item in reports if item not in self.settled]
 
+    async def _stream(self, batches: Sequence[Sequence[Waiting]]) -> None:
+        """Sends all of them without waiting for the answer to one. What a stream that breaks leaves is sent otherwise:
+        now, when the stream or an event of it was at fault, else with the next attempt.
+        """
+        requests = [
+            metering_pb2.StreamUsageRequest(batch_number=number, events=_events(batch))
+            for number, batch in enumerate(batches, start=1)
+        ]
+        try:
+            async with contextlib.aclosing(self._suite.stream(requests, seconds=self._seconds)) as answers:
+                async for answer in answers:
+                    self._acknowledge(batches[answer.batch_number - 1], answer)
+        except CallFailed as failure:
+            log.info("stream_ended failure=%s", failure)
+            self.stream_failed = True
+            if failure.passes:
+                self.failure = failure
+
+    def _acknowledge(self, batch: Sequence[Waiting], answer: metering_pb2.StreamUsageResponse) -> None:
+        refused = {result.index: result for result in answer.refused}
+        for index, item in enumerate(batch):
+            if index in refused:
+                self._settle_refused(item, refused[index])
+            else:
+                # The batch's last: whoever waits until this much is counted waits until the event is.
+                self._settle(item, Delivered(sequence=answer.last_sequence))
+
     async def _record(self, items: Sequence[Waiting]) -> None:
         if not items or self.failure is not None:
             return
-        events = [item.usage for item in items if isinstance(item.usage, metering_pb2.UsageEvent)]
+        request = metering_pb2.RecordUsageRequest(events=_events(items))
         try:
-            response = await self._suite.record(metering_pb2.RecordUsageRequest(events=events), seconds=self._seconds)
+            response = await self._suite.record(request, seconds=self._seconds)
         except CallFailed as failure:
             if not failure.is_about_the_request:
                 self.failure = failure
@@ -215,8 +261,7 @@ class _Attempt:
             if result.status in _TAKEN:
                 self._settle(item, Delivered(sequence=result.sequence))
             else:
-                reason = errors_pb2.ErrorReason.Name(result.reason).removeprefix(_REASON_PREFIX)
-                self._settle(item, Delivered(refused=reason), result.message)
+                self._settle_refused(item, result)
 
     async def _report(self, item: Waiting) -> None:
         assert isinstance(item.usage, task_time_pb2.ReportTaskTimeRequest)  # noqa: S101 - narrows; `send` chose it
@@ -230,12 +275,39 @@ class _Attempt:
             return
         self._settle(item, Delivered(sequence=response.sequence, total_ms=response.total_milliseconds))
 
+    def _settle_refused(self, item: Waiting, result: metering_pb2.EventResult) -> None:
+        reason = errors_pb2.ErrorReason.Name(result.reason).removeprefix(_REASON_PREFIX)
+        self._settle(item, Delivered(refused=reason), result.message)
+
     def _refuse(self, item: Waiting, failure: CallFailed) -> None:
         self._settle(item, Delivered(refused=failure.reason or failure.code), failure.message)
 
     def _settle(self, item: Waiting, delivered: Delivered, message: str = "") -> None:
         self.settled[item] = None
         self._buffer.settle(item, delivered, message)
+
+
+def _events(items: Sequence[Waiting]) -> list[metering_pb2.UsageEvent]:
+    return [item.usage for item in items if isinstance(item.usage, metering_pb2.UsageEvent)]
+
+
+def _batches(items: Sequence[Waiting]) -> list[list[Waiting]]:
+    """In their order, each within the bounds of a batch; a larger event alone."""
+    batches: list[list[Waiting]] = []
+    bytes_left = 0
+    for item in items:
+        size = item.usage.ByteSize()
+        bytes_left -= size
+        if not batches or len(batches[-1]) >= BATCH_EVENTS_MAX or bytes_left < 0:
+            batches.append([])
+            bytes_left = BATCH_BYTES_MAX - size
+        batches[-1].append(item)
+    return batches
+
+
+def _of_one_organization(batches: Sequence[Sequence[Waiting]]) -> bool:
+    """Sequences are an organization's own: the last of a batch says nothing of another's."""
+    return len({event.subject.organization_id for batch in batches for event in _events(batch)}) == 1
 
 
 def _task(item: Waiting) -> tuple[str, str]:

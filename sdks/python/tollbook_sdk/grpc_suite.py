@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -73,6 +74,41 @@ class GrpcSuite:
     ) -> metering_pb2.RecordUsageResponse:
         """As Suite."""
         return await self._call(self._metering.RecordUsage, request, seconds)
+
+    async def stream(
+        self, requests: Sequence[metering_pb2.StreamUsageRequest], *, seconds: float
+    ) -> AsyncGenerator[metering_pb2.StreamUsageResponse, None]:
+        """As Suite."""
+        loop, answers = asyncio.get_running_loop(), asyncio.Queue[metering_pb2.StreamUsageResponse | None]()
+        try:
+            call: Any = self._metering.StreamUsage(iter(requests), timeout=seconds, metadata=self._metadata)
+        except (ValueError, RuntimeError) as closed:  # a closed channel; no threads at the interpreter's end
+            raise CallFailed("CANCELLED", message=str(closed)) from closed
+
+        def tell(answer: metering_pb2.StreamUsageResponse | None) -> None:
+            # The loop may be gone by the time that an abandoned call ends.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(answers.put_nowait, answer)
+
+        def listen() -> None:
+            # How it ended is in the call.
+            with contextlib.suppress(grpc.RpcError):
+                for answer in call:
+                    tell(answer)
+            tell(None)
+
+        try:
+            try:
+                listening = loop.run_in_executor(None, listen)
+            except RuntimeError as ended:
+                raise CallFailed("CANCELLED", message=str(ended)) from ended
+            while (answer := await answers.get()) is not None:
+                yield answer
+            await listening
+            if call.code() is not grpc.StatusCode.OK:
+                raise _failure(call)
+        finally:
+            call.cancel()
 
     async def report(
         self, request: task_time_pb2.ReportTaskTimeRequest, *, seconds: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -60,6 +60,10 @@ class MemorySuite:
         """The hard limit, by meter; those that are not named have none."""
         self.failure: CallFailed | None = None
         """What every call fails with; None: they are answered."""
+        self.stream_failure: CallFailed | None = None
+        """What every stream fails with, besides; None: nothing."""
+        self.batches_before_stream_failure = 0
+        """How many batches of a stream are answered before it does."""
         self.loses_answers = False
         """Whether calls take effect and then fail: the answer is lost on its way."""
         self.is_lagging = False
@@ -132,6 +136,23 @@ class MemorySuite:
     ) -> metering_pb2.RecordUsageResponse:
         """As Suite."""
         return self._answered("record", seconds, lambda: self._record(request))
+
+    async def stream(
+        self, requests: Sequence[metering_pb2.StreamUsageRequest], *, seconds: float
+    ) -> AsyncGenerator[metering_pb2.StreamUsageResponse, None]:
+        """As Suite."""
+        self.calls.append("stream")
+        self.deadlines.append(seconds)
+        for number, request in enumerate(requests):
+            failure = self.failure
+            if self.stream_failure is not None and number >= self.batches_before_stream_failure:
+                failure = self.stream_failure
+            if failure is not None and not self.loses_answers:
+                raise failure
+            results = self._record(metering_pb2.RecordUsageRequest(events=request.events)).results
+            if failure is not None:
+                raise failure
+            yield _acknowledged(request.batch_number, results)
 
     async def report(
         self, request: task_time_pb2.ReportTaskTimeRequest, *, seconds: float
@@ -318,3 +339,15 @@ class MemorySuite:
 
 def _degraded(reservation_id: str) -> quota_pb2.CheckResponse:
     return quota_pb2.CheckResponse(decision=quota_pb2.DECISION_ALLOWED, reservation_id=reservation_id, degraded=True)
+
+
+def _acknowledged(batch_number: int, results: Sequence[metering_pb2.EventResult]) -> metering_pb2.StreamUsageResponse:
+    statuses = Counter(each.status for each in results)
+    taken = (metering_pb2.EVENT_STATUS_ACCEPTED, metering_pb2.EVENT_STATUS_DUPLICATE)
+    return metering_pb2.StreamUsageResponse(
+        batch_number=batch_number,
+        accepted_count=statuses[metering_pb2.EVENT_STATUS_ACCEPTED],
+        duplicate_count=statuses[metering_pb2.EVENT_STATUS_DUPLICATE],
+        refused=[each for each in results if each.status not in taken],
+        last_sequence=max((each.sequence for each in results), default=0),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from tollbook.metering.v1 import metering_pb2, task_time_pb2
@@ -69,6 +70,14 @@ class Suite(Protocol):
         self, request: metering_pb2.RecordUsageRequest, *, seconds: float
     ) -> metering_pb2.RecordUsageResponse:
         """MeteringService.RecordUsage."""
+        ...
+
+    def stream(
+        self, requests: Sequence[metering_pb2.StreamUsageRequest], *, seconds: float
+    ) -> AsyncGenerator[metering_pb2.StreamUsageResponse, None]:
+        """MeteringService.StreamUsage: all requests in one call; the acknowledgements as they come. Closing it cancels
+        what is not acknowledged yet.
+        """
         ...
 
     async def report(
