@@ -30,7 +30,12 @@ var services = []struct {
 		meteringv1.RegisterMeteringServiceHandler, meteringv1.RegisterTaskTimeServiceHandler,
 	}},
 	{"quota", []registration{quotav1.RegisterQuotaServiceHandler}},
-	{billing, []registration{billingv1.RegisterBillingServiceHandler, billingv1.RegisterCatalogServiceHandler}},
+	{billing, []registration{
+		billingv1.RegisterBillingServiceHandler, billingv1.RegisterCatalogServiceHandler,
+		billingv1.RegisterBillingProfileServiceHandler, billingv1.RegisterLegalEntityServiceHandler,
+		billingv1.RegisterCreditServiceHandler, billingv1.RegisterCouponServiceHandler,
+		billingv1.RegisterCreditNoteServiceHandler,
+	}},
 	{"analytics", []registration{analyticsv1.RegisterAnalyticsServiceHandler, analyticsv1.RegisterPriceServiceHandler}},
 	{"accounts", []registration{accountsv1.RegisterAccountsServiceHandler}},
 }

@@ -63,6 +63,11 @@ func startSuite(t *testing.T) *suite {
 		"billing": func(to *grpc.Server) {
 			billingv1.RegisterBillingServiceServer(to, fakeBilling{suite: s})
 			billingv1.RegisterCatalogServiceServer(to, billingv1.UnimplementedCatalogServiceServer{})
+			billingv1.RegisterBillingProfileServiceServer(to, billingv1.UnimplementedBillingProfileServiceServer{})
+			billingv1.RegisterLegalEntityServiceServer(to, billingv1.UnimplementedLegalEntityServiceServer{})
+			billingv1.RegisterCreditServiceServer(to, billingv1.UnimplementedCreditServiceServer{})
+			billingv1.RegisterCouponServiceServer(to, billingv1.UnimplementedCouponServiceServer{})
+			billingv1.RegisterCreditNoteServiceServer(to, billingv1.UnimplementedCreditNoteServiceServer{})
 			billingv1.RegisterStripeWebhookServiceServer(to, fakeStripeWebhook{suite: s})
 		},
 		"analytics": func(to *grpc.Server) {

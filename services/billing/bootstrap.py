@@ -8,7 +8,7 @@ from functools import partial
 from kit.clock import SystemClock
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
-from kit.grpc.server import Application
+from kit.grpc.server import Application, Servicer
 from kit.head_watch import HeadWatch
 from kit.postgres.database import Database
 from services.billing.adapters.metering_ledger import MeteringLedger
@@ -16,7 +16,10 @@ from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_change_list import PostgresChangeList
+from services.billing.adapters.postgres_coupons import PostgresCoupons
+from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
+from services.billing.adapters.postgres_money_lists import PostgresExpiryList
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
 from services.billing.adapters.stripe.client import StripeApi
@@ -33,6 +36,7 @@ from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
+from services.billing.application.expire_credits import ExpireCredits
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.follow_payment import FollowPayment
@@ -53,7 +57,12 @@ from services.billing.application.subscription_in_force import SubscriptionInFor
 from services.billing.config import BillingSettings
 from services.billing.rpc.billing_servicer import BillingServicer
 from services.billing.rpc.catalog_servicer import CatalogServicer
+from services.billing.rpc.coupon_servicer import CouponServicer
+from services.billing.rpc.credit_note_servicer import CreditNoteServicer
+from services.billing.rpc.credit_servicer import CreditServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
+from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
+from services.billing.rpc.profile_servicer import BillingProfileServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
 from services.billing.workers.confirming import keep_confirming
 from services.billing.workers.working_off import LOOK_SOON_SECONDS, work_off
@@ -110,13 +119,21 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 
+    money: list[Servicer] = [
+        BillingProfileServicer(books=books, clock=clock, exists=organizations.exists),
+        LegalEntityServicer(entities=PostgresLegalEntities(tenant, fleet)),
+        CreditServicer(books=books, clock=clock, exists=organizations.exists),
+        CouponServicer(books=books, coupons=PostgresCoupons(tenant, fleet), clock=clock, exists=organizations.exists),
+        CreditNoteServicer(books=books, clock=clock, exists=organizations.exists),
+    ]
+
     async def prepare() -> None:
         for database in (tenant, fleet):
             await database.assert_safe_role()
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[catalog, billing, entitlements, webhook],
+        servicers=[catalog, billing, entitlements, webhook, *money],
         workers={
             "collect_invoices": partial(
                 work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, customers, clock)
@@ -128,6 +145,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
             ),
             "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, plans, ledger, clock)),
             "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, event_handlers, clock)),
+            "expire_credits": partial(work_off, ExpireCredits(PostgresExpiryList(fleet), books, clock)),
         },
         prepare=prepare,
         ready=[tenant.ping, fleet.ping],

@@ -270,11 +270,11 @@ def _microseconds(period: Period) -> int:
 
 def coverage_start(now: datetime, interval: Period, *, is_invoiced: bool) -> datetime:
     """Where a redemption made now begins to count: with the current base interval, unless its price was invoiced
-    already; then with the next one. So what was paid is never discounted afterwards. `now` where there is no interval
-    in which it lies: before the first.
+    already; then with the next one. So what was paid is never discounted afterwards. In a trial it is the interval
+    after it.
     """
     if now < interval.start:
-        return now
+        return interval.start
     return interval.end if is_invoiced else interval.start
 
 
@@ -286,8 +286,10 @@ def require_redeemable(standing: CouponStanding, *, now: datetime) -> None:
         raise InvalidState(problem=f"The coupon {standing.coupon.coupon_id!r} could be redeemed until before now.")
 
 
-def require_coupon(coupon: Coupon, *, now: datetime) -> None:
-    """Raises InvalidField or LimitExceeded unless the coupon is sound."""
+def require_coupon(coupon: Coupon) -> None:
+    """Raises InvalidField or LimitExceeded unless the coupon is sound. One whose time is over is: a retry of what made
+    it must not be refused for having taken long.
+    """
     require_name("coupon.coupon_id", coupon.coupon_id)
     require_text("coupon.display_name", coupon.display_name, limits.DISPLAY_NAME_BYTES_MAX)
     _require_value(coupon)
@@ -303,8 +305,6 @@ def require_coupon(coupon: Coupon, *, now: datetime) -> None:
         require_name("coupon.plan_ids", plan_id)
     if coupon.redemptions_max is not None and not 0 < coupon.redemptions_max <= limits.QUANTITY_MAX:
         raise InvalidField(field="coupon.redemptions_max", problem=f"not from 1 to {limits.QUANTITY_MAX}")
-    if coupon.redeem_by is not None and coupon.redeem_by <= now:
-        raise InvalidField(field="coupon.redeem_by_time", problem="lies in the past")
 
 
 def _require_value(coupon: Coupon) -> None:

@@ -148,7 +148,7 @@ def apply_credits(standings: Sequence[GrantStanding], amount: Money, now: dateti
     """
     uses: list[CreditUse] = []
     left = amount.minor
-    for standing in sorted(standings, key=_order):
+    for standing in in_order_of_use(standings):
         grant = standing.grant
         has_expired = grant.expire_time is not None and grant.expire_time <= now
         if has_expired or grant.amount.currency_code != amount.currency_code:
@@ -158,6 +158,11 @@ def apply_credits(standings: Sequence[GrantStanding], amount: Money, now: dateti
             uses.append(CreditUse(grant.grant_id, Money(paid, amount.currency_code)))
             left -= paid
     return tuple(uses)
+
+
+def in_order_of_use(standings: Sequence[GrantStanding]) -> list[GrantStanding]:
+    """The same in the order in which they pay."""
+    return sorted(standings, key=_order)
 
 
 def _order(standing: GrantStanding) -> tuple[int, datetime, datetime, str]:

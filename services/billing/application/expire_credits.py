@@ -1,0 +1,34 @@
+"""Expire credits: takes what was not used in time. It pays nothing from the instant of its expiry on, taken or not."""
+
+from __future__ import annotations
+
+import structlog
+
+from kit.clock import Clock
+from services.billing.application.ports.books import Books
+from services.billing.application.ports.credits import ExpiryList
+from services.billing.domain import limits
+
+log = structlog.get_logger()
+
+
+class ExpireCredits:
+    """Works the list of credits that are over off."""
+
+    def __init__(self, expiries: ExpiryList, books: Books, clock: Clock) -> None:
+        self._expiries = expiries
+        self._books = books
+        self._clock = clock
+
+    async def __call__(self) -> int:
+        """Takes what is over of some organizations; answers how many it took something of. Running twice, or in two
+        places, takes nothing twice. Raises DependencyUnavailable.
+        """
+        now = self._clock.now()
+        found = 0
+        for organization_id in await self._expiries.due(now=now, count=limits.CLAIMED_AT_ONCE):
+            async with self._books.open(organization_id) as book:
+                taken = await book.credits.expire(at=now)
+            log.info("credits_expired", organization_id=organization_id, grant_count=len(taken))
+            found += 1
+        return found
