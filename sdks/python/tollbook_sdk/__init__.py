@@ -2,7 +2,7 @@
 
 from tollbook.metering.v1.metering_pb2 import Subject
 from tollbook_sdk.buffer import UsageCounts
-from tollbook_sdk.client import AsyncTollbook, Lease, MeteredTask, Tollbook
+from tollbook_sdk.client import AsyncTollbook, Tollbook
 from tollbook_sdk.decision import Decision, LimitState, OnUnavailable
 from tollbook_sdk.errors import (
     BufferFull,
@@ -14,6 +14,8 @@ from tollbook_sdk.errors import (
     TollbookError,
     UsedAcrossFork,
 )
+from tollbook_sdk.lease import Lease
+from tollbook_sdk.metered_task import MeteredTask
 from tollbook_sdk.model_calls import ANTHROPIC, OPENAI, OPENAI_REASONING_APART, ModelCall, Shape
 from tollbook_sdk.settings import LostUsage, Settings
 from tollbook_sdk.token_usage import TokenUsage
