@@ -23,6 +23,7 @@ _PROBLEMS_MAX = 20
 # What Stripe answers and its library declares, and its document leaves out or is too old for.
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "dispute_evidence_details": ("submission_method",),
+    "portal_features": ("subscription_pause",),
     "product": ("type",),
     "recurring": ("trial_period_days",),
     "subscription_item": ("plan",),

@@ -13,6 +13,10 @@ async def tell(stripe: StandIn) -> None:
     await _money_back(stripe)
     await _subscriptions(stripe)
     await _subscriptions_in_trouble(stripe)
+    await _checkout(stripe)
+    await _portal(stripe)
+    await _saved_cards(stripe)
+    await _meters(stripe)
     await _events(stripe)
 
 
@@ -260,6 +264,119 @@ async def _subscriptions_in_trouble(stripe: StandIn) -> None:
     )
     await stripe.advance(2 * DAY)
     await stripe.post(f"/v1/subscriptions/{sold['id']}/resume", billing_cycle_anchor="now")
+
+
+async def _checkout(stripe: StandIn) -> None:
+    sessions = "/v1/checkout/sessions"
+    subscribing = await stripe.post(
+        sessions,
+        mode="subscription",
+        line_items=[{"price": await _recurring_price(stripe), "quantity": 2}],
+        success_url="https://example.com/done?session={CHECKOUT_SESSION_ID}",
+        cancel_url="https://example.com/",
+        customer_email="a@acme.example",
+        client_reference_id="acme",
+        metadata={"organization_id": "acme"},
+        subscription_data={"metadata": {"organization_id": "acme"}, "trial_period_days": 7, "description": "d"},
+        allow_promotion_codes=True,
+        billing_address_collection="auto",
+        payment_method_collection="always",
+        locale="de",
+        ui_mode="hosted_page",
+        expires_at=int(START.timestamp()) + 3 * 86_400,
+    )
+    path = f"{sessions}/{subscribing['id']}"
+    await stripe.post(path, metadata={"a": "b"})
+    await stripe.get(f"{path}/line_items")
+    await stripe.post(f"/_simulator/checkout/sessions/{subscribing['id']}/complete", email="b@acme.example", name="B")
+    await stripe.get(path, expand=["line_items", "subscription"])
+    await stripe.get(sessions, status="complete", created={"gte": 1})
+    customer = (await stripe.customer())["id"]
+    seat = {"currency": "usd", "unit_amount": 500, "product_data": {"name": "Seat"}}
+    paying = await stripe.post(
+        sessions,
+        mode="payment",
+        customer=customer,
+        line_items=[{"price_data": seat, "quantity": 3}],
+        success_url="https://example.com/",
+        payment_intent_data={"metadata": {"a": "b"}, "description": "d"},
+    )
+    await stripe.post(f"/_simulator/checkout/sessions/{paying['id']}/complete")
+    saving = await stripe.post(
+        sessions, mode="setup", customer=customer, currency="usd", success_url="https://example.com/"
+    )
+    await stripe.post(f"/_simulator/checkout/sessions/{saving['id']}/complete")
+    unused = await stripe.post(
+        sessions,
+        mode="payment",
+        customer_creation="always",
+        line_items=[{"price_data": seat, "quantity": 1}],
+        success_url="https://example.com/",
+    )
+    await stripe.post(f"{sessions}/{unused['id']}/expire")
+
+
+async def _portal(stripe: StandIn) -> None:
+    customer = (await stripe.customer())["id"]
+    configurations, sessions = "/v1/billing_portal/configurations", "/v1/billing_portal/sessions"
+    await stripe.post(sessions, customer=customer, return_url="https://example.com/", locale="en")
+    features = {
+        "customer_update": {"enabled": True, "allowed_updates": ["email", "address"]},
+        "invoice_history": {"enabled": True},
+        "payment_method_update": {"enabled": True},
+        "subscription_cancel": {"enabled": True, "mode": "immediately"},
+    }
+    made = await stripe.post(
+        configurations,
+        features=features,
+        business_profile={"headline": "h", "privacy_policy_url": "https://example.com/"},
+        default_return_url="https://example.com/",
+        metadata={"a": "b"},
+        name="n",
+    )
+    await stripe.post(f"{configurations}/{made['id']}", active=True, metadata={"a": ""})
+    await stripe.get(f"{configurations}/{made['id']}")
+    await stripe.get(configurations, active=True, is_default=True)
+    sold = await stripe.post("/v1/subscriptions", customer=customer, items=[{"price": await _recurring_price(stripe)}])
+    flow = {"type": "subscription_cancel", "subscription_cancel": {"subscription": sold["id"]}}
+    await stripe.post(sessions, customer=customer, configuration=made["id"], flow_data=flow)
+    await stripe.post(sessions, customer=customer, flow_data={"type": "payment_method_update"})
+
+
+async def _saved_cards(stripe: StandIn) -> None:
+    customer = (await stripe.customer())["id"]
+    intents = "/v1/setup_intents"
+    waiting = await stripe.post(intents, customer=customer, usage="off_session", metadata={"a": "b"}, description="d")
+    await stripe.post(f"{intents}/{waiting['id']}/confirm", payment_method="pm_card_visa")
+    await stripe.post(intents, payment_method="pm_card_visa", confirm=True, payment_method_types=["card"])
+    canceled = await stripe.post(intents, customer=customer)
+    await stripe.post(f"{intents}/{canceled['id']}/cancel", cancellation_reason="abandoned")
+    await stripe.get(f"{intents}/{canceled['id']}", expand=["customer"])
+    await stripe.get(intents, customer=customer)
+
+
+async def _meters(stripe: StandIn) -> None:
+    meters = "/v1/billing/meters"
+    meter = await stripe.post(
+        meters,
+        display_name="Minutes",
+        event_name="minutes",
+        default_aggregation={"formula": "sum"},
+        customer_mapping={"type": "by_id", "event_payload_key": "who"},
+        value_settings={"event_payload_key": "used"},
+    )
+    path = f"{meters}/{meter['id']}"
+    await stripe.post(path, display_name="Agent minutes")
+    await stripe.get(path)
+    await stripe.get(meters, status="active")
+    customer = (await stripe.customer())["id"]
+    now = (await stripe.get(f"/v1/customers/{customer}"))["created"]
+    payload = {"who": customer, "used": "60"}
+    await stripe.post("/v1/billing/meter_events", event_name="minutes", payload=payload, identifier="e1", timestamp=now)
+    start = now // 60 * 60
+    await stripe.get(f"{path}/event_summaries", customer=customer, start_time=start, end_time=start + 60)
+    await stripe.post(f"{path}/deactivate")
+    await stripe.post(f"{path}/reactivate")
 
 
 async def _events(stripe: StandIn) -> None:

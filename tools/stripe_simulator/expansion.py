@@ -12,6 +12,7 @@ _DEPTH_MAX = 4
 # Lists that an object carries only when they are asked for: of what kind, and where the rest of the list is.
 _INCLUDED = {
     ("charge", "refunds"): ("refund", "/v1/charges/{id}/refunds"),
+    ("checkout.session", "line_items"): ("item", "/v1/checkout/sessions/{id}/line_items"),
     ("customer", "subscriptions"): ("subscription", "/v1/customers/{id}/subscriptions"),
     ("invoice", "payments"): ("invoice_payment", "/v1/invoices/{id}/payments"),
 }

@@ -1,7 +1,7 @@
 """The lines of invoices: what they cost, and what they add up to."""
 
 from collections.abc import Iterable
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 
 from tools.stripe_simulator import collection, lists
 from tools.stripe_simulator.errors import not_possible, parameter_invalid, parameter_missing
@@ -84,13 +84,12 @@ def _read_cost(call: Call, params: Params, currency: str) -> tuple[Decimal, int,
             "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`."
         )
         raise not_possible(message, param=params.name("pricing"))
-    cost = Decimal(price["unit_amount_decimal"]) * quantity
     pricing = {
         "price_details": {"price": price["id"], "product": price["product"]},
         "type": "price_details",
         "unit_amount_decimal": price["unit_amount_decimal"],
     }
-    return quantity, int(cost.quantize(Decimal(1), ROUND_HALF_UP)), pricing
+    return quantity, prices.cost(price, quantity), pricing
 
 
 def _read_period(params: Params, *, now: int) -> StripeObject:

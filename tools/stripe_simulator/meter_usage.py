@@ -12,28 +12,27 @@ def used(call: Call, customer: str, price: StripeObject, *, since: int, until: i
     meter = None if meter_id is None else call.store.get(meter_id)
     if meter is None:
         return 0
-    values = [
-        value
+    quantity = aggregate(meter, values(call, meter, customer, since=since, until=until))
+    return int(quantity.quantize(Decimal(1), ROUND_HALF_UP))
+
+
+def values(call: Call, meter: StripeObject, customer: str, *, since: int, until: int) -> list[Decimal]:
+    """What each of the customer's events of a time, half-open, says was used, in the order of their times."""
+    events = [
+        event
         for event in call.store.oldest_first("billing.meter_event", owner=customer)
-        if event["event_name"] == meter["event_name"]
-        and since <= event["timestamp"] < until
-        and (value := value_of(meter, event)) is not None
+        if event["event_name"] == meter["event_name"] and since <= event["timestamp"] < until
     ]
-    return int(aggregate(meter, values).quantize(Decimal(1), ROUND_HALF_UP))
+    key = meter["value_settings"]["event_payload_key"]
+    return [Decimal(event["payload"].get(key, "1")) for event in sorted(events, key=lambda event: event["timestamp"])]
 
 
-def value_of(meter: StripeObject, event: StripeObject) -> Decimal | None:
-    """What the event says was used."""
-    text = event["payload"].get(meter["value_settings"]["event_payload_key"])
-    return None if text is None else Decimal(text)
-
-
-def aggregate(meter: StripeObject, values: list[Decimal]) -> Decimal:
+def aggregate(meter: StripeObject, found: list[Decimal]) -> Decimal:
     """All values, in their order, as the meter adds them up."""
     match meter["default_aggregation"]["formula"]:
         case "count":
-            return Decimal(len(values))
+            return Decimal(len(found))
         case "last":
-            return values[-1] if values else Decimal(0)
+            return found[-1] if found else Decimal(0)
         case _:
-            return sum(values, Decimal(0))
+            return sum(found, Decimal(0))

@@ -39,6 +39,11 @@ class Params:
         """Whether it was sent as a plain value, and not read yet."""
         return isinstance(self._tree.get(name), str)
 
+    def tree(self, name: str) -> Tree:
+        """What was sent as a nested group, as it was sent, and is still to be read; empty when it was not."""
+        value = self._tree.get(name)
+        return dict(value) if isinstance(value, dict) else {}
+
     def text_is_empty(self, name: str) -> bool:
         """Whether it was sent as an empty value, which unsets a group, and not read yet."""
         return self._tree.get(name) == ""

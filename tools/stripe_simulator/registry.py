@@ -1,9 +1,11 @@
 """Everything that the simulator answers, and everything that it does by itself."""
 
-from tools.stripe_simulator import collection, subscription_cycle
+from tools.stripe_simulator import checkout, collection, subscription_cycle
 from tools.stripe_simulator.operations import Operation, Tasks
 from tools.stripe_simulator.resources import (
+    billing_portal,
     charges,
+    checkout_sessions,
     credit_notes,
     customers,
     disputes,
@@ -11,11 +13,14 @@ from tools.stripe_simulator.resources import (
     invoice_items,
     invoice_payments,
     invoices,
+    meter_events,
+    meters,
     payment_intents,
     payment_methods,
     prices,
     products,
     refunds,
+    setup_intents,
     subscriptions,
     test_clocks,
 )
@@ -33,12 +38,17 @@ OPERATIONS: tuple[Operation, ...] = (
     *refunds.OPERATIONS,
     *disputes.OPERATIONS,
     *credit_notes.OPERATIONS,
+    *setup_intents.OPERATIONS,
     *subscriptions.OPERATIONS,
+    *meters.OPERATIONS,
+    *meter_events.OPERATIONS,
+    *checkout_sessions.OPERATIONS,
+    *billing_portal.OPERATIONS,
     *test_clocks.OPERATIONS,
     *events.OPERATIONS,
 )
 
 # What is not Stripe's own, and answered by the same rules: a customer's bank, a customer at a page of Stripe's.
-CONTROLS: tuple[Operation, ...] = (*disputes.CONTROLS,)
+CONTROLS: tuple[Operation, ...] = (*disputes.CONTROLS, *checkout_sessions.CONTROLS)
 
-TASKS: Tasks = {**collection.TASKS, **subscription_cycle.TASKS}
+TASKS: Tasks = {**collection.TASKS, **subscription_cycle.TASKS, **checkout.TASKS}

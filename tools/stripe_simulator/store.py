@@ -81,6 +81,8 @@ _POSITION_MAX = 2**63 - 1
 
 # What no two objects of a kind share, besides the id.
 _NAMES: dict[str, Callable[[StripeObject], str | None]] = {
+    "billing.meter": lambda body: body["event_name"] if body["status"] == "active" else None,
+    "billing.meter_event": lambda body: body["identifier"],
     "invoice": lambda body: body["number"],
     "invoice_payment": lambda body: body["payment"]["payment_intent"],
     "price": lambda body: body["lookup_key"],
@@ -227,7 +229,7 @@ class Store:
         return None if row is None else int(row[0])
 
     def named(self, kind: str, name: str) -> StripeObject | None:
-        """The object of that kind with this name: an invoice's number, a price's lookup key, a payment's intent."""
+        """The object of that kind that has this name, such as an invoice with a number."""
         row = self._connection.execute("SELECT body FROM objects WHERE kind = ? AND name = ?", (kind, name)).fetchone()
         return None if row is None else _parsed(row[0])
 

@@ -1,7 +1,5 @@
 """A subscription's time: its periods, what happens at each boundary, and the invoice that Stripe drafts there."""
 
-from decimal import ROUND_HALF_UP, Decimal
-
 from tools.stripe_simulator import (
     collection,
     intervals,
@@ -12,6 +10,7 @@ from tools.stripe_simulator import (
     subscription_state,
 )
 from tools.stripe_simulator.operations import Call, Tasks
+from tools.stripe_simulator.resources import prices
 from tools.stripe_simulator.store import StripeObject
 
 _RENEW, _CANCEL, _REMIND, _EXPIRE, _RESUME = (
@@ -293,12 +292,11 @@ def _add_line(
 ) -> None:
     price = item["price"]
     on_trial = subscription["status"] == "trialing"
-    cost = Decimal(0) if on_trial else Decimal(price["unit_amount_decimal"]) * quantity
     name = subscription_items.product_name(call, price)
     # As Stripe writes it.
     text = f"{quantity} × {name}"  # noqa: RUF001
     line = invoice_lines.blank(call, invoice) | {
-        "amount": int(cost.quantize(Decimal(1), ROUND_HALF_UP)),
+        "amount": 0 if on_trial else prices.cost(price, quantity),
         "description": f"Trial period for {name}" if on_trial else text,
         "metadata": subscription["metadata"],
         "parent": {

@@ -17,13 +17,21 @@ def of(call: Call, subscription: StripeObject) -> list[StripeObject]:
     return list(call.store.oldest_first("subscription_item", owner=subscription["id"]))
 
 
-def read(call: Call, subscription: StripeObject, groups: Iterable[Params], *, start: int, end: int) -> None:
+def read(
+    call: Call,
+    subscription: StripeObject,
+    groups: Iterable[Params],
+    *,
+    start: int,
+    end: int,
+    inactive_prices: bool = False,
+) -> None:
     """Adds, changes and removes items as the groups say, and sets what the subscription shows of them.
 
     New ones are in the period that is given. All of them have to recur alike, and in the subscription's currency.
     """
     for group in groups:
-        _read_one(call, subscription, group, start=start, end=end)
+        _read_one(call, subscription, group, start=start, end=end, inactive_prices=inactive_prices)
     items = of(call, subscription)
     if not items:
         raise not_possible("A subscription must have at least one item.", param="items")
@@ -39,7 +47,9 @@ def read(call: Call, subscription: StripeObject, groups: Iterable[Params], *, st
     show(call, subscription)
 
 
-def _read_one(call: Call, subscription: StripeObject, group: Params, *, start: int, end: int) -> None:
+def _read_one(
+    call: Call, subscription: StripeObject, group: Params, *, start: int, end: int, inactive_prices: bool
+) -> None:
     identifier = group.text("id")
     if identifier and group.boolean("deleted"):
         item = _own(call, subscription, identifier, group)
@@ -47,14 +57,14 @@ def _read_one(call: Call, subscription: StripeObject, group: Params, *, start: i
         return
     if identifier:
         item = _own(call, subscription, identifier, group)
-        price = _read_price(call, group)
+        price = _read_price(call, group, inactive_prices=inactive_prices)
         if price is not None:
             item |= {"plan": _plan(price), "price": price}
         _read_quantity(group, item)
         item["metadata"] = group.metadata("metadata", item["metadata"])
         call.store.replace(item)
         return
-    price = _read_price(call, group)
+    price = _read_price(call, group, inactive_prices=inactive_prices)
     if price is None:
         raise parameter_missing(group.name("price"))
     item = call.begin("subscription_item", moded=False) | {
@@ -79,7 +89,7 @@ def _own(call: Call, subscription: StripeObject, identifier: str, group: Params)
     return item
 
 
-def _read_price(call: Call, group: Params) -> StripeObject | None:
+def _read_price(call: Call, group: Params, *, inactive_prices: bool) -> StripeObject | None:
     identifier, data = group.text("price"), group.group("price_data")
     if data is not None:
         return prices.create_recurring(call, data)
@@ -91,7 +101,7 @@ def _read_price(call: Call, group: Params) -> StripeObject | None:
             "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`."
         )
         raise not_possible(message, param=group.name("price"))
-    if not price["active"]:
+    if not price["active"] and not inactive_prices:
         raise not_possible("The price specified is inactive.", param=group.name("price"))
     return price
 

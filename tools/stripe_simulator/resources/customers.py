@@ -15,7 +15,29 @@ _TAX_EXEMPTIONS = ("none", "exempt", "reverse")
 
 def create(call: Call) -> StripeObject:
     """POST /v1/customers; `payment_method` attaches one in the same step."""
-    customer = call.begin("customer") | {
+    customer = _empty(call)
+    if clock := call.params.text("test_clock"):
+        customer["test_clock"] = call.find("test_helpers.test_clock", clock, param="test_clock")["id"]
+    attached = call.params.text("payment_method")
+    default = _read(call.params, customer)
+    call.params.finish()
+    call.add(customer, event="customer.created")
+    if attached:
+        method = payment_methods.attach_to(call, attached, customer["id"], param="payment_method")
+        # Stripe lets the call name a test card twice: once to attach it, once as the default.
+        default = method["id"] if default == attached else default
+    return _with_default_payment_method(call, customer, default)
+
+
+def make(call: Call, *, email: str | None, name: str | None) -> StripeObject:
+    """A new customer, such as a checkout makes of whoever came."""
+    customer = _empty(call) | {"email": email, "name": name}
+    call.add(customer, event="customer.created")
+    return customer
+
+
+def _empty(call: Call) -> StripeObject:
+    return call.begin("customer") | {
         "address": None,
         "balance": 0,
         "currency": None,
@@ -39,17 +61,6 @@ def create(call: Call) -> StripeObject:
         "tax_exempt": "none",
         "test_clock": None,
     }
-    if clock := call.params.text("test_clock"):
-        customer["test_clock"] = call.find("test_helpers.test_clock", clock, param="test_clock")["id"]
-    attached = call.params.text("payment_method")
-    default = _read(call.params, customer)
-    call.params.finish()
-    call.add(customer, event="customer.created")
-    if attached:
-        method = payment_methods.attach_to(call, attached, customer["id"], param="payment_method")
-        # Stripe lets the call name a test card twice: once to attach it, once as the default.
-        default = method["id"] if default == attached else default
-    return _with_default_payment_method(call, customer, default)
 
 
 def retrieve(call: Call) -> StripeObject:

@@ -1,6 +1,6 @@
 """Prices: an amount per unit of a product, once or every so often."""
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 from tools.stripe_simulator import lists
 from tools.stripe_simulator.errors import not_possible, parameter_invalid, parameter_missing
@@ -43,6 +43,11 @@ def create(call: Call) -> StripeObject:
     _claim_lookup_key(call, lookup_key, transfer=transfer_lookup_key)
     call.add(price, owner=price["product"], event="price.created")
     return price
+
+
+def cost(price: StripeObject, quantity: Decimal | int) -> int:
+    """What so many units cost, rounded once, half away from zero."""
+    return int((Decimal(price["unit_amount_decimal"]) * quantity).quantize(Decimal(1), ROUND_HALF_UP))
 
 
 def create_recurring(call: Call, data: Params) -> StripeObject:

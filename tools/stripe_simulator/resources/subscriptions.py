@@ -38,8 +38,19 @@ def create(call: Call) -> StripeObject:
     return subscription
 
 
-def begin(call: Call, customer: StripeObject, groups: list[Params], params: Params, *, attempts: bool) -> StripeObject:
-    """Makes and starts a subscription of the customer's, which may be what a checkout ends in."""
+def begin(
+    call: Call,
+    customer: StripeObject,
+    groups: list[Params],
+    params: Params,
+    *,
+    attempts: bool,
+    inactive_prices: bool = False,
+) -> StripeObject:
+    """Makes and starts a subscription of the customer's.
+
+    It may be what a checkout ends in, whose inline prices, and those archived since, are inactive.
+    """
     if not groups:
         raise parameter_missing(params.name("items"))
     subscription = call.begin("subscription") | _empty(call, customer)
@@ -55,7 +66,9 @@ def begin(call: Call, customer: StripeObject, groups: list[Params], params: Para
     first_end = trial_end or anchor
     currency = params.currency()
     subscription["currency"] = currency or customer["currency"] or "usd"
-    subscription_items.read(call, subscription, groups, start=call.now, end=first_end or call.now)
+    subscription_items.read(
+        call, subscription, groups, start=call.now, end=first_end or call.now, inactive_prices=inactive_prices
+    )
     if trial_end is not None:
         subscription |= {"status": "trialing", "trial_end": trial_end, "trial_start": call.now}
     subscription["billing_cycle_anchor"] = first_end or call.now
