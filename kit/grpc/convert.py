@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds, unix_microseconds
@@ -12,6 +13,7 @@ from kit.feed import Head, Position
 from tollbook.feed.v1 import feed_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
+_NANOS_PER_SECOND = 1_000_000_000
 
 
 def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
@@ -28,8 +30,20 @@ def moment_from_pb(timestamp: Timestamp, field: str) -> datetime:
 
 def moment_to_pb(moment: datetime) -> Timestamp:
     """The moment, to the microsecond."""
+    return unix_to_pb(unix_microseconds(moment))
+
+
+def nanoseconds_from_pb(message: Timestamp | Duration) -> int:
+    """A moment since 1970, or a duration, in whole nanoseconds, exactly. What is outside of protobuf's own range is no
+    error here: the caller has bounds of its own.
+    """
+    return message.seconds * _NANOS_PER_SECOND + message.nanos
+
+
+def unix_to_pb(microseconds: int) -> Timestamp:
+    """Microseconds since 1970, as a moment. Raises ValueError out of the range of a timestamp."""
     timestamp = Timestamp()
-    timestamp.FromMicroseconds(unix_microseconds(moment))
+    timestamp.FromMicroseconds(microseconds)
     return timestamp
 
 

@@ -19,10 +19,10 @@ from types import MappingProxyType
 import psycopg
 from psycopg import sql
 
+from kit.embedded import HOST, POLL_SECONDS, EmbeddedServer, ServerCannotStart
 from kit.private_files import kept_password, make_private_folder
 from kit.process import ChildProcess
 
-_HOST = "127.0.0.1"
 _OWNER = "tollbook"
 _DATABASE = "tollbook"
 
@@ -35,11 +35,9 @@ _UNFINISHED = "data.unfinished."
 # A server whose `up` was killed gets this long to end before we say that it runs elsewhere.
 _PREDECESSOR_SECONDS_MAX = 10.0
 
-_POLL_SECONDS = 0.05
-
 SETTINGS: Mapping[str, str] = MappingProxyType(
     {
-        "listen_addresses": _HOST,
+        "listen_addresses": HOST,
         # A socket's path may be 107 bytes long, which a state folder exceeds easily.
         "unix_socket_directories": "",
         # An acknowledged event is on disk. Not defaults to rely on: said here.
@@ -67,17 +65,17 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 )
 
 
-class PostgresCannotStart(Exception):
+class PostgresCannotStart(ServerCannotStart):
     """The embedded PostgreSQL cannot be started; the message says why and what to do."""
 
 
-class EmbeddedPostgres:
-    """A server whose data, password and log live below `state_dir`, listening on 127.0.0.1 alone.
+class EmbeddedPostgres(EmbeddedServer):
+    """As EmbeddedServer; `settings` are laid over SETTINGS. A stop rolls open transactions back."""
 
-    At most one instance works on a state folder at a time; the caller sees to that (the suite holds a lock).
-    `settings` are laid over SETTINGS. An instance can be started again after its server ended, for whatever
-    reason: what was committed is there.
-    """
+    name = "postgres"
+    product = "PostgreSQL"
+    cannot_start = PostgresCannotStart
+    stop_signal = signal.SIGINT
 
     def __init__(
         self,
@@ -87,21 +85,8 @@ class EmbeddedPostgres:
         log_path: Path | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        # Absolute, because the server changes its working folder to its data.
-        self._state_dir = state_dir.absolute()
+        super().__init__(state_dir, port, log_path=log_path, defaults=SETTINGS, settings=settings)
         self._data_dir = self._state_dir / "data"
-        self._password_path = self._state_dir / "password"
-        self.log_path = log_path or self._state_dir / "postgres.log"
-        self._port = port
-        self._settings = {**SETTINGS, **(settings or {}), "port": str(port)}
-        self._server: ChildProcess | None = None
-
-    name = "postgres"
-
-    @property
-    def pid(self) -> int | None:
-        """The server's pid; None before the first start."""
-        return None if self._server is None else self._server.pid
 
     @property
     def url(self) -> str:
@@ -131,40 +116,8 @@ class EmbeddedPostgres:
         )
         await self._server.start()
 
-    async def wait_ready(self, timeout_seconds: float = 120.0) -> None:
-        """Wait until the database `tollbook` exists and answers; recovery after a crash is part of the wait.
-
-        Raises PostgresCannotStart, with the end of the server's log, when the server ends or the time is
-        over.
-        """
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                while not await self._answers():
-                    if self._server is None or not self._server.running:
-                        raise PostgresCannotStart(self._with_log("PostgreSQL ended at its start"))
-                    await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError:
-            message = f"PostgreSQL does not answer after {timeout_seconds:.0f} s"
-            raise PostgresCannotStart(self._with_log(message)) from None
-
-    async def wait(self) -> int:
-        """Wait for the end of the server; its exit code, or minus the signal that ended it."""
-        if self._server is None:
-            message = "not started"
-            raise RuntimeError(message)
-        return await self._server.wait()
-
-    async def stop(self, timeout_seconds: float = 10.0) -> None:
-        """Shut down in order (fast: open transactions are rolled back), or by force after the timeout."""
-        if self._server is not None:
-            await self._server.stop(signal.SIGINT, timeout_seconds)
-
     def _url_of(self, database: str) -> str:
-        return f"postgresql://{_OWNER}:{kept_password(self._password_path)}@{_HOST}:{self._port}/{database}"
-
-    def _with_log(self, message: str) -> str:
-        tail = "" if self._server is None else self._server.log_tail()
-        return f"{message}. The end of {self.log_path}:\n{tail}"
+        return f"postgresql://{_OWNER}:{kept_password(self._password_path)}@{HOST}:{self._port}/{database}"
 
     def _refuse_foreign_data(self) -> None:
         if self._data_dir.exists() and (owner := self._data_dir.stat().st_uid) != os.geteuid():
@@ -224,7 +177,7 @@ class EmbeddedPostgres:
             if asyncio.get_running_loop().time() >= deadline:
                 message = f"another PostgreSQL (pid {pid}) runs on {self._data_dir}: stop it first"
                 raise PostgresCannotStart(message)
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         _remove_if_alive(lock_path, pid)
 
     def _serves_our_data(self, pid: int) -> bool:

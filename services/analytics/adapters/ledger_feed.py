@@ -6,17 +6,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.clock import from_unix_microseconds
 from kit.feed import START, Head, Page, Position
-from kit.grpc.convert import position_from_pb, position_to_pb
+from kit.grpc.convert import nanoseconds_from_pb, position_from_pb, position_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.analytics.domain.calls import LedgerEntry, ProviderCall, taken_back
 from tollbook.metering.v1 import ledger_pb2, ledger_pb2_grpc, metering_pb2
 
 _DEPENDENCY = "metering"
-_MICROSECONDS_PER_SECOND = 1_000_000
 _NANOS_PER_MICROSECOND = 1_000
 
 
@@ -80,7 +78,8 @@ def _entry_from_pb(message: ledger_pb2.LedgerEvent) -> LedgerEntry:
 def _call_from_pb(event: metering_pb2.UsageEvent) -> ProviderCall:
     call, subject = event.provider_call, event.subject
     return ProviderCall(
-        event_time=from_unix_microseconds(_microseconds(event.event_time)),
+        # Cut and not rounded: a call just before midnight stays before it.
+        event_time=from_unix_microseconds(nanoseconds_from_pb(event.event_time) // _NANOS_PER_MICROSECOND),
         provider=call.provider,
         model=call.model,
         project_id=subject.project_id,
@@ -94,8 +93,3 @@ def _call_from_pb(event: metering_pb2.UsageEvent) -> ProviderCall:
         tokens_output=call.tokens_output,
         tokens_reasoning=call.tokens_reasoning,
     )
-
-
-def _microseconds(timestamp: Timestamp) -> int:
-    # Cut and not rounded: a call just before midnight stays before it.
-    return timestamp.seconds * _MICROSECONDS_PER_SECOND + timestamp.nanos // _NANOS_PER_MICROSECOND

@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from kit.clock import unix_microseconds
 from kit.errors import InvalidField
 from kit.feed import Page
-from kit.grpc.convert import moment_from_pb, position_from_pb, position_to_pb
+from kit.grpc.convert import moment_from_pb, nanoseconds_from_pb, position_from_pb, position_to_pb
 from services.metering.application.list_usage_events import ListedEvents
 from services.metering.application.ports import Interval, Totals
 from services.metering.domain.acceptance import Outcome
@@ -29,7 +27,8 @@ def event_from_pb(message: metering_pb2.UsageEvent, organization_id: str, *, is_
         id=message.id,
         source=message.source,
         subject=subject_from_pb(message.subject, organization_id),
-        event_time_ns=_nanoseconds(message.event_time) if message.HasField("event_time") else None,
+        # One out of protobuf's own range is no error here: the time window refuses it, event by event.
+        event_time_ns=nanoseconds_from_pb(message.event_time) if message.HasField("event_time") else None,
         measurements=tuple(
             sorted((Measurement(each.meter, each.quantity) for each in message.measurements), key=_meter_of)
         ),
@@ -62,11 +61,6 @@ def _meter_of(measurement: Measurement) -> str:
     return measurement.meter
 
 
-def _nanoseconds(timestamp: Timestamp) -> int:
-    # A timestamp outside protobuf's own range is not an error here: the time window refuses it, event by event.
-    return timestamp.seconds * 1_000_000_000 + timestamp.nanos
-
-
 def _call_from_pb(message: metering_pb2.ProviderCall) -> ProviderCall:
     latency = message.latency
     return ProviderCall(
@@ -78,7 +72,7 @@ def _call_from_pb(message: metering_pb2.ProviderCall) -> ProviderCall:
         tokens_cache_write=message.tokens_cache_write,
         tokens_output=message.tokens_output,
         tokens_reasoning=message.tokens_reasoning,
-        latency_ns=latency.seconds * 1_000_000_000 + latency.nanos if message.HasField("latency") else None,
+        latency_ns=nanoseconds_from_pb(latency) if message.HasField("latency") else None,
         outcome=message.outcome,
         error_code=message.error_code,
     )

@@ -9,6 +9,7 @@ import grpc
 from kit.errors import InvalidField
 from kit.grpc.call import OrganizationExists, organization_of
 from kit.grpc.context import ServicerContext
+from kit.grpc.convert import nanoseconds_from_pb
 from services.metering.application.report_task_time import ReportTaskTime
 from services.metering.domain.events import TaskOutcome
 from services.metering.domain.task_time import TaskPhase, TaskReport, TaskTimeAnswer
@@ -20,7 +21,6 @@ _PHASES = {
     task_time_pb2.TASK_PHASE_HEARTBEAT: TaskPhase.HEARTBEAT,
     task_time_pb2.TASK_PHASE_END: TaskPhase.END,
 }
-_MS_PER_SECOND = 1_000
 _NS_PER_MS = 1_000_000
 
 
@@ -55,7 +55,7 @@ def _report_from_pb(request: task_time_pb2.ReportTaskTimeRequest, organization_i
     return TaskReport(
         subject=subject_from_pb(request.subject, organization_id),
         phase=_PHASES[request.phase],
-        time_ms=request.report_time.seconds * _MS_PER_SECOND + request.report_time.nanos // _NS_PER_MS,
+        time_ms=nanoseconds_from_pb(request.report_time) // _NS_PER_MS,
         outcome=TaskOutcome(request.task_outcome),
         reservation_id=request.reservation_id,
     )

@@ -9,11 +9,10 @@ from time import monotonic
 
 import grpc
 import structlog
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.errors import Refused
 from kit.feed import START, Head, Page, Position
-from kit.grpc.convert import position_from_pb, position_to_pb
+from kit.grpc.convert import position_from_pb, position_to_pb, unix_to_pb
 from kit.grpc.errors import refusal_from_call
 from services.quota.application.ports import Snapshot
 from services.quota.domain.entitlements import Period
@@ -64,8 +63,8 @@ class RemoteLedger:
             return Snapshot({}, START)
         request = ledger_pb2.SnapshotUsageRequest(
             organization_id=organization_id,
-            start_time=_moment_to_pb(period.start_us),
-            end_time=_moment_to_pb(period.end_us),
+            start_time=unix_to_pb(period.start_us),
+            end_time=unix_to_pb(period.end_us),
             as_of_sequence=as_of_sequence or 0,
         )
         for level in {each.level for each in tracked}:
@@ -165,12 +164,6 @@ def _scopes_from_pb(subject: metering_pb2.Subject) -> tuple[Scope, ...]:
 
 def _is_measured(meter: metering_pb2.Meter) -> bool:
     return meter.value_source == metering_pb2.VALUE_SOURCE_MEASUREMENT
-
-
-def _moment_to_pb(moment_us: int) -> Timestamp:
-    message = Timestamp()
-    message.FromMicroseconds(moment_us)
-    return message
 
 
 @contextmanager

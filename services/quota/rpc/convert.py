@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 
 from kit.errors import InvalidField
+from kit.grpc.convert import nanoseconds_from_pb
 from services.quota.application.list_quotas import Quotas
 from services.quota.application.ports import Answer
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
@@ -111,7 +112,7 @@ def _duration_us(duration: Duration) -> int:
     # Protobuf lets any nanos through; those of a duration of ours are a fraction of a second.
     if not 0 <= duration.nanos < _NANOSECONDS:
         raise InvalidField(field="reserve_duration", problem="nanos are not in 0 to 999999999")
-    return duration.seconds * _MICROSECONDS + duration.nanos // _NANOSECONDS_PER_MICROSECOND
+    return nanoseconds_from_pb(duration) // _NANOSECONDS_PER_MICROSECOND
 
 
 def answer_to_pb(answer: Answer) -> quota_pb2.CheckResponse:
