@@ -20,6 +20,7 @@ _COMMANDS = (
     ("up", "cli.up", "start the whole suite on this machine and watch over it"),
     ("replay", "cli.replay", "drive a trace of LLM calls through the running suite"),
     ("catalog", "cli.catalog", "apply a plan catalog to the running suite"),
+    ("entities", "cli.entities", "say who bills: the legal entities of the running suite"),
     ("quota", "cli.quota", "audit the counters of the running suite"),
 )
 

@@ -19,10 +19,11 @@ from services.billing.adapters.postgres_change_list import PostgresChangeList
 from services.billing.adapters.postgres_coupons import PostgresCoupons
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
-from services.billing.adapters.postgres_money_lists import PostgresExpiryList
+from services.billing.adapters.postgres_money_lists import PostgresCreditNoteList, PostgresExpiryList
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
 from services.billing.adapters.stripe.client import StripeApi
+from services.billing.adapters.stripe.credit_notes import StripeCreditNotes
 from services.billing.adapters.stripe.customers import StripeCustomers
 from services.billing.adapters.stripe.invoices import StripeInvoices
 from services.billing.adapters.stripe.payments import StripePayments
@@ -40,6 +41,7 @@ from services.billing.application.expire_credits import ExpireCredits
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.follow_payment import FollowPayment
+from services.billing.application.hand_over_credit_notes import HandOverCreditNotes
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.pause_subscription import PauseSubscription
@@ -145,6 +147,10 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
             ),
             "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, plans, ledger, clock)),
             "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, event_handlers, clock)),
+            "hand_over_credit_notes": partial(
+                work_off,
+                HandOverCreditNotes(PostgresCreditNoteList(fleet), books, StripeCreditNotes(stripe), clock),
+            ),
             "expire_credits": partial(work_off, ExpireCredits(PostgresExpiryList(fleet), books, clock)),
         },
         prepare=prepare,
