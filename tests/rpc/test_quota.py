@@ -46,6 +46,7 @@ class Quota:
     """The service on a stage that stands still, and the calls that a client makes."""
 
     def __init__(self, channel: grpc.aio.Channel, house: House, clock: FakeClock) -> None:
+        self.channel = channel
         self.stub = quota_pb2_grpc.QuotaServiceStub(channel)
         self.house = house
         self.clock = clock
@@ -377,3 +378,69 @@ async def test_reservations_are_asked_of_with_the_scope_of_checks_and_within_one
     assert await refusal_of(quota.commit({}, organization_id="other")) == mismatch
     assert await refusal_of(quota.release(organization_id="other")) == mismatch
     assert (await quota.release(key="tb_admin_1", organization_id="acme")).freed
+
+
+@pytest.fixture
+async def forgetful() -> AsyncIterator[Quota]:
+    """A process that remembers denials, over counters whose organization has used up its plan."""
+    clock = FakeClock()
+    house = House(MemoryCounters(clock), "acme", remembers_denials=True)
+
+    async def prepare() -> None:
+        return None
+
+    application = Application(
+        authenticator=Authenticator(KnownKeys(KEYS), {}), servicers=[house.servicer("acme")], prepare=prepare
+    )
+    async with serving(application) as channel:
+        quota = Quota(channel, house, clock)
+        quota.entitle()
+        house.record(usage_entry({MINUTES: 200}, event_time_us=unix_microseconds(clock.now())))
+        await quota.list()
+        yield quota
+
+
+async def test_a_denial_that_is_asked_for_again_is_the_same_answer_and_a_new_plan_ends_it(forgetful: Quota) -> None:
+    calls = [forgetful.check(mode=DECIDE, request_id=name) for name in ("a", "b", "c")]
+    answers = [await call for call in calls]
+    assert answers[0].decision == quota_pb2.DECISION_DENIED
+    assert answers[1:] == answers[:1] * 2
+    for call in calls:
+        assert dict(await call.trailing_metadata())["x-http-code"] == "429"
+    await replan(forgetful, 1_000, version=2)
+    assert (await forgetful.check(mode=DECIDE, request_id="d")).decision == quota_pb2.DECISION_ALLOWED
+
+
+async def test_a_remembered_denial_is_not_told_to_who_may_not_ask_or_asks_with_a_wrong_id(forgetful: Quota) -> None:
+    for name in ("a", "b"):
+        await forgetful.check(mode=DECIDE, request_id=name)
+    for key, name in (("tb_live_read", "c"), ("tb_live_acme", "no id/"), ("tb_unknown", "d")):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await forgetful.check(mode=DECIDE, request_id=name, key=key)
+
+
+async def test_a_remembered_denial_takes_nothing_from_the_retry_of_what_was_allowed(forgetful: Quota) -> None:
+    consume = quota_pb2.CHECK_MODE_CONSUME
+    await replan(forgetful, 1_000, version=2)
+    for mode, name in ((consume, "c1"), (RESERVE, "r1")):
+        assert (await forgetful.check(mode=mode, request_id=name)).decision == quota_pb2.DECISION_ALLOWED
+    await replan(forgetful, 100, version=3)
+    for _ in range(2):
+        assert (await forgetful.check(mode=consume)).decision == quota_pb2.DECISION_DENIED
+    for mode, name in ((consume, "c1"), (RESERVE, "r1")):
+        assert (await forgetful.check(mode=mode, request_id=name)).decision == quota_pb2.DECISION_ALLOWED
+
+
+async def test_bytes_that_are_no_check_are_refused(quota: Quota) -> None:
+    method = "/tollbook.quota.v1.QuotaService/Check"
+    ask = quota.channel.unary_unary(method, lambda data: data, quota_pb2.CheckResponse.FromString)
+    for data in (b"\xff\xff\xff", b"\n\x7f", b"\n"):
+        call = ask(data, metadata=(("authorization", "Bearer tb_live_acme"),))
+        assert await refusal_of(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+async def replan(quota: Quota, minutes: int, *, version: int) -> None:
+    limits = (minutes_limit(minutes), agents_limit(1))
+    period = period_around(quota.clock.now())
+    quota.house.plans.set(entitlement("acme", *limits, version=version, period=period))
+    await quota.house.plan_changes.catch_up("acme")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from services.quota.application.expiry_agenda import ExpiryAgenda
 from services.quota.application.fallback import Fallback
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.metrics import count_decision
 from services.quota.application.ports import (
     Answer,
-    Begins,
     CountersBehind,
     CountersMissing,
     MeterCatalog,
+    Repeats,
     StoreUnavailable,
     TermsOutdated,
 )
@@ -29,7 +31,7 @@ class CheckQuota:
 
     def __init__(
         self,
-        decides: Begins,
+        decides: Repeats,
         meters: MeterCatalog,
         settle: SettleSwept,
         *,
@@ -67,11 +69,33 @@ class CheckQuota:
         count_decision(answer.decision.outcome, answer.decision.reason)
         return answer
 
+    def repeatable(self, check: Check, answer: Answer) -> Callable[[], bool] | None:
+        """Whether the answer that a check was given may be given again to the very same question, whatever its
+        request_id. None: no. Else what says whether it still may; it counts as given then.
+        """
+        organization_id = check.organization_id
+        terms = self._terms.last_seen(organization_id)
+        if terms is None or not answer.decision.is_denied:
+            return None
+        holds = self._decides.repeatable(check, terms, answer)
+        if holds is None:
+            return None
+
+        def again() -> bool:
+            is_so = holds() and self._terms.last_seen(organization_id) is terms
+            if is_so:
+                count_decision(answer.decision.outcome, answer.decision.reason)
+            return is_so
+
+        return again
+
     async def _straight(self, check: Check, terms: Terms) -> Answer | None:
         """The answer by these terms; None when something must be settled first: nothing was changed then."""
         try:
             begun = self._decides.begin(check, terms)
-            answer = begun if isinstance(begun, Answer) else await begun
+            if isinstance(begun, Answer):
+                return begun
+            answer = await begun
         except _UNSETTLED:
             return None
         except StoreUnavailable as unavailable:

@@ -74,6 +74,9 @@ class CheckTogether:
         group.waiting.append(_Waiting(check, answer))
         return answer
 
+    def repeatable(self, check: Check, terms: Terms, answer: Answer) -> None:
+        """As Repeats: none is."""
+
     def _plan(self) -> None:
         """Sees to it that who is in line goes when the window closes."""
         if self._is_due or not self._turns or not self._line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -189,6 +189,16 @@ class Begins(Decides, Protocol):
 
     def begin(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer | asyncio.Future[Answer]:
         """As `check`: the answer where it is at hand, else the future of it, which fails as `check` raises."""
+        ...
+
+
+class Repeats(Begins, Protocol):
+    """Decides one check, and knows which answers can be given again."""
+
+    def repeatable(self, check: Check, terms: Terms, answer: Answer) -> Callable[[], bool] | None:
+        """Whether the answer that a check was given may be given again to the very same question, whatever its
+        request_id. None: no. Else what says whether it still may, as long as the terms are the same.
+        """
         ...
 
 

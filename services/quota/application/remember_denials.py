@@ -68,6 +68,15 @@ class RememberDenials:
         begun.add_done_callback(learn)
         return begun
 
+    def repeatable(self, check: Check, terms: Terms, answer: Answer) -> Callable[[], bool] | None:
+        """As Repeats."""
+        if check.mode is Mode.RESERVE or (check.mode is Mode.CONSUME and check.request_id):
+            return None
+        denial = self._denials.get(_counters_key(check, terms))
+        if denial is None or denial.answer is not answer:
+            return None
+        return lambda: self._now() < denial.until
+
     def _remember(self, key: tuple[str, ...], check: Check, terms: Terms, answer: Answer, asked_at: float) -> None:
         if answer.decision.remedy not in _LASTING or terms.entitlement.standing is not Standing.ACTIVE:
             return

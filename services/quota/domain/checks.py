@@ -6,8 +6,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
+from kit.enums import IdentityEnum
 from kit.errors import InvalidField, LimitExceeded
 from services.quota.domain.errors import InvalidQuantity
 from services.quota.domain.limits import ORGANIZATION, Counter, Limit, Scope, ScopeKind
@@ -20,7 +20,7 @@ _SUBJECT_IDS = re.compile(r"[A-Za-z0-9_.:@-]{0,128}(?: [A-Za-z0-9_.:@-]{0,128}){
 _DIGEST_BYTES = 16
 
 
-class Mode(Enum):
+class Mode(IdentityEnum):
     """What a check does besides answering."""
 
     DECIDE = "DECIDE"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, IntEnum
+from enum import IntEnum
 from typing import assert_never
 
+from kit.enums import IdentityEnum
 from services.quota.domain.checks import Applied, Check, Consumption, Mode
 from services.quota.domain.entitlements import Standing
 from services.quota.domain.limits import Counter, Limit, LimitKind, Usage
@@ -14,7 +15,7 @@ from services.quota.domain.maxima import COUNTER_MAX
 from services.quota.domain.windows import Admitted, WindowCounter
 
 
-class Outcome(Enum):
+class Outcome(IdentityEnum):
     """Whether the work may be done."""
 
     ALLOWED = "ALLOWED"
@@ -22,7 +23,7 @@ class Outcome(Enum):
     DENIED = "DENIED"
 
 
-class DenyReason(Enum):
+class DenyReason(IdentityEnum):
     """Why not."""
 
     LIMIT_REACHED = "LIMIT_REACHED"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
+from kit.enums import IdentityEnum
 from services.quota.domain.limits import Limit
 
 
-class Standing(Enum):
+class Standing(IdentityEnum):
     """Whether the subscription lets its organization use anything."""
 
     ACTIVE = "ACTIVE"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from enum import Enum
 from heapq import nsmallest
 
+from kit.enums import IdentityEnum
 from services.quota.domain.maxima import COUNTER_MAX
 
 SLIDING_SLOTS = 60
 """The steps in which a sliding window moves."""
 
 
-class ScopeKind(Enum):
+class ScopeKind(IdentityEnum):
     """A level of an organization, the widest first."""
 
     ORGANIZATION = "organization"
@@ -83,7 +84,7 @@ class Usage:
     held: int = 0
 
 
-class LimitKind(Enum):
+class LimitKind(IdentityEnum):
     """What a limit compares. The order of the members is the order in which limits are reported."""
 
     PERIOD = "PERIOD"
@@ -94,7 +95,7 @@ class LimitKind(Enum):
     """Held at once; what the ledger says does not matter."""
 
 
-class WindowStyle(Enum):
+class WindowStyle(IdentityEnum):
     """How a window moves."""
 
     FIXED = "FIXED"

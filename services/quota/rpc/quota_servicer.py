@@ -7,7 +7,9 @@ from contextlib import aclosing
 from typing import ClassVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from kit.errors import InvalidField
 from kit.grpc.call import OrganizationExists, current_principal, organization_of
 from kit.grpc.context import ServicerContext
 from services.quota.application.check_quota import CheckQuota
@@ -19,6 +21,7 @@ from services.quota.application.list_quotas import ListQuotas
 from services.quota.application.ports import Answer
 from services.quota.application.release_reservation import ReleaseReservation
 from services.quota.application.set_limit import SetLimit
+from services.quota.domain import checks
 from services.quota.rpc.convert import answer_to_pb, check_from_pb, denial_metadata, quotas_to_pb
 from services.quota.rpc.convert_limits import (
     after_from_token,
@@ -35,6 +38,7 @@ from services.quota.rpc.convert_reservations import (
 )
 from services.quota.rpc.many_checks import ManyChecks
 from services.quota.rpc.quota_watches import QuotaWatches
+from services.quota.rpc.repeated_denials import RepeatedDenial, RepeatedDenials
 from tollbook.quota.v1 import quota_pb2, quota_pb2_grpc
 
 
@@ -69,17 +73,40 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         self._commit_reservation = commit_reservation
         self._release_reservation = release_reservation
         self._exists = exists
+        self._repeated = RepeatedDenials()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """As kit.grpc.server.Servicer."""
+        check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self.check_bytes)
+        # Before the generated ones, since the first that is found answers.
+        own = grpc.method_handlers_generic_handler(self.service_name, {"Check": check})
+        server.add_generic_rpc_handlers((own,))
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
 
     async def Check(self, request: quota_pb2.CheckRequest, context: ServicerContext) -> quota_pb2.CheckResponse:
         """See the proto. A denial for too much also says so in the trailing metadata, for the REST edge."""
-        organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
-        answer = await self._check_quota(check_from_pb(request, organization_id, owner=current_principal().name))
-        _tell_edge(answer, context)
+        _, answer = await self._answered(request)
+        _tell_edge(denial_metadata(answer), context)
         return answer_to_pb(answer)
+
+    async def check_bytes(self, data: bytes, context: ServicerContext) -> bytes:
+        """As Check, of a request and an answer as they are sent: what was just denied need not be read again."""
+        key = self._repeated.key(current_principal(), data)
+        if key is not None and (known := self._repeated.find(key)) is not None:
+            _tell_edge(known.metadata, context)
+            return known.response
+        check, answer = await self._answered(_check_request(data))
+        metadata = denial_metadata(answer)
+        _tell_edge(metadata, context)
+        response = answer_to_pb(answer).SerializeToString()
+        if key is not None and (again := self._check_quota.repeatable(check, answer)) is not None:
+            self._repeated.keep(key, RepeatedDenial(response, metadata, again))
+        return response
+
+    async def _answered(self, request: quota_pb2.CheckRequest) -> tuple[checks.Check, Answer]:
+        organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
+        check = check_from_pb(request, organization_id, owner=current_principal().name)
+        return check, await self._check_quota(check)
 
     async def BatchCheck(
         self, request: quota_pb2.BatchCheckRequest, context: ServicerContext
@@ -101,7 +128,7 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         organization_id = await organization_of(request.subject.organization_id, exists=self._exists)
         target = extension_from_pb(request, organization_id, owner=current_principal().name)
         extended = await self._extend_reservation(target)
-        _tell_edge(extended.answer, context)
+        _tell_edge(denial_metadata(extended.answer), context)
         return extended_to_pb(extended)
 
     async def CommitReservation(
@@ -164,8 +191,14 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         return quota_pb2.DeleteLimitResponse()
 
 
-def _tell_edge(answer: Answer, context: ServicerContext) -> None:
-    metadata = denial_metadata(answer)
+def _check_request(data: bytes) -> quota_pb2.CheckRequest:
+    try:
+        return quota_pb2.CheckRequest.FromString(data)
+    except DecodeError:
+        raise InvalidField(field="request", problem="these bytes are no CheckRequest") from None
+
+
+def _tell_edge(metadata: tuple[tuple[str, str], ...], context: ServicerContext) -> None:
     if metadata:
         # Trailing, because metadata ahead of the answer would be a message of its own.
         context.set_trailing_metadata((*(context.trailing_metadata() or ()), *metadata))
