@@ -16,7 +16,8 @@ from kit.redis.connect import commands_at
 from services.quota.adapters.billing_client import RemoteEntitlements
 from services.quota.adapters.metering_client import RemoteLedger, RemoteMeters
 from services.quota.adapters.postgres_limits import PostgresLimitChanges, PostgresLimits
-from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
+from services.quota.adapters.redis_counters.calls import COMMANDS_IN_FLIGHT_MAX
+from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.answer_degraded import AnswerDegraded
 from services.quota.application.audit_counters import AuditCounters
 from services.quota.application.check_all import CheckAll

@@ -15,8 +15,9 @@ from kit.redis.client import connect_redis
 from kit.redis.embedded import EmbeddedRedis
 from kit.redis.pipe import RedisPipe
 from kit.testing.toxic import Toxic, ToxicProxy, Weather
+from services.quota.adapters.redis_counters.calls import COMMANDS_IN_FLIGHT_MAX
 from services.quota.adapters.redis_counters.keys import keys_of
-from services.quota.adapters.redis_counters.store import COMMANDS_IN_FLIGHT_MAX, RedisCounters
+from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.ports import Answer
 from services.quota.domain.checks import Check, Consumption, Mode, Subject
 from services.quota.domain.decisions import DenyReason

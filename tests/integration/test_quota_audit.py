@@ -15,6 +15,7 @@ from kit.feed import START
 from kit.redis.client import Script, connect_redis
 from kit.redis.embedded import EmbeddedRedis
 from services.quota.adapters.redis_counters import recounts
+from services.quota.adapters.redis_counters.calls import SCRIPTS
 from services.quota.adapters.redis_counters.keys import counter_field, keys_of
 from services.quota.adapters.redis_counters.store import RedisCounters
 from services.quota.application.audit_counters import Audit, AuditCounters
@@ -182,7 +183,7 @@ async def test_what_does_not_fit_in_one_script_is_added_up_piece_by_piece_and_pu
         await place.house.reserve(f"more-{number}", user_id=f"u{number}", agent_minutes=number, concurrent_agents=1)
     assert await place.look() == Audit()
     organization_id = place.house.organization_id
-    sums = Script(place.client, *(recounts._SCRIPTS / name for name in ("records.lua", "sum_holds.lua")))
+    sums = Script(place.client, *(SCRIPTS / name for name in ("records.lua", "sum_holds.lua")))
     state = await place.house.rebuild._upkeep.state(organization_id)
     assert state is not None
     keys = [keys_of(organization_id).reservation(name) for name in ("r1", "more-1", "more-2")]
@@ -205,7 +206,7 @@ class Watched:
     """Commands on their way to Redis, with something that happens before one of them."""
 
     def __init__(self, client: Redis, script: str, event: Callable[[], Awaitable[object]], *, times: int) -> None:
-        records, path = (recounts._SCRIPTS / name for name in ("records.lua", f"{script}.lua"))
+        records, path = (SCRIPTS / name for name in ("records.lua", f"{script}.lua"))
         self._digest = Script(client, records, path)._digest
         self._client = client
         self._event = event
@@ -245,7 +246,7 @@ async def test_a_drift_that_moves_while_it_is_put_right_is_not_put_right_by_what
     await place.client.hincrby(place.held, counter_field(counter(MINUTES)), 100)
     watched = Watched(place.client, "sum_holds", lambda: asyncio.sleep(0), times=0)
     store = RedisCounters(watched, command_seconds=5)
-    watched._digest = Script(place.client, recounts._SCRIPTS / "repair_holds.lua")._digest
+    watched._digest = Script(place.client, SCRIPTS / "repair_holds.lua")._digest
     watched._event, watched._left = (lambda: place.house.reserve("late", agent_minutes=1)), 1
     await store.recount(place.house.organization_id, repair_held=True)
     assert (await place.house.quota()).held == 36

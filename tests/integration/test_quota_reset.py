@@ -14,7 +14,8 @@ from kit.feed import START, Position
 from kit.redis.client import connect_redis
 from kit.redis.embedded import EmbeddedRedis
 from services.quota.adapters.redis_counters.keys import keys_of
-from services.quota.adapters.redis_counters.store import STAGED_MS, RedisCounters
+from services.quota.adapters.redis_counters.store import RedisCounters
+from services.quota.adapters.redis_counters.upkeep import STAGED_MS
 from services.quota.domain.limits import Counter, Scope, ScopeKind, Usage
 from services.quota.domain.maxima import STAGED_AT_ONCE_MAX
 from services.quota.domain.terms import Terms

@@ -5,13 +5,11 @@ keeps everybody else waiting.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from kit.feed import Position
-from kit.redis.client import Commands, Script
+from services.quota.adapters.redis_counters.calls import RECORDS, Calls
 from services.quota.adapters.redis_counters.keys import counter_from_field, keys_of, tracked_from_text
 from services.quota.application.ports import CountersMissing, CounterState, Holds, Recount
 from services.quota.domain.entitlements import Period
@@ -22,8 +20,6 @@ from services.quota.domain.maxima import (
     AUDITED_HOLDS_AT_ONCE_MAX,
     AUDITED_HOLDS_MAX,
 )
-
-_SCRIPTS = Path(__file__).with_name("scripts")
 
 RECOUNTS_MAX = 5
 """How often an audit looks again when a reservation was made, grew, shrank or ended between its looks."""
@@ -47,20 +43,14 @@ class Recounts:
     same was nothing moved meanwhile that matters. A difference found so is believed when it is found twice.
     """
 
-    def __init__(
-        self,
-        client: Commands,
-        answering: Callable[[], AbstractAsyncContextManager[None]],
-        state: Callable[[str], Awaitable[CounterState | None]],
-    ) -> None:
-        """answering: stands around each command; state: what is kept of an organization."""
-        self._answering = answering
+    def __init__(self, calls: Calls, state: Callable[[str], Awaitable[CounterState | None]]) -> None:
+        """state: what is kept of an organization."""
+        self._answering = calls.answering
         self._state = state
-        records = _SCRIPTS / "records.lua"
-        self._recount = Script(client, records, _SCRIPTS / "recount.lua")
-        self._holds = Script(client, _SCRIPTS / "holds.lua")
-        self._sum = Script(client, records, _SCRIPTS / "sum_holds.lua")
-        self._repair = Script(client, _SCRIPTS / "repair_holds.lua")
+        self._recount = calls.script(RECORDS, "recount")
+        self._holds = calls.script("holds")
+        self._sum = calls.script(RECORDS, "sum_holds")
+        self._repair = calls.script("repair_holds")
 
     async def __call__(self, organization_id: str, *, repair_held: bool) -> Recount | None:
         """As CounterAudit."""
