@@ -22,17 +22,19 @@ from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_money_lists import PostgresCreditNoteList
 from services.billing.application.create_credit_note import CreateCreditNote
+from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.hand_over_credit_notes import HandOverCreditNotes
 from services.billing.application.ports.books import Books
 from services.billing.application.ports.credit_notes import CreditNoteKey, CreditNoteList
 from services.billing.application.ports.profile import LegalEntities
 from services.billing.domain import limits
 from services.billing.domain.credit_notes import CitedLine, CreditDestination, CreditNote, CreditNoteReason
-from services.billing.domain.credits import CreditAccount
+from services.billing.domain.credits import CreditAccount, CreditGrant, CreditSource, CreditUse
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState, Line, LineKind
 from services.billing.domain.profile import BillingProfile, BillingTerms, LegalEntity, Party
 from services.billing.domain.retries import retry_pause
+from services.billing.domain.stripe_objects import StripeInvoice, StripeInvoiceStatus
 from tests.integration.billing_database import billing_database
 from tests.unit.billing.plans import PLANS
 from tests.unit.billing.timelines import begun, by_tests
@@ -67,7 +69,14 @@ class Store:
     clock: FakeClock = field(default_factory=lambda: FakeClock(NOW))
     collector: RecordingCollector = field(default_factory=RecordingCollector)
 
-    async def invoice(self, cents: int = 4900, organization_id: str = ACME, *, is_paid: bool = False) -> Invoice:
+    async def invoice(
+        self,
+        cents: int = 4900,
+        organization_id: str = ACME,
+        *,
+        granted: CreditGrant | None = None,
+        is_paid: bool = False,
+    ) -> Invoice:
         async with self.books.open(organization_id) as book:
             sold = await book.subscriptions.in_force()
             sold = sold or await book.subscriptions.begin(begun("starter", start=SOLD), by_tests(NOW))
@@ -80,13 +89,17 @@ class Store:
                 plan_id="starter",
                 plan_version=1,
                 state=InvoiceState.FINALIZED,
-                total=line.amount,
+                total=Money(cents - (granted.amount.minor if granted else 0), "USD"),
                 lines=(line,),
                 period=period,
                 closed_through_sequence=0,
                 invoice_id=new_id("inv"),
                 finalize_time=self.clock.now(),
             )
+            if granted is not None:
+                await book.credits.grant(granted, actor="tests", request_id="r")
+                uses = [CreditUse(granted.grant_id, granted.amount)]
+                await book.credits.apply(uses, invoice_id=draft.invoice_id, at=NOW)
             final = await book.invoices.finalize(draft, actor="tests", request_id="r")
             if is_paid:
                 await book.invoices.set_paid(final.invoice_id, "in_1")
@@ -208,6 +221,45 @@ async def test_what_becomes_credit_is_granted_in_the_transaction_of_its_note_onc
         accounts = (await book.credits.balances())["USD"]
     assert accounts[CreditAccount.AVAILABLE] == Money(900, "USD")
     assert await store.parked_or_waiting() == 0
+
+
+def void(invoice: Invoice) -> StripeInvoice:
+    return StripeInvoice(
+        stripe_invoice_id="in_1",
+        status=StripeInvoiceStatus.VOID,
+        stripe_customer_id="cus_1",
+        organization_id=invoice.organization_id,
+        invoice_id=invoice.invoice_id,
+        number=invoice.number,
+        total_minor=invoice.total.minor,
+        currency_code="USD",
+        has_failed=False,
+    )
+
+
+async def test_a_voided_invoice_gives_its_credits_back_once_and_not_what_a_credit_note_gave_for_it(
+    store: Store,
+) -> None:
+    grant = CreditGrant(
+        grant_id=new_id("crg"),
+        amount=Money(2000, "USD"),
+        priority=50,
+        grant_time=NOW,
+        expire_time=None,
+        source=CreditSource.OPERATOR,
+    )
+    invoice = await store.invoice(4900, granted=grant)
+    note = await store.note(invoice, 3900)
+    assert (note.split.reduced, note.split.credited) == (Money(2900, "USD"), Money(1000, "USD"))
+    for _ in range(2):
+        async with store.books.open(ACME) as book:
+            await FollowPayment(store.clock)(book, invoice, void(invoice), actor="tests")
+    async with store.books.read(ACME) as book:
+        accounts = (await book.credits.balances())["USD"]
+    assert accounts[CreditAccount.AVAILABLE] == Money(2000, "USD")
+    assert accounts[CreditAccount.APPLIED] == Money(1000, "USD")
+    with pytest.raises(InvalidState, match="VOID"):
+        await store.note(invoice)
 
 
 # --- Handing over

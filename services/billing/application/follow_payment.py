@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kit.clock import Clock
+from services.billing.application.give_back_credits import give_back_credits
 from services.billing.application.ports.books import Book
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.payments import state_told
@@ -27,6 +28,8 @@ class FollowPayment:
         ):
             return "nothing new"
         now = self._clock.now()
+        if state is InvoiceState.VOID:
+            await give_back_credits(book, invoice.invoice_id, at=now)
         match state:
             case InvoiceState.PAID | InvoiceState.VOID:
                 await book.dunning.end(invoice.invoice_id, now=now)

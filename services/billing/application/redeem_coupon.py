@@ -12,7 +12,7 @@ from services.billing.application.ports.coupons import Coupons
 from services.billing.domain import limits
 from services.billing.domain.catalog import FREE_PLAN
 from services.billing.domain.coupons import Redemption, coverage_start, require_redeemable
-from services.billing.domain.invoices import Invoice, InvoiceState, LineKind
+from services.billing.domain.invoices import Invoice, LineKind
 from services.billing.domain.periods import Period, period_at
 from services.billing.domain.requests import request_digest, require_request_id
 
@@ -72,8 +72,6 @@ async def _coverage_start(book: Book, now: datetime) -> datetime:
 def _invoiced_interval(invoices: list[Invoice], now: datetime) -> Period | None:
     """The interval of now whose price was invoiced; None: it was not."""
     for invoice in invoices:
-        if invoice.state is InvoiceState.VOID:
-            continue
         for line in invoice.lines:
             if line.kind is LineKind.BASE_FEE and line.period.start <= now < line.period.end:
                 return line.period

@@ -170,8 +170,11 @@ def _order(standing: GrantStanding) -> tuple[int, datetime, datetime, str]:
     return (grant.priority, grant.expire_time or _NEVER, grant.grant_time, grant.grant_id)
 
 
-def returns_of(entries: Iterable[CreditEntry], invoice_id: str) -> tuple[CreditUse, ...]:
-    """What goes back when an invoice is voided: what each grant has paid of it, less what went back before, by id."""
+def returns_of(entries: Iterable[CreditEntry], invoice_id: str, *, kept_minor: int = 0) -> tuple[CreditUse, ...]:
+    """What goes back when an invoice is voided: what each grant has paid of it, less what went back before, by id.
+
+    kept_minor of it all stays: what credit notes have given for it already.
+    """
     paid: dict[str, Money] = {}
     for entry in entries:
         if entry.invoice_id != invoice_id:
@@ -179,7 +182,14 @@ def returns_of(entries: Iterable[CreditEntry], invoice_id: str) -> tuple[CreditU
         sign = {CreditMove.APPLY: 1, CreditMove.RETURN: -1}.get(entry.move, 0)
         so_far = paid.get(entry.grant_id, Money(0, entry.amount.currency_code))
         paid[entry.grant_id] = Money(so_far.minor + sign * entry.amount.minor, so_far.currency_code)
-    return tuple(CreditUse(grant_id, paid[grant_id]) for grant_id in sorted(paid) if paid[grant_id].minor > 0)
+    left = max(0, sum(each.minor for each in paid.values()) - kept_minor)
+    uses: list[CreditUse] = []
+    for grant_id in sorted(paid):
+        minor = min(left, paid[grant_id].minor)
+        if minor > 0:
+            uses.append(CreditUse(grant_id, Money(minor, paid[grant_id].currency_code)))
+            left -= minor
+    return tuple(uses)
 
 
 def expired_of(standings: Iterable[GrantStanding], now: datetime) -> tuple[CreditUse, ...]:

@@ -103,6 +103,15 @@ def test_a_voided_invoice_gives_back_what_it_took_once() -> None:
     assert returns_of(journal, "inv_1") == ()
 
 
+def test_what_credit_notes_gave_for_an_invoice_does_not_come_back_a_second_time() -> None:
+    journal = [entry("a", CreditMove.APPLY, 300, "inv_1"), entry("b", CreditMove.APPLY, 50, "inv_1")]
+    back = returns_of(journal, "inv_1", kept_minor=100)
+    assert back == (CreditUse("a", Money(250, "USD")),)
+    journal += [entry(use.grant_id, CreditMove.RETURN, use.amount.minor, "inv_1") for use in back]
+    assert returns_of(journal, "inv_1", kept_minor=100) == ()
+    assert returns_of(journal[:2], "inv_1", kept_minor=400) == ()
+
+
 def test_the_accounts_add_up_to_zero_after_every_entry() -> None:
     journal = [
         entry("a", CreditMove.GRANT, 1000),

@@ -70,9 +70,9 @@ class MemoryCredits:
         """As CreditBook."""
         self._book(CreditMove.APPLY, uses, at=at, invoice_id=invoice_id)
 
-    async def give_back(self, invoice_id: str, *, at: datetime) -> Sequence[CreditUse]:
+    async def give_back(self, invoice_id: str, *, at: datetime, kept_minor: int = 0) -> Sequence[CreditUse]:
         """As CreditBook."""
-        uses = returns_of(self._pages.journal, invoice_id)
+        uses = returns_of(self._pages.journal, invoice_id, kept_minor=kept_minor)
         self._book(CreditMove.RETURN, uses, at=at, invoice_id=invoice_id)
         return uses
 

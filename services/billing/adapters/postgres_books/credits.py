@@ -84,10 +84,10 @@ class PostgresCredits:
         """As CreditBook."""
         await self._book(CreditMove.APPLY, uses, at=at, invoice_id=invoice_id)
 
-    async def give_back(self, invoice_id: str, *, at: datetime) -> Sequence[CreditUse]:
+    async def give_back(self, invoice_id: str, *, at: datetime, kept_minor: int = 0) -> Sequence[CreditUse]:
         """As CreditBook."""
         rows = await self._page.execute(_OF_INVOICE, self._page.names(invoice_id=invoice_id))
-        uses = returns_of([_entry_from_row(row) for row in rows], invoice_id)
+        uses = returns_of([_entry_from_row(row) for row in rows], invoice_id, kept_minor=kept_minor)
         await self._book(CreditMove.RETURN, uses, at=at, invoice_id=invoice_id)
         for use in uses:
             await self._expect_expiry(use.grant_id)

@@ -56,9 +56,9 @@ class CreditBook(CreditReader, Protocol):
         """
         ...
 
-    async def give_back(self, invoice_id: str, *, at: datetime) -> Sequence[CreditUse]:
-        """Gives back what an invoice that is voided was paid with; once, however often it is called. What has expired
-        meanwhile expires with the next `expire`.
+    async def give_back(self, invoice_id: str, *, at: datetime, kept_minor: int = 0) -> Sequence[CreditUse]:
+        """Gives back what an invoice that is voided was paid with, but for kept_minor of it; once, however often it is
+        called with the same. What has expired meanwhile expires with the next `expire`.
         """
         ...
 
