@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from kit.testing.clock import FakeClock
 from tests.stripe_openapi import stripe_openapi
 from tools.stripe_simulator.app import make_app
+from tools.stripe_simulator.events import API_VERSION
 from tools.stripe_simulator.registry import OPERATIONS
 from tools.stripe_simulator.store import Store
 
@@ -94,11 +95,14 @@ class StandIn:
     async def event_types(self) -> list[str]:
         return [event["type"] for event in await self.events()]
 
-    async def send(self, method: str, path: str, params: Mapping[str, Any]) -> httpx.Response:
-        """The call as it is, its answer whatever it is."""
+    async def send(
+        self, method: str, path: str, params: Mapping[str, Any], *, key: str | None = None
+    ) -> httpx.Response:
+        """The call as it is, under an idempotency key if there is one, its answer whatever it is."""
         fields = list(form_fields(params))
         if method == "POST":
-            return await self._http.post(path, data=dict(fields))
+            headers = {} if key is None else {"Idempotency-Key": key}
+            return await self._http.post(path, data=dict(fields), headers=headers)
         return await self._http.request(method, path, params=dict(fields))
 
     async def _succeed(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
@@ -177,6 +181,8 @@ async def running_stand_in(folder: Path) -> AsyncIterator[StandIn]:
             stripe = StandIn(http, clock)
             yield stripe
             for event in await stripe.events():
+                if event["api_version"] != API_VERSION:
+                    continue
                 problems = stripe_openapi().event_problems(event)
                 assert problems == [], f"{event['type']}: {problems}"
     finally:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -702,6 +703,52 @@ def test_webhooks_are_held_then_released_in_any_order_and_twice(simulator: Simul
     assert {event.data.object["id"] for event in receiver.events()} == created
     assert simulator.call("DELETE", "/_simulator/faults").json()["webhooks"]["duplicate"] is False
     assert simulator.call("POST", "/_simulator/faults", json={"cals": []}).status_code == 400
+
+
+def test_an_event_is_delivered_again_when_it_is_told_to(simulator: Simulator, receiver: Receiver) -> None:
+    simulator.client().v1.customers.create()
+    wait_until(lambda: deliveries(simulator) == ["delivered"], seconds=DELIVERY_SECONDS, what="delivery")
+    event_id = receiver.ids()[0]
+    assert simulator.call("POST", f"/_simulator/events/{event_id}/resend").json()["id"] == event_id
+    wait_until(lambda: receiver.ids() == [event_id, event_id], seconds=DELIVERY_SECONDS, what="the same event again")
+
+
+def test_a_thin_event_names_its_object_and_does_not_hold_it(simulator: Simulator, receiver: Receiver) -> None:
+    simulator.inject(webhooks={"thin": True})
+    client = simulator.client()
+    customer = client.v1.customers.create()
+    wait_until(lambda: receiver.received != [], seconds=DELIVERY_SECONDS, what="a webhook")
+    payload, signature = receiver.received[0]
+    notification: Any = client.parse_event_notification(payload, signature, WEBHOOK_SECRET)
+    assert (notification.type, notification.related_object.id) == ("v1.customer.created", customer.id)
+    with pytest.raises(ValueError, match="thin event notification"):
+        stripe.Webhook.construct_event(payload, signature, WEBHOOK_SECRET)
+
+
+def test_time_that_was_moved_stays_moved_and_webhooks_keep_the_real_one(
+    simulator: Simulator, receiver: Receiver
+) -> None:
+    moved = simulator.call("POST", "/_simulator/clock", json={"advance_seconds": 86_400}).json()["now"]
+    simulator.client().v1.customers.create()
+    wait_until(lambda: receiver.received != [], seconds=DELIVERY_SECONDS, what="a webhook")
+    event = receiver.events()[0]
+    assert moved <= event.created < moved + 60
+    assert abs(int(receiver.received[0][1].split(",")[0].removeprefix("t=")) - time.time()) < 60
+    simulator.stop()
+    simulator.start()
+    assert simulator.call("GET", "/_simulator/clock").json()["now"] >= moved
+
+
+def test_a_draft_that_fell_due_while_nothing_ran_is_finalized_at_the_start(simulator: Simulator) -> None:
+    client = simulator.client()
+    invoice = draft(client, customer_with_card(client), 4900, auto_advance=True)
+    simulator.stop()
+    with contextlib.closing(sqlite3.connect(simulator.state / "state.sqlite3")) as state, state:
+        state.execute("UPDATE agenda SET due_at = 0")
+    simulator.start()
+    wait_until(
+        lambda: simulator.client().v1.invoices.retrieve(invoice.id).status == "paid", seconds=5, what="it is paid"
+    )
 
 
 # ---- the process

@@ -281,7 +281,7 @@ async def _say_nothing(request: Request, *, seconds: float) -> None:
 
 
 def _answer(body: StripeObject, *, status: int, request_id: str) -> SavedAnswer:
-    encoded = json.dumps(body, indent=2).encode() + b"\n"
+    encoded = json.dumps(body).encode()
     return SavedAnswer(endpoint="", digest="", status=status, body=encoded, request_id=request_id)
 
 

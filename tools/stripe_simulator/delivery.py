@@ -12,6 +12,7 @@ import httpx
 import structlog
 
 from kit.clock import Clock
+from tools.stripe_simulator import events
 from tools.stripe_simulator.faults import Faults
 from tools.stripe_simulator.store import Delivery, Store
 
@@ -109,7 +110,9 @@ class WebhookSender:
 
     async def _attempt(self, delivery: Delivery) -> None:
         event = self._store.get(delivery.event_id)
-        payload = json.dumps(event, indent=2).encode()
+        if event is not None and self._faults.webhooks.thin:
+            event = events.thin(event)
+        payload = json.dumps(event).encode()
         delivered, outcome = await self._post(payload)
         if self._faults.webhooks.duplicate:
             delivered, outcome = await self._post(payload)

@@ -54,7 +54,8 @@ class CallFault(BaseModel):
 class WebhookFaults(BaseModel):
     """How webhooks misbehave, until told otherwise.
 
-    `hold` delivers nothing, `duplicate` delivers everything twice, `shuffle` delivers in random order.
+    `hold` delivers nothing, `duplicate` delivers everything twice, `shuffle` delivers in random order, `thin` delivers
+    as API v2 does, without the object.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +63,7 @@ class WebhookFaults(BaseModel):
     hold: bool = False
     duplicate: bool = False
     shuffle: bool = False
+    thin: bool = False
 
 
 class FaultPlan(BaseModel):

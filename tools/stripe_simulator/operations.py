@@ -77,8 +77,7 @@ class Call:
     def tell(self, event_type: str, body: StripeObject, previous: StripeObject | None = None) -> None:
         """Makes an event that holds the object as it is now, and puts it on its way to the receiver."""
         event = self.begin("event") | {
-            "api_version": events.API_VERSION,
-            "data": {"object": body} | ({} if previous is None else {"previous_attributes": previous}),
+            **events.content(self.store, body, previous),
             "pending_webhooks": int(self.sends_webhooks),
             "request": {"id": self.request_id, "idempotency_key": self.idempotency_key},
             "type": event_type,

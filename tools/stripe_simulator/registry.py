@@ -49,6 +49,6 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 # What is not Stripe's own, and answered by the same rules: a customer's bank, a customer at a page of Stripe's.
-CONTROLS: tuple[Operation, ...] = (*disputes.CONTROLS, *checkout_sessions.CONTROLS)
+CONTROLS: tuple[Operation, ...] = (*disputes.CONTROLS, *checkout_sessions.CONTROLS, *events.CONTROLS)
 
 TASKS: Tasks = {**collection.TASKS, **subscription_cycle.TASKS, **checkout.TASKS}

@@ -327,9 +327,10 @@ class Store:
     # ---- deliveries
 
     def add_delivery(self, event_id: str, *, due_at: float) -> None:
-        """Puts an event on its way to the receiver."""
+        """Puts an event on its way to the receiver, also one that was on it before."""
         self._connection.execute(
-            "INSERT INTO deliveries (event_id, state, attempt_count, due_at, outcome) VALUES (?, 'pending', 0, ?, '')",
+            "INSERT OR REPLACE INTO deliveries (event_id, state, attempt_count, due_at, outcome)"
+            " VALUES (?, 'pending', 0, ?, '')",
             (event_id, due_at),
         )
 

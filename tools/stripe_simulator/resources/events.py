@@ -1,7 +1,7 @@
 """Events: everything that happened, for whoever missed its webhook."""
 
-from tools.stripe_simulator import lists
-from tools.stripe_simulator.errors import parameter_invalid
+from tools.stripe_simulator import events, lists, older_shapes
+from tools.stripe_simulator.errors import not_possible, parameter_invalid, parameter_missing
 from tools.stripe_simulator.operations import Call, Operation
 from tools.stripe_simulator.store import Store, StripeObject
 
@@ -37,6 +37,26 @@ def list_all(call: Call) -> StripeObject:
     return found
 
 
+def resend(call: Call) -> StripeObject:
+    """POST /_simulator/events/{id}/resend: delivers it, again or late, as `stripe events resend` does."""
+    event = call.target("event")
+    call.params.finish()
+    if not call.sends_webhooks:
+        raise not_possible("Nobody receives webhooks: the simulator was started without a webhook URL.")
+    call.store.add_delivery(event["id"], due_at=call.real_now)
+    return _current(call.store, event)
+
+
+def write_as(call: Call) -> StripeObject:
+    """POST /_simulator/events/version: from now on events are written as `api_version` did."""
+    version = call.params.choice("api_version", (events.API_VERSION, older_shapes.OLDER_VERSION))
+    call.params.finish()
+    if version is None:
+        raise parameter_missing("api_version")
+    events.set_api_version(call.store, version)
+    return {"api_version": version}
+
+
 def _current(store: Store, event: StripeObject) -> StripeObject:
     delivery = store.delivery(event["id"])
     still_pending = delivery is not None and delivery.state != "delivered"
@@ -54,4 +74,8 @@ def _matches(event_type: str, pattern: str) -> bool:
 OPERATIONS = (
     Operation("GET", "/v1/events", list_all),
     Operation("GET", "/v1/events/{id}", retrieve),
+)
+CONTROLS = (
+    Operation("POST", "/_simulator/events/version", write_as),
+    Operation("POST", "/_simulator/events/{id}/resend", resend),
 )
