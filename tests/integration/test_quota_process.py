@@ -172,14 +172,21 @@ def own_redis() -> Iterator[EmbeddedRedis]:
 
 @asynccontextmanager
 async def suite_on(
-    folder: Path, own_redis: EmbeddedRedis, role_urls: Mapping[str, str], *, stores_are_up: bool = True
+    folder: Path,
+    own_redis: EmbeddedRedis,
+    role_urls: Mapping[str, str],
+    *,
+    stores_are_up: bool = True,
+    feed: entitlements_pb2_grpc.EntitlementFeedServiceServicer | None = None,
 ) -> AsyncIterator[Suite]:
-    """Quota as a process on these stores, with its peers; ready, if its stores are up."""
+    """Quota as a process on these stores, with its peers; ready, if its stores are up. feed: what it follows instead of
+    the suite's billing.
+    """
     recorded, billing = MemoryLedger(), Billing()
     peers = grpc.aio.server()
     ledger_servicer(recorded).add_to(peers)
     recording_servicer(recorded).add_to(peers)
-    entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(billing, peers)
+    entitlements_pb2_grpc.add_EntitlementFeedServiceServicer_to_server(feed or billing, peers)
     peers.add_generic_rpc_handlers((accounts_handler(),))
     peers_address = f"127.0.0.1:{peers.add_insecure_port('127.0.0.1:0')}"
     await peers.start()

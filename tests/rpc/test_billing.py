@@ -6,9 +6,10 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -640,3 +641,302 @@ async def test_while_secrets_rotate_both_are_good(world: World) -> None:
     world.webhook_secrets[:] = ["whsec_next", SECRET]
     await world.webhook(PAYLOAD, signature())
     await world.webhook(PAYLOAD, signature(secret="whsec_next"))
+
+
+# --- the life of a subscription
+
+FAILED = grpc.StatusCode.FAILED_PRECONDITION
+PERIOD_END = datetime(2026, 12, 25, 12, tzinfo=UTC)
+AT_ONCE, AT_PERIOD_END = billing_pb2.CHANGE_TIME_AT_ONCE, billing_pb2.CHANGE_TIME_AT_PERIOD_END
+
+
+@dataclass
+class Life:
+    """The commands to acme's subscription, by acme's key unless the operator's is needed."""
+
+    world: World
+
+    async def change(
+        self,
+        plan_id: str,
+        when: billing_pb2.ChangeTime.ValueType = billing_pb2.CHANGE_TIME_UNSPECIFIED,
+        *,
+        request_id: str = "",
+        terms: catalog_pb2.Plan | None = None,
+        secret: str = ACME,
+    ) -> billing_pb2.Subscription:
+        request = billing_pb2.ChangePlanRequest(
+            request_id=request_id or self.world.request_id(),
+            organization_id="acme",
+            plan_id=plan_id,
+            change_time=when,
+            custom_terms=terms,
+        )
+        return (await self.world.billing.ChangePlan(request, metadata=key(secret))).subscription
+
+    async def cancel(
+        self,
+        when: billing_pb2.ChangeTime.ValueType = billing_pb2.CHANGE_TIME_UNSPECIFIED,
+        *,
+        request_id: str = "",
+        secret: str = ACME,
+    ) -> billing_pb2.Subscription:
+        request = billing_pb2.CancelSubscriptionRequest(
+            request_id=request_id or self.world.request_id(), change_time=when
+        )
+        if secret != ACME:
+            request.organization_id = "acme"
+        return (await self.world.billing.CancelSubscription(request, metadata=key(secret))).subscription
+
+    async def pause(self, *, request_id: str = "", secret: str = ADMIN) -> billing_pb2.Subscription:
+        request = billing_pb2.PauseSubscriptionRequest(
+            request_id=request_id or self.world.request_id(), organization_id="acme"
+        )
+        return (await self.world.billing.PauseSubscription(request, metadata=key(secret))).subscription
+
+    async def resume(self, *, request_id: str = "") -> billing_pb2.Subscription:
+        request = billing_pb2.ResumeSubscriptionRequest(request_id=request_id or self.world.request_id())
+        return (await self.world.billing.ResumeSubscription(request, metadata=key(ACME))).subscription
+
+    async def begin(
+        self, plan_id: str, *, trial_days: int | None = None, terms: catalog_pb2.Plan | None = None, currency: str = ""
+    ) -> billing_pb2.Subscription:
+        request = billing_pb2.CreateSubscriptionRequest(
+            request_id=self.world.request_id(),
+            subscription=billing_pb2.Subscription(organization_id="acme", plan_id=plan_id, currency_code=currency),
+            trial_days=trial_days,
+            custom_terms=terms,
+        )
+        return (await self.world.billing.CreateSubscription(request, metadata=key(ADMIN))).subscription
+
+    async def entitled(self) -> tuple[int, str, int]:
+        """The version, plan and status that followers read."""
+        (found,) = (await self.world.entitlements()).entitlements
+        return found.version, found.plan_id, found.status
+
+    async def may(self) -> billing_pb2.ListEntitlementsResponse:
+        return await self.world.billing.ListEntitlements(billing_pb2.ListEntitlementsRequest(), metadata=key(ACME))
+
+    def go_to(self, moment: datetime) -> None:
+        self.world.clock.advance(moment - self.world.clock.now())
+
+
+@pytest.fixture
+def life(world: World) -> Life:
+    return Life(world)
+
+
+async def test_who_pays_more_gets_more_now_and_who_pays_less_at_the_periods_end(life: Life) -> None:
+    await life.world.subscribe("starter")
+    up = await life.change("pro")
+    assert (up.plan_id, up.HasField("scheduled_change")) == ("pro", False)
+    down = await life.change("starter")
+    assert (down.plan_id, down.scheduled_change.plan_id) == ("pro", "starter")
+    assert down.scheduled_change.start_time.ToDatetime(tzinfo=UTC) == PERIOD_END
+    assert down.period_end_time.ToDatetime(tzinfo=UTC) == PERIOD_END
+
+
+async def test_when_a_change_takes_effect_can_be_said(life: Life) -> None:
+    await life.world.subscribe("starter")
+    assert (await life.change("pro", AT_PERIOD_END)).scheduled_change.plan_id == "pro"
+    at_once = await life.change("pro", AT_ONCE)
+    assert (at_once.plan_id, at_once.HasField("scheduled_change")) == ("pro", False)
+
+
+async def test_a_scheduled_change_is_in_force_from_its_instant_on_whoever_looks_first(life: Life) -> None:
+    await life.world.subscribe("pro")
+    await life.change("starter")
+    assert await life.entitled() == (2, "pro", billing_pb2.SUBSCRIPTION_STATUS_ACTIVE)
+    life.go_to(PERIOD_END - timedelta(microseconds=1))
+    assert (await life.world.subscription()).plan_id == "pro"
+    life.go_to(PERIOD_END)
+    assert await life.entitled() == (4, "starter", billing_pb2.SUBSCRIPTION_STATUS_ACTIVE)
+    found = await life.world.subscription()
+    assert (found.plan_id, found.HasField("scheduled_change")) == ("starter", False)
+    assert [phase.plan_id for phase in found.phases] == ["pro", "starter"]
+    assert await life.entitled() == (4, "starter", billing_pb2.SUBSCRIPTION_STATUS_ACTIVE)
+
+
+async def test_naming_the_plan_in_force_takes_a_scheduled_change_back_and_keeps_its_version(life: Life) -> None:
+    sold = await life.world.subscribe("pro")
+    await life.change("starter")
+    await life.world.apply(plan("free", "0", overage=""), plan("starter", "49.00"), plan("pro", "199.00"))
+    assert await life.change("pro") == sold
+    assert (await life.change("pro", AT_ONCE)).plan_version == 2
+
+
+async def test_canceling_ends_with_what_is_paid_and_leads_to_free_in_that_instant(life: Life) -> None:
+    sold = await life.world.subscribe("starter")
+    canceled = await life.cancel()
+    assert (canceled.status, canceled.cancel_time.ToDatetime(tzinfo=UTC)) == (
+        billing_pb2.SUBSCRIPTION_STATUS_ACTIVE,
+        PERIOD_END,
+    )
+    life.go_to(PERIOD_END + timedelta(days=2))
+    free = await life.world.subscription()
+    assert (free.plan_id, free.start_time.ToDatetime(tzinfo=UTC)) == ("free", PERIOD_END)
+    assert free.subscription_id != sold.subscription_id
+    assert await life.entitled() == (4, "free", billing_pb2.SUBSCRIPTION_STATUS_ACTIVE)
+
+
+async def test_canceling_at_once_leads_to_free_at_once(life: Life) -> None:
+    sold = await life.world.subscribe("starter")
+    life.world.clock.advance(timedelta(days=1))
+    canceled = await life.cancel(AT_ONCE, secret=ADMIN)
+    assert (canceled.subscription_id, canceled.status) == (
+        sold.subscription_id,
+        billing_pb2.SUBSCRIPTION_STATUS_CANCELED,
+    )
+    assert canceled.cancel_time.ToDatetime(tzinfo=UTC) == NOW + timedelta(days=1)
+    assert (await life.world.subscription()).plan_id == "free"
+
+
+async def test_a_cancellation_can_be_taken_back_until_it_comes(life: Life) -> None:
+    sold = await life.world.subscribe("starter")
+    await life.cancel()
+    assert await life.resume() == sold
+    assert await refusal(life.resume()) == (FAILED, "INVALID_STATE")
+    await life.cancel()
+    life.go_to(PERIOD_END)
+    assert await refusal(life.resume()) == (FAILED, "INVALID_STATE")
+
+
+async def test_a_pause_denies_and_a_resumption_allows_again(life: Life) -> None:
+    await life.world.subscribe("starter")
+    assert (await life.pause()).status == billing_pb2.SUBSCRIPTION_STATUS_PAUSED
+    assert (await life.may()).is_allowed is False
+    assert await life.entitled() == (3, "starter", billing_pb2.SUBSCRIPTION_STATUS_PAUSED)
+    assert await refusal(life.pause()) == (FAILED, "INVALID_STATE")
+    assert (await life.resume()).status == billing_pb2.SUBSCRIPTION_STATUS_ACTIVE
+    assert (await life.may()).is_allowed is True
+
+
+async def test_a_trial_comes_once_in_an_organizations_life_unless_the_operator_says_so(life: Life) -> None:
+    trial = plan("starter", "49.00")
+    trial.trial_days = 14
+    await life.world.apply(plan("free", "0", overage=""), trial)
+    sold = await life.begin("starter")
+    ends = NOW + timedelta(days=14)
+    assert sold.status == billing_pb2.SUBSCRIPTION_STATUS_TRIALING
+    assert sold.trial_end_time.ToDatetime(tzinfo=UTC) == sold.anchor_time.ToDatetime(tzinfo=UTC) == ends
+    assert sold.period_end_time.ToDatetime(tzinfo=UTC) == ends
+    life.go_to(ends)
+    billed = await life.world.subscription()
+    assert (billed.status, billed.period_start_time) == (billing_pb2.SUBSCRIPTION_STATUS_ACTIVE, sold.trial_end_time)
+    await life.cancel(AT_ONCE)
+    again = await life.begin("starter")
+    assert (again.status, again.HasField("trial_end_time")) == (billing_pb2.SUBSCRIPTION_STATUS_ACTIVE, False)
+    await life.cancel(AT_ONCE)
+    assert (await life.begin("starter", trial_days=3)).status == billing_pb2.SUBSCRIPTION_STATUS_TRIALING
+
+
+async def test_no_subscription_starts_within_one_that_was_billed(life: Life) -> None:
+    await life.world.subscribe("starter", start=NOW - timedelta(days=3))
+    await life.cancel(AT_ONCE)
+    life.world.clock.advance(timedelta(days=1))
+    within = life.world.subscribe("pro", start=NOW - timedelta(microseconds=1))
+    assert await refusal(within) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert (await life.world.subscribe("pro", start=NOW)).plan_id == "pro"
+
+
+async def test_terms_of_its_own_are_an_organizations_own(life: Life) -> None:
+    terms = plan("pro", "99.00")
+    terms.features["sso"] = True
+    terms.meters[1].limit_quantity = 50
+    sold = await life.begin("pro", terms=terms)
+    assert sold.has_custom_terms
+    may = await life.may()
+    assert (may.plan_id, may.features["sso"]) == ("pro", True)
+    limits = {each.meter: each.limit_quantity for each in may.limits}
+    assert limits == {"agent_minutes": 1_000 * MINUTE, "concurrent_agents": 50}
+    (followed,) = (await life.world.entitlements()).entitlements
+    assert [each.limit_quantity for each in followed.meters] == [1_000 * MINUTE, 50]
+    listed = await catalog_pb2_grpc.CatalogServiceStub(life.world.channel).ListPlans(
+        catalog_pb2.ListPlansRequest(), metadata=key(GLOBEX)
+    )
+    assert {each.display_name: each.monthly_price for each in listed.plans}["Pro"] == "149.00"
+    assert not (await life.change("starter", AT_ONCE)).has_custom_terms
+
+
+async def test_terms_that_break_a_rule_of_plans_or_stand_for_another_plan_are_refused(life: Life) -> None:
+    await life.world.subscribe("starter")
+    unknown = plan("pro", "99.00")
+    unknown.meters[0].meter = "phlogiston"
+    for terms, reason in ((unknown, "INVALID_CATALOG"), (plan("starter", "1.00"), "INVALID_FIELD")):
+        assert (await refusal(life.change("pro", terms=terms, secret=ADMIN)))[1] == reason
+
+
+async def test_a_tenant_changes_plans_and_cancels_and_neither_pauses_nor_names_terms(life: Life) -> None:
+    await life.world.subscribe("starter")
+    denied = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    assert await refusal(life.pause(secret=ACME)) == denied
+    assert await refusal(life.change("pro", terms=plan("pro", "0.01"))) == denied
+    assert await refusal(life.change("pro", secret=GLOBEX)) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "ORGANIZATION_MISMATCH",
+    )
+    assert (await life.change("pro")).plan_id == "pro"
+
+
+async def test_a_plan_in_another_currency_cannot_be_changed_to(life: Life) -> None:
+    euros = plan("pro", "139.00")
+    euros.currency_code = "EUR"
+    await life.world.apply(plan("free", "0", overage=""), plan("starter", "49.00"), euros)
+    await life.world.subscribe("starter")
+    assert (await refusal(life.change("pro")))[1] == "INVALID_FIELD"
+    await life.cancel(AT_ONCE)
+    assert (await refusal(life.begin("pro", currency="USD")))[1] == "INVALID_FIELD"
+    assert (await life.begin("pro")).currency_code == "EUR"
+
+
+async def test_on_free_there_is_nothing_to_change_cancel_pause_or_resume(life: Life) -> None:
+    for call in (life.change("pro"), life.cancel(), life.pause(), life.resume()):
+        assert await refusal(call) == (FAILED, "INVALID_STATE")
+    await life.world.subscribe("starter")
+    assert (await refusal(life.change("free")))[1] == "INVALID_FIELD"
+
+
+async def test_the_same_command_again_changes_nothing_and_other_content_is_refused(life: Life) -> None:
+    await life.world.subscribe("starter")
+    commands: list[Callable[[], Awaitable[billing_pb2.Subscription]]] = [
+        partial(life.change, "pro", request_id="change"),
+        partial(life.pause, request_id="pause"),
+        partial(life.resume, request_id="resume"),
+        partial(life.cancel, request_id="cancel"),
+    ]
+    for command in commands:
+        first = await command()
+        version = await life.entitled()
+        assert await command() == first
+        assert await life.entitled() == version
+    aborted = (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
+    assert await refusal(life.change("starter", request_id="change")) == aborted
+    assert await refusal(life.cancel(AT_ONCE, request_id="cancel")) == aborted
+
+
+async def test_the_same_command_from_many_places_at_once_is_done_once(life: Life) -> None:
+    await life.world.subscribe("starter")
+    made = await asyncio.gather(*(life.change("pro", request_id="r") for _ in range(5)))
+    assert len({each.SerializeToString(deterministic=True) for each in made}) == 1
+    assert (await life.entitled())[0] == 3
+
+
+async def test_a_retry_after_the_subscription_ended_answers_the_one_it_changed(life: Life) -> None:
+    sold = await life.world.subscribe("starter")
+    await life.change("pro", request_id="r")
+    await life.cancel(AT_ONCE)
+    assert (await life.change("pro", request_id="r")).subscription_id == sold.subscription_id
+
+
+async def test_entitlements_are_shown_as_they_are_followed(life: Life) -> None:
+    await life.world.subscribe("starter")
+    may, (followed,) = await life.may(), (await life.world.entitlements()).entitlements
+    assert (may.plan_id, may.status, may.period_end_time) == (
+        followed.plan_id,
+        followed.status,
+        followed.period_end_time,
+    )
+    assert dict(may.features) == dict(followed.features)
+    assert [(each.meter, each.limit_quantity, each.grace_percent) for each in may.limits] == [
+        (each.meter, each.limit_quantity, each.grace_percent) for each in followed.meters
+    ]
