@@ -16,6 +16,7 @@ from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlementHeads
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_change_list import PostgresChangeList
+from services.billing.adapters.postgres_close_list import PostgresCloseList
 from services.billing.adapters.postgres_coupons import PostgresCoupons
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
@@ -33,6 +34,7 @@ from services.billing.application.apply_scheduled_changes import ApplyScheduledC
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
+from services.billing.application.close_due_subscriptions import CloseDueSubscriptions
 from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
@@ -44,9 +46,9 @@ from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.hand_over_credit_notes import HandOverCreditNotes
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.list_entitlements import ListEntitlements
+from services.billing.application.make_cut import MakeCut
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.preview_invoice import PreviewInvoice
-from services.billing.application.rate_period import RatePeriod
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.store_stripe_event import StoreStripeEvent
@@ -66,6 +68,7 @@ from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
 from services.billing.rpc.profile_servicer import BillingProfileServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
+from services.billing.workers.closing import keep_closing
 from services.billing.workers.confirming import keep_confirming
 from services.billing.workers.working_off import LOOK_SOON_SECONDS, work_off
 
@@ -86,8 +89,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     inbox, ledger = PostgresStripeInbox(fleet), MeteringLedger(metering)
     organizations = RemoteOrganizations(accounts)
     in_force = SubscriptionInForce(books, plans, AccountsOrganizations(organizations), clock)
-    rate_period = RatePeriod(usage, plans)
     find_plan, find_wanted_plan = FindPlan(books, plans), FindWantedPlan(plans, usage)
+    make_cut = MakeCut(books, find_plan, usage, clock)
     act = ActOnSubscription(books, plans, in_force, clock)
 
     catalog = CatalogServicer(
@@ -102,8 +105,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         pause_subscription=PauseSubscription(act),
         resume_subscription=ResumeSubscription(act),
         list_entitlements=ListEntitlements(find_plan, in_force),
-        preview_invoice=PreviewInvoice(in_force, rate_period),
-        close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
+        preview_invoice=PreviewInvoice(books, in_force, make_cut),
+        close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
         exists=organizations.exists,
     )
     entitlements = EntitlementServicer(
@@ -145,7 +148,10 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
                 ApplyScheduledChanges(PostgresChangeList(fleet), in_force, clock),
                 look_every_seconds=LOOK_SOON_SECONDS,
             ),
-            "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, plans, ledger, clock)),
+            "close_due_subscriptions": partial(
+                keep_closing, CloseDueSubscriptions(PostgresCloseList(fleet), books, make_cut, clock)
+            ),
+            "confirm_usage": partial(keep_confirming, ledger, ConfirmUsage(books, find_plan, ledger, clock)),
             "handle_stripe_events": partial(work_off, HandleStripeEvents(inbox, books, event_handlers, clock)),
             "hand_over_credit_notes": partial(
                 work_off,

@@ -32,11 +32,11 @@ from services.billing.domain import limits
 from services.billing.domain.catalog import CatalogPlan
 from services.billing.domain.invoices import Invoice, InvoiceKey, InvoiceState, total_of
 from services.billing.domain.periods import period_at
-from services.billing.domain.rating import rate
 from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.subscriptions import Subscription, SubscriptionStatus
 from tests.integration.billing_database import billing_database
 from tests.unit.billing.plans import ENTERPRISE, EVERYTHING, FREE, METERS, PLANS, STARTER, priced
+from tests.unit.billing.rated import rate
 from tests.unit.billing.timelines import begun, by_tests
 
 NOW = datetime(2026, 11, 25, 12, 30, 15, 123_456, tzinfo=UTC)
@@ -252,7 +252,6 @@ async def test_a_finalized_invoice_is_read_as_it_was_written(stocked: Store) -> 
     assert made.number == "TB-000001"
     async with stocked.books.read(ACME) as book:
         assert await book.invoices.get(made.invoice_id) == made
-        assert await book.invoices.of_period(sold.subscription_id, made.period) == made
         assert await book.invoices.newest_first(before=None, count=10) == [made]
 
 

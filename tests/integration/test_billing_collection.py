@@ -46,11 +46,11 @@ from services.billing.application.stripe_events.table import handlers
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState, total_of
 from services.billing.domain.periods import period_at
-from services.billing.domain.rating import rate
 from services.billing.domain.stripe_objects import StripeInvoice
 from services.billing.domain.subscriptions import Subscription
 from tests.integration.billing_database import BillingDatabase, billing_database
 from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER
+from tests.unit.billing.rated import rate
 from tests.unit.billing.timelines import begun, by_tests
 
 # Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.

@@ -29,6 +29,8 @@ OPEN_POLICIES = {
         ("change_heads", "tollbook_billing_fleet", "SELECT"),
         ("due_changes", "tollbook_billing_fleet", "SELECT"),
         ("due_changes", "tollbook_billing_fleet", "UPDATE"),
+        ("due_closes", "tollbook_billing_fleet", "SELECT"),
+        ("due_closes", "tollbook_billing_fleet", "UPDATE"),
         ("due_invoices", "tollbook_billing_fleet", "SELECT"),
         ("due_invoices", "tollbook_billing_fleet", "UPDATE"),
         ("credit_expiries", "tollbook_billing_fleet", "SELECT"),

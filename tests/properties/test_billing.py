@@ -16,7 +16,7 @@ from services.billing.domain.invoices import total_of
 from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period, nth_start, period_at
 from services.billing.domain.prices import PerUnit
-from services.billing.domain.rating import rate
+from tests.unit.billing.rated import rate
 
 TICK = timedelta(microseconds=1)
 TEN_YEARS_OF_MONTHS = 121

@@ -39,10 +39,10 @@ from services.billing.application.diff_catalog import DiffCatalog
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.list_entitlements import ListEntitlements
+from services.billing.application.make_cut import MakeCut
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.preview_invoice import PreviewInvoice
-from services.billing.application.rate_period import RatePeriod
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.store_stripe_event import StoreStripeEvent
@@ -81,10 +81,12 @@ class MeteringThatMayBeDown(MemoryUsage):
 
     is_down = False
 
-    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
+    async def totals(
+        self, organization_id: str, period: Period, meters: Collection[str], *, as_of_sequence: int | None = None
+    ) -> UsageTotals:
         if self.is_down:
             raise DependencyUnavailable(dependency="metering")
-        return await super().totals(organization_id, period, meters)
+        return await super().totals(organization_id, period, meters, as_of_sequence=as_of_sequence)
 
 
 @dataclass
@@ -157,7 +159,7 @@ async def unstocked() -> AsyncIterator[World]:
     usage = MeteringThatMayBeDown(*METERS.values())
     organizations = MemoryOrganizations({"acme": ACME_MADE, "globex": NOW})
     in_force = SubscriptionInForce(books, plans, organizations, clock)
-    rate_period = RatePeriod(usage, plans)
+    make_cut = MakeCut(books, FindPlan(books, plans), usage, clock)
     find_plan, find_wanted_plan = FindPlan(books, plans), FindWantedPlan(plans, usage)
     act = ActOnSubscription(books, plans, in_force, clock)
     webhook_secrets = [SECRET]
@@ -183,8 +185,8 @@ async def unstocked() -> AsyncIterator[World]:
                 pause_subscription=PauseSubscription(act),
                 resume_subscription=ResumeSubscription(act),
                 list_entitlements=ListEntitlements(find_plan, in_force),
-                preview_invoice=PreviewInvoice(in_force, rate_period),
-                close_billing_period=CloseBillingPeriod(books, in_force, rate_period, clock),
+                preview_invoice=PreviewInvoice(books, in_force, make_cut),
+                close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
                 exists=exists,
             ),
             EntitlementServicer(

@@ -25,7 +25,9 @@ class MeteringUsage:
         self._meters: Mapping[str, Meter] = {}
         self._asked_at = float("-inf")
 
-    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
+    async def totals(
+        self, organization_id: str, period: Period, meters: Collection[str], *, as_of_sequence: int | None = None
+    ) -> UsageTotals:
         """As Usage."""
         request = metering_pb2.QueryUsageRequest(
             organization_id=organization_id,
@@ -33,6 +35,7 @@ class MeteringUsage:
             start_time=moment_to_pb(period.start),
             # No meter stands for every meter there; of an empty interval there is only the position to tell.
             end_time=moment_to_pb(period.end if meters else period.start),
+            as_of_sequence=as_of_sequence or 0,
         )
         try:
             answer = await self._stub.QueryUsage(request)

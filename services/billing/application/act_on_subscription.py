@@ -13,6 +13,7 @@ from services.billing.application.find_wanted_plan import WantedPlan
 from services.billing.application.ports.books import Book, Books
 from services.billing.application.ports.catalog import Plans
 from services.billing.application.ports.subscriptions import Act
+from services.billing.application.schedule_closes import schedule_closes
 from services.billing.application.subscription_in_force import (
     Standing,
     SubscriptionInForce,
@@ -111,4 +112,6 @@ async def _write(book: Book, current: Subscription, timeline: Timeline, free: Pl
     if timeline.end is not None and lifecycle.has_ended(timeline, act.now):
         await begin_free(book, free, start=timeline.end, act=act)
         return await book.subscriptions.get(current.subscription_id)
-    return await book.subscriptions.change(timeline, current.standing, act)
+    changed = await book.subscriptions.change(timeline, current.standing, act)
+    await schedule_closes(book)
+    return changed

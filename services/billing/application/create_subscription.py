@@ -11,6 +11,7 @@ from kit.ids import new_id
 from services.billing.application.find_wanted_plan import CustomTerms, FindWantedPlan, WantedPlan
 from services.billing.application.ports.books import Book, Books
 from services.billing.application.ports.subscriptions import Act
+from services.billing.application.schedule_closes import schedule_closes
 from services.billing.application.subscription_in_force import Standing, SubscriptionInForce, standing_of
 from services.billing.domain import lifecycle, limits
 from services.billing.domain.catalog import FREE_PLAN
@@ -86,6 +87,7 @@ class CreateSubscription:
                 await book.custom_plans.add(wanted.ref.custom_id, wanted.plan)
             act = Act(action="create", actor=actor, request_id=request_id, now=now)
             subscription = await book.subscriptions.begin(timeline, act)
+            await schedule_closes(book)
             await book.requests.remember(request_id, digest, subscription.subscription_id)
             return await standing_of(book, subscription, now)
 

@@ -12,6 +12,7 @@ from services.billing.application.ports.books import Book, BookReader, Books
 from services.billing.application.ports.catalog import Plans
 from services.billing.application.ports.organizations import Organizations
 from services.billing.application.ports.subscriptions import Act
+from services.billing.application.schedule_closes import schedule_closes
 from services.billing.domain import lifecycle
 from services.billing.domain.catalog import FREE_PLAN, Plan
 from services.billing.domain.periods import Period
@@ -108,7 +109,10 @@ async def begin_free(book: Book, free: Plan, *, start: datetime, act: Act) -> Su
         trial_days=0,
         opening=start,
     )
-    return await book.subscriptions.begin(timeline, act)
+    begun = await book.subscriptions.begin(timeline, act)
+    # What it ends has its last invoices to come.
+    await schedule_closes(book)
+    return begun
 
 
 async def _put_in_force(book: Book, subscription: Subscription, free: Plan, now: datetime) -> Subscription:

@@ -78,5 +78,7 @@ class Due:
     """The segment that is charged: within the key's interval."""
     description: str
     """What a line about it says."""
+    plan_id: str
+    """Whose terms it follows."""
     quantities: MeteredQuantities | None = None
     """None where usage is not what is charged."""

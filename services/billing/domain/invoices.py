@@ -9,8 +9,12 @@ from decimal import Decimal
 from enum import Enum
 
 from kit.money import Money
+from services.billing.domain.closing import CutKind
+from services.billing.domain.dues import DueKey
 from services.billing.domain.periods import Period
 
+DEFAULT_LEGAL_ENTITY = "default"
+"""Who bills an organization of which nothing else is said."""
 _NUMBER_DIGITS = 6
 
 
@@ -51,10 +55,28 @@ def can_become(current: InvoiceState, state: InvoiceState) -> bool:
 
 
 class LineKind(Enum):
-    """What a line charges."""
+    """What a line is for."""
 
     BASE_FEE = "BASE_FEE"
+    FLAT_FEE = "FLAT_FEE"
     OVERAGE = "OVERAGE"
+    """Usage."""
+    MINIMUM = "MINIMUM"
+    DISCOUNT = "DISCOUNT"
+    ADJUSTMENT = "ADJUSTMENT"
+    """What usage or a minimum comes to differently than an earlier invoice had it."""
+    PRORATION = "PRORATION"
+    """The same of a price by time: a plan changed, or the subscription ended, within what was paid."""
+    TAX = "TAX"
+    CREDIT = "CREDIT"
+    """What prepaid credits pay."""
+    ROUNDING = "ROUNDING"
+    """To what can be charged in the currency."""
+    TO_CREDIT = "TO_CREDIT"
+    """What was below zero, put to the customer's credit."""
+
+
+_AFTER_SUBTOTAL = frozenset({LineKind.TAX, LineKind.CREDIT, LineKind.ROUNDING, LineKind.TO_CREDIT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +93,21 @@ class Line:
     included_quantity: int = 0
     charged_quantity: int = 0
     unit_price: Decimal | None = None
-    """The price of one display unit; None on a base fee."""
+    """The price of one display unit; None where there is not one price."""
+    difference_quantity: int = 0
+    """What of the usage no earlier invoice counted; all of it on the first line about it, below zero when it shrank."""
+    first_sequence: int = 0
+    last_sequence: int = 0
+    """It cites what the ledger recorded after the first and up to the last of these; 0 and 0: no usage."""
+    key: DueKey | None = None
+    """What it is for; None for what follows from the other lines: taxes, credits and rounding."""
+    corrects_invoice_id: str = ""
+    """The invoice that had it differently; empty on the first line about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:
-    """What a period is charged. Its content never changes after it is finalized, only what Stripe says of it."""
+    """What a cut charges. Its content never changes after it is finalized, only what Stripe says of it."""
 
     organization_id: str
     subscription_id: str
@@ -87,8 +118,13 @@ class Invoice:
     """The sum of the lines."""
     lines: tuple[Line, ...]
     period: Period
+    """The period that it closes, or within which it was made."""
     closed_through_sequence: int
     """The last usage event that it could include."""
+    cut: CutKind = CutKind.EARLY
+    """Why it was made."""
+    legal_entity_id: str = DEFAULT_LEGAL_ENTITY
+    """Who bills; its numbers have no gap."""
     invoice_id: str = ""
     """Empty in a preview."""
     number: str = ""
@@ -103,6 +139,25 @@ class Invoice:
         """Whether there is anything to collect; Stripe is not told of an invoice over nothing."""
         return self.total.minor > 0
 
+    @property
+    def subtotal(self) -> Money:
+        """The sum of what is charged and discounted, before taxes."""
+        return total_of([line for line in self.lines if line.kind not in _AFTER_SUBTOTAL], self.total.currency_code)
+
+    @property
+    def tax(self) -> Money:
+        """The sum of the taxes."""
+        return self._sum_of(LineKind.TAX)
+
+    @property
+    def credits(self) -> Money:
+        """What prepaid credits pay; above zero."""
+        applied = self._sum_of(LineKind.CREDIT)
+        return Money(-applied.minor, applied.currency_code)
+
+    def _sum_of(self, kind: LineKind) -> Money:
+        return total_of([line for line in self.lines if line.kind is kind], self.total.currency_code)
+
 
 @dataclass(frozen=True, slots=True)
 class InvoiceKey:
@@ -110,6 +165,29 @@ class InvoiceKey:
 
     finalize_time: datetime
     invoice_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceFilters:
+    """Which invoices are asked for."""
+
+    states: frozenset[InvoiceState] = frozenset()
+    """In one of these states; empty: in any."""
+    finalized_from: datetime | None = None
+    """Finalized at this moment or later; None: whenever."""
+    finalized_before: datetime | None = None
+    """Finalized before this moment; None: whenever."""
+
+    def hold(self, invoice: Invoice) -> bool:
+        """Whether it is asked for."""
+        time = invoice.finalize_time
+        if time is None or (self.states and invoice.state not in self.states):
+            return False
+        begins = self.finalized_from is None or self.finalized_from <= time
+        return begins and (self.finalized_before is None or time < self.finalized_before)
+
+
+ALL_INVOICES = InvoiceFilters()
 
 
 def total_of(lines: Sequence[Line], currency_code: str) -> Money:

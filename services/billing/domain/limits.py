@@ -26,6 +26,13 @@ START_BACK = timedelta(days=35)
 """As far as usage events are accepted back: an earlier start could not be metered."""
 CLOSE_AFTER = timedelta(minutes=30)
 """How long a close waits after the end of what it closes: for usage that is on its way."""
+ADJUSTED_FOR = timedelta(days=67)
+"""How long a period's end lies back in the cuts that look for differences in it: as far as usage is accepted back, and
+a longest month more, because what comes after one month's cut is found by the next one's."""
+CLOSE_ATTEMPTS_MAX = 5
+"""How often a close starts anew because something changed meanwhile."""
+CLOSED_AT_ONCE = 8
+"""How many organizations one process closes at the same time; one that hangs takes up one place."""
 PAGE_INVOICES_MAX = 100
 PAGE_INVOICES = 20
 

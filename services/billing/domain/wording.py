@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 
-from kit.money import currency_exponent, format_decimal, round_half_away
+from kit.money import Money, currency_exponent, format_decimal, round_half_away
 from services.billing.domain.catalog import Plan
 from services.billing.domain.meters import Meter
 from services.billing.domain.periods import Period
@@ -22,15 +22,41 @@ def base_fee_text(plan: Plan, period: Period) -> str:
     return f"{plan.display_name} plan, {_date(period.start)} to {_date(period.end)}"
 
 
-def overage_text(charge: Charge, meter: Meter, units: Fraction, currency_code: str) -> str:
+def usage_text(charge: Charge, meter: Meter, charged_quantity: int, currency_code: str) -> str:
     """`Agent minutes beyond 1 000 included: 12.345 at $0.05 per minute`. It says the unit once and beside the price,
     so that no unit needs a plural.
     """
+    units = Fraction(charged_quantity, meter.base_units_per_display_unit)
     included = Fraction(charge.included_quantity, meter.base_units_per_display_unit)
     beyond = f" beyond {_quantity(included)} included" if included else ""
     price = charge.price
     at = f" at {_price(price.unit_price, currency_code)} per {meter.display_unit}" if isinstance(price, PerUnit) else ""
     return f"{charge.display_name}{beyond}: {_quantity(units)}{at}"
+
+
+def flat_fee_text(charge: Charge, period: Period) -> str:
+    """`Support, 20 Nov 2026 to 20 Dec 2026`."""
+    return f"{charge.display_name}, {_date(period.start)} to {_date(period.end)}"
+
+
+def minimum_text(minimum: Money) -> str:
+    """`Usage up to the agreed minimum of 100.00 USD`."""
+    return f"Usage up to the agreed minimum of {minimum} {minimum.currency_code}"
+
+
+def correction_text(description: str, invoice_number: str) -> str:
+    """`Correction of TB-000042: Agent minutes: 12 at $0.05 per minute`."""
+    return f"Correction of {invoice_number}: {description}"
+
+
+def withdrawal_text(period: Period, invoice_number: str) -> str:
+    """`Correction of TB-000042: not due, 20 Nov 2026 to 20 Dec 2026`."""
+    return correction_text(f"not due, {_date(period.start)} to {_date(period.end)}", invoice_number)
+
+
+CREDIT_TEXT = "Prepaid credits"
+ROUNDING_TEXT = "Rounding"
+TO_CREDIT_TEXT = "Put to your credit"
 
 
 def _date(moment: datetime) -> str:

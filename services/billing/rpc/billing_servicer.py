@@ -9,6 +9,7 @@ import grpc
 from kit.errors import InvalidField, ScopeMissing
 from kit.grpc.call import CallerKind, OrganizationExists, current_actor, current_principal, organization_of
 from kit.grpc.context import ServicerContext
+from kit.grpc.convert import moment_from_pb
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
@@ -22,6 +23,7 @@ from services.billing.application.subscription_in_force import SubscriptionInFor
 from services.billing.domain.invoices import InvoiceKey
 from services.billing.domain.lifecycle import ChangeTime
 from services.billing.rpc.convert import (
+    invoice_filters_from_pb,
     invoice_to_pb,
     page_size_from_pb,
     page_token_from_pb,
@@ -167,10 +169,17 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
     ) -> billing_pb2.CloseBillingPeriodResponse:
         """See the proto."""
         organization_id = await organization_of(request.organization_id, exists=self._exists)
+        start = None
+        if request.HasField("period_start_time"):
+            start = moment_from_pb(request.period_start_time, "period_start_time")
         invoice = await self._close_billing_period(
-            organization_id, request_id=request.request_id, actor=current_actor()
+            organization_id,
+            subscription_id=request.subscription_id,
+            period_start=start,
+            request_id=request.request_id,
+            actor=current_actor(),
         )
-        return billing_pb2.CloseBillingPeriodResponse(invoice=invoice_to_pb(invoice))
+        return billing_pb2.CloseBillingPeriodResponse(invoice=None if invoice is None else invoice_to_pb(invoice))
 
     async def ListInvoices(
         self, request: billing_pb2.ListInvoicesRequest, context: ServicerContext
@@ -179,8 +188,9 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         organization_id = await organization_of(request.organization_id, exists=self._exists)
         count = page_size_from_pb(request.page_size)
         before = page_token_from_pb(request.page_token)
+        filters = invoice_filters_from_pb(request)
         async with self._books.read(organization_id) as book:
-            found = await book.invoices.newest_first(before=before, count=count + 1)
+            found = await book.invoices.newest_first(before=before, count=count + 1, filters=filters)
         page = found[:count]
         token = ""
         if len(found) > count and page[-1].finalize_time is not None:

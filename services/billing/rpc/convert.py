@@ -7,10 +7,10 @@ import binascii
 
 from kit.clock import from_unix_microseconds, unix_microseconds
 from kit.errors import InvalidField, LimitExceeded
-from kit.grpc.convert import moment_to_pb
+from kit.grpc.convert import moment_from_pb, moment_to_pb
 from kit.money import format_decimal
 from services.billing.domain import limits
-from services.billing.domain.invoices import Invoice, InvoiceKey, Line
+from services.billing.domain.invoices import Invoice, InvoiceFilters, InvoiceKey, InvoiceState, Line
 from tollbook.billing.v1 import billing_pb2
 
 _NANOS_PER_MICROSECOND = 1_000
@@ -33,7 +33,31 @@ def invoice_to_pb(invoice: Invoice) -> billing_pb2.Invoice:
         plan_version=invoice.plan_version,
         finalize_time=None if invoice.finalize_time is None else moment_to_pb(invoice.finalize_time),
         stripe_invoice_id=invoice.stripe_invoice_id,
+        subtotal=str(invoice.subtotal),
+        tax=str(invoice.tax),
+        credits=str(invoice.credits),
+        cut=billing_pb2.InvoiceCut.Value(f"INVOICE_CUT_{invoice.cut.value}"),
+        subscription_id=invoice.subscription_id,
+        legal_entity_id=invoice.legal_entity_id,
     )
+
+
+def invoice_filters_from_pb(request: billing_pb2.ListInvoicesRequest) -> InvoiceFilters:
+    """Which invoices are asked for. Raises InvalidField."""
+    states = frozenset(InvoiceState[_state_name(state)] for state in request.states)
+    return InvoiceFilters(
+        states=states,
+        finalized_from=moment_from_pb(request.start_time, "start_time") if request.HasField("start_time") else None,
+        finalized_before=moment_from_pb(request.end_time, "end_time") if request.HasField("end_time") else None,
+    )
+
+
+def _state_name(state: int) -> str:
+    # A number that no name stands for comes from a newer client than this server.
+    if state not in billing_pb2.InvoiceState.values() or state == billing_pb2.INVOICE_STATE_UNSPECIFIED:
+        raise InvalidField(field="states", problem="not a state of an invoice")
+    name: str = billing_pb2.InvoiceState.Name(billing_pb2.InvoiceState.ValueType(state))
+    return name.removeprefix("INVOICE_STATE_")
 
 
 def _line_to_pb(line: Line) -> billing_pb2.InvoiceLine:
@@ -48,6 +72,11 @@ def _line_to_pb(line: Line) -> billing_pb2.InvoiceLine:
         unit_price="" if line.unit_price is None else format_decimal(line.unit_price),
         start_time=moment_to_pb(line.period.start),
         end_time=moment_to_pb(line.period.end),
+        difference_quantity=line.difference_quantity,
+        first_sequence=line.first_sequence,
+        last_sequence=line.last_sequence,
+        corrects_invoice_id=line.corrects_invoice_id,
+        charge_id="" if line.key is None else line.key.charge_id,
     )
 
 

@@ -9,8 +9,8 @@ from kit.money import Money
 from services.billing.domain.catalog import Plan
 from services.billing.domain.invoices import LineKind, invoice_number, total_of
 from services.billing.domain.periods import period_at
-from services.billing.domain.rating import rate
 from tests.unit.billing.plans import ENTERPRISE, FREE, METERS, MINUTE, STARTER, priced
+from tests.unit.billing.rated import rate
 
 PERIOD = period_at(datetime(2026, 11, 20, 8, tzinfo=UTC), datetime(2026, 11, 25, tzinfo=UTC))
 

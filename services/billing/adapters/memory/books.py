@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from kit.feed import Head
 from kit.head_watch import Look
+from services.billing.adapters.memory.closes import MemoryCloses
 from services.billing.adapters.memory.coupons import MemoryRedemptions
 from services.billing.adapters.memory.credit_notes import MemoryCreditNotes
 from services.billing.adapters.memory.credits import MemoryCredits
@@ -34,6 +35,7 @@ class MemoryBook:
         self.custom_plans = MemoryCustomPlans(world, organization_id)
         self.entitlements = MemoryEntitlements(world, organization_id)
         self.invoices = MemoryInvoices(world, organization_id)
+        self.closes = MemoryCloses(world, organization_id)
         self.customer = MemoryCustomer(world, organization_id)
         self.profile = MemoryProfile(world, organization_id)
         self.coupons = MemoryRedemptions(world, organization_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kit.feed import Position
+from services.billing.application.ports.closes import DueClose
 from services.billing.application.ports.collection import DueInvoice
 from services.billing.application.ports.credit_notes import DueCreditNote
 from services.billing.application.ports.due_changes import DueChange
@@ -16,6 +17,7 @@ from services.billing.application.ports.entitlements import EntitlementEntry
 from services.billing.application.ports.mails import Mail
 from services.billing.application.ports.payments import WaitingDraft
 from services.billing.domain.catalog import Plan
+from services.billing.domain.closing import Close, Cut
 from services.billing.domain.coupons import CouponStanding, Redemption
 from services.billing.domain.credit_notes import CreditNote
 from services.billing.domain.credits import CreditEntry, CreditGrant
@@ -83,6 +85,8 @@ class Pages:
     ended_dunnings: set[str] = field(default_factory=set)
     mails: dict[tuple[MailKind, str], Mail] = field(default_factory=dict)
     """By kind and reason."""
+    closes: dict[tuple[str, Cut], Close] = field(default_factory=dict)
+    """By subscription and cut."""
 
     def change(self, entitlement: EntitlementEntry | None) -> None:
         """Writes the next entry of the change log."""
@@ -126,6 +130,14 @@ class Scheduled:
 
 
 @dataclass(slots=True)
+class DueCloseRow:
+    """A subscription whose next cut is due."""
+
+    due: DueClose
+    next_attempt_time: datetime
+
+
+@dataclass(slots=True)
 class Waiting:
     """A Stripe event."""
 
@@ -145,10 +157,12 @@ class World:
     scheduled: dict[str, Scheduled] = field(default_factory=dict)
     """By organization."""
     dunnings_due: dict[tuple[str, str], DunningDue] = field(default_factory=dict)
+    due_closes: dict[tuple[str, str], DueCloseRow] = field(default_factory=dict)
     events: dict[str, Waiting] = field(default_factory=dict)
-    last_number: int = 0
     coupons: dict[str, CouponStanding] = field(default_factory=dict)
     operator_requests: dict[str, bytes] = field(default_factory=dict)
     legal_entities: list[LegalEntity] = field(default_factory=lambda: [_FIRST_ENTITY])
     last_credit_note_numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     due_credit_notes: dict[tuple[str, str], DueNote] = field(default_factory=dict)
+    last_numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By legal entity."""

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy import text
 
 from kit.postgres.database import Database
+from services.billing.adapters.postgres_books.closes import PostgresCloses
 from services.billing.adapters.postgres_books.coupons import PostgresRedemptions
 from services.billing.adapters.postgres_books.credit_notes import PostgresCreditNotes
 from services.billing.adapters.postgres_books.credits import PostgresCredits
@@ -37,6 +38,7 @@ class PostgresBook:
         self.custom_plans = PostgresCustomPlans(page)
         self.entitlements = PostgresEntitlements(page)
         self.invoices = PostgresInvoices(page)
+        self.closes = PostgresCloses(page)
         self.customer = PostgresCustomer(page)
         self.profile = PostgresProfile(page)
         self.coupons = PostgresRedemptions(page)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -13,11 +11,19 @@ from sqlalchemy import Row, text
 from kit.errors import NotFound
 from kit.money import Money
 from services.billing.adapters.postgres_books.page import Page
-from services.billing.domain.closing import Closing
-from services.billing.domain.invoices import Invoice, InvoiceKey, InvoiceState, Line, LineKind, invoice_number
+from services.billing.domain.closing import CutKind
+from services.billing.domain.dues import Category, DueKey, DueKind
+from services.billing.domain.invoices import (
+    ALL_INVOICES,
+    Invoice,
+    InvoiceFilters,
+    InvoiceKey,
+    InvoiceState,
+    Line,
+    LineKind,
+    invoice_number,
+)
 from services.billing.domain.periods import Period
-
-LEGAL_ENTITY = "default"
 
 _FINALIZED = "invoice_finalized"
 _PAID = "invoice_paid"
@@ -38,36 +44,19 @@ class PostgresInvoices:
             raise NotFound(what="invoice", name=invoice_id[:64])
         return (await self._with_lines(rows))[0]
 
-    async def of_period(self, subscription_id: str, period: Period) -> Invoice | None:
-        """As InvoiceBook."""
-        names = self._page.names(subscription_id=subscription_id, period_start=period.start)
-        rows = (await self._page.execute(_INVOICE_OF_PERIOD, names)).all()
-        return (await self._with_lines(rows))[0] if rows else None
-
-    async def newest_first(self, *, before: InvoiceKey | None, count: int) -> Sequence[Invoice]:
+    async def newest_first(
+        self, *, before: InvoiceKey | None, count: int, filters: InvoiceFilters = ALL_INVOICES
+    ) -> Sequence[Invoice]:
         """As InvoiceBook."""
         names = self._page.names(
             finalize_time=before.finalize_time if before else None,
             invoice_id=before.invoice_id if before else "",
+            states=[state.value for state in filters.states] or None,
+            finalized_from=filters.finalized_from,
+            finalized_before=filters.finalized_before,
             count=count,
         )
         return await self._with_lines((await self._page.execute(_INVOICES, names)).all())
-
-    async def closings(self) -> Sequence[Closing]:
-        """As InvoiceBook."""
-        closed: dict[str, dict[datetime, int]] = defaultdict(dict)
-        for row in await self._page.execute(_CLOSED, self._page.names()):
-            closed[row.subscription_id][row.period_start] = row.closed_through_sequence
-        return [
-            Closing(
-                plan_id=row.plan_id,
-                plan_version=row.plan_version,
-                anchor=row.anchor,
-                end_time=row.end_time,
-                closed_through=closed[row.subscription_id],
-            )
-            for row in await self._page.execute(_TENURES, self._page.names())
-        ]
 
     async def finalize(self, invoice: Invoice, *, actor: str, request_id: str) -> Invoice:
         """As InvoiceBook."""
@@ -76,6 +65,7 @@ class PostgresInvoices:
             "total": str(invoice.total),
             "currency_code": invoice.total.currency_code,
             "closed_through_sequence": invoice.closed_through_sequence,
+            "cut": invoice.cut.value,
             "actor": actor,
             "request_id": request_id,
         }
@@ -86,7 +76,7 @@ class PostgresInvoices:
             due = self._page.names(invoice_id=invoice.invoice_id, next_attempt_time=invoice.finalize_time)
             await self._page.execute(_ADD_DUE, due)
         # Last, because from here on every other close of the legal entity waits for this transaction.
-        taken = (await self._page.execute(_TAKE_NUMBER, {"legal_entity": LEGAL_ENTITY})).one()
+        taken = (await self._page.execute(_TAKE_NUMBER, {"legal_entity": invoice.legal_entity_id})).one()
         numbered = replace(invoice, number=invoice_number(taken.prefix, taken.last_number))
         await self._page.execute(_ADD_INVOICE, _invoice_to_row(numbered))
         return numbered
@@ -124,6 +114,8 @@ def _invoice_from_row(row: Row[Any], lines: Sequence[Line]) -> Invoice:
         lines=tuple(lines),
         period=Period(row.period_start, row.period_end),
         closed_through_sequence=row.closed_through_sequence,
+        cut=CutKind(row.cut),
+        legal_entity_id=row.legal_entity_id,
         invoice_id=row.invoice_id,
         number=row.number,
         finalize_time=row.finalize_time,
@@ -145,6 +137,8 @@ def _invoice_to_row(invoice: Invoice) -> dict[str, object]:
         "period_start": invoice.period.start,
         "period_end": invoice.period.end,
         "closed_through_sequence": invoice.closed_through_sequence,
+        "cut": invoice.cut.value,
+        "legal_entity_id": invoice.legal_entity_id,
         "finalize_time": invoice.finalize_time,
     }
 
@@ -160,6 +154,21 @@ def _line_from_row(row: Row[Any], currency_code: str) -> Line:
         included_quantity=row.included_quantity,
         charged_quantity=row.charged_quantity,
         unit_price=row.unit_price,
+        difference_quantity=row.difference_quantity,
+        first_sequence=row.first_sequence,
+        last_sequence=row.last_sequence,
+        key=None if row.due_kind is None else _key_from_row(row),
+        corrects_invoice_id=row.corrects_invoice_id,
+    )
+
+
+def _key_from_row(row: Row[Any]) -> DueKey:
+    return DueKey(
+        kind=DueKind(row.due_kind),
+        category=Category(row.category),
+        interval=Period(row.interval_start, row.interval_end),
+        charge_id=row.charge_id,
+        segment_start=row.segment_start,
     )
 
 
@@ -178,41 +187,56 @@ def _line_to_row(invoice: Invoice, number: int) -> dict[str, object]:
         "unit_price": line.unit_price,
         "period_start": line.period.start,
         "period_end": line.period.end,
+        "difference_quantity": line.difference_quantity,
+        "first_sequence": line.first_sequence,
+        "last_sequence": line.last_sequence,
+        "corrects_invoice_id": line.corrects_invoice_id,
+        **_key_to_row(line.key),
+    }
+
+
+def _key_to_row(key: DueKey | None) -> dict[str, object]:
+    return {
+        "due_kind": key.kind.value if key else None,
+        "category": key.category.value if key else None,
+        "interval_start": key.interval.start if key else None,
+        "interval_end": key.interval.end if key else None,
+        "charge_id": key.charge_id if key else None,
+        "segment_start": key.segment_start if key else None,
     }
 
 
 _INVOICE_COLUMNS = """
     SELECT organization_id, invoice_id, number, subscription_id, plan_id, plan_version, state, currency_code,
-        total_minor, period_start, period_end, closed_through_sequence, finalize_time, stripe_invoice_id
+        total_minor, period_start, period_end, closed_through_sequence, cut, legal_entity_id, finalize_time,
+        stripe_invoice_id
     FROM billing.invoices WHERE organization_id = :organization_id
 """
 _INVOICE = text(f"{_INVOICE_COLUMNS} AND invoice_id = :invoice_id")
-_INVOICE_OF_PERIOD = text(f"{_INVOICE_COLUMNS} AND subscription_id = :subscription_id AND period_start = :period_start")
 _INVOICES = text(f"""
     {_INVOICE_COLUMNS} AND (CAST(:finalize_time AS timestamptz) IS NULL
         OR (finalize_time, invoice_id) < (CAST(:finalize_time AS timestamptz), :invoice_id))
+        AND (CAST(:states AS text[]) IS NULL OR state = ANY(:states))
+        AND finalize_time >= coalesce(CAST(:finalized_from AS timestamptz), '-infinity')
+        AND finalize_time < coalesce(CAST(:finalized_before AS timestamptz), 'infinity')
     ORDER BY finalize_time DESC, invoice_id DESC LIMIT :count
 """)
 _LINES = text("""
     SELECT invoice_id, kind, description, amount_minor, meter, used_quantity, included_quantity, charged_quantity,
-        unit_price, period_start, period_end
+        unit_price, period_start, period_end, difference_quantity, first_sequence, last_sequence, corrects_invoice_id,
+        due_kind, category, interval_start, interval_end, charge_id, segment_start
     FROM billing.invoice_lines WHERE organization_id = :organization_id AND invoice_id = ANY(:invoice_ids)
     ORDER BY invoice_id, line_number
-""")
-_TENURES = text("""
-    SELECT subscription_id, plan_id, plan_version, anchor, end_time FROM billing.subscriptions
-    WHERE organization_id = :organization_id ORDER BY entitlement_version
-""")
-_CLOSED = text("""
-    SELECT subscription_id, period_start, closed_through_sequence FROM billing.invoices
-    WHERE organization_id = :organization_id
 """)
 _ADD_LINE = text("""
     INSERT INTO billing.invoice_lines (
         organization_id, invoice_id, line_number, kind, description, amount_minor, meter, used_quantity,
-        included_quantity, charged_quantity, unit_price, period_start, period_end)
+        included_quantity, charged_quantity, unit_price, period_start, period_end, difference_quantity, first_sequence,
+        last_sequence, corrects_invoice_id, due_kind, category, interval_start, interval_end, charge_id, segment_start)
     VALUES (:organization_id, :invoice_id, :line_number, :kind, :description, :amount_minor, :meter, :used_quantity,
-        :included_quantity, :charged_quantity, :unit_price, :period_start, :period_end)
+        :included_quantity, :charged_quantity, :unit_price, :period_start, :period_end, :difference_quantity,
+        :first_sequence, :last_sequence, :corrects_invoice_id, :due_kind, :category, :interval_start, :interval_end,
+        :charge_id, :segment_start)
 """)
 _TAKE_NUMBER = text("""
     UPDATE billing.invoice_numbers SET last_number = last_number + 1 WHERE legal_entity = :legal_entity
@@ -221,9 +245,9 @@ _TAKE_NUMBER = text("""
 _ADD_INVOICE = text("""
     INSERT INTO billing.invoices (
         organization_id, invoice_id, number, subscription_id, plan_id, plan_version, state, currency_code, total_minor,
-        period_start, period_end, closed_through_sequence, finalize_time)
+        period_start, period_end, closed_through_sequence, cut, legal_entity_id, finalize_time)
     VALUES (:organization_id, :invoice_id, :number, :subscription_id, :plan_id, :plan_version, :state, :currency_code,
-        :total_minor, :period_start, :period_end, :closed_through_sequence, :finalize_time)
+        :total_minor, :period_start, :period_end, :closed_through_sequence, :cut, :legal_entity_id, :finalize_time)
 """)
 _ADD_DUE = text("""
     INSERT INTO billing.due_invoices (organization_id, invoice_id, next_attempt_time)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from services.billing.application.ports.closes import CloseBook, CloseReader
 from services.billing.application.ports.coupons import CouponBook, CouponReader
 from services.billing.application.ports.credit_notes import CreditNoteBook, CreditNoteReader
 from services.billing.application.ports.credits import CreditBook, CreditReader
@@ -42,6 +43,11 @@ class BookReader(Protocol):
     @property
     def invoices(self) -> InvoiceReader:
         """Its invoices."""
+        ...
+
+    @property
+    def closes(self) -> CloseReader:
+        """The cuts that made them."""
         ...
 
     @property
@@ -108,6 +114,11 @@ class Book(BookReader, Protocol):
     @property
     def invoices(self) -> InvoiceBook:
         """Its invoices."""
+        ...
+
+    @property
+    def closes(self) -> CloseBook:
+        """The cuts that made them."""
         ...
 
     @property

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.billing.domain.closing import Closing
-from services.billing.domain.invoices import Invoice, InvoiceKey
-from services.billing.domain.periods import Period
+from services.billing.domain.invoices import ALL_INVOICES, Invoice, InvoiceFilters, InvoiceKey
 
 
 class InvoiceReader(Protocol):
@@ -17,16 +15,12 @@ class InvoiceReader(Protocol):
         """One invoice. Raises NotFound, also for another organization's."""
         ...
 
-    async def of_period(self, subscription_id: str, period: Period) -> Invoice | None:
-        """The invoice that closed a period of a subscription."""
-        ...
-
-    async def newest_first(self, *, before: InvoiceKey | None, count: int) -> Sequence[Invoice]:
-        """Up to `count` invoices, newest first, from the newest or from the first one older than `before`."""
-        ...
-
-    async def closings(self) -> Sequence[Closing]:
-        """How far each subscription's periods are closed, whether it is in force or not."""
+    async def newest_first(
+        self, *, before: InvoiceKey | None, count: int, filters: InvoiceFilters = ALL_INVOICES
+    ) -> Sequence[Invoice]:
+        """Up to `count` invoices that pass the filters, newest first, from the newest or from the first one older than
+        `before`.
+        """
         ...
 
 
@@ -34,7 +28,7 @@ class InvoiceBook(InvoiceReader, Protocol):
     """The same, open for writing."""
 
     async def finalize(self, invoice: Invoice, *, actor: str, request_id: str) -> Invoice:
-        """Adds an invoice with the next number of the legal entity, and lists it for collection if there is anything
+        """Adds an invoice with the next number of its legal entity, and lists it for collection if there is anything
         to collect. To be called last: numbers are handed out one at a time, without a gap, until the books close.
         """
         ...

@@ -22,9 +22,11 @@ class UsageTotals:
 class Usage(Protocol):
     """The usage ledger, as far as billing asks it."""
 
-    async def totals(self, organization_id: str, period: Period, meters: Collection[str]) -> UsageTotals:
-        """What was used of the meters within the period by event time, exactly, as recorded up to now. Raises
-        DependencyUnavailable.
+    async def totals(
+        self, organization_id: str, period: Period, meters: Collection[str], *, as_of_sequence: int | None = None
+    ) -> UsageTotals:
+        """What was used of the meters within the period by event time, exactly, as recorded up to an event of the
+        ledger; None: up to now. Raises DependencyUnavailable.
         """
         ...
 

@@ -149,6 +149,71 @@ func (SubscriptionStatus) EnumDescriptor() ([]byte, []int) {
 	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{1}
 }
 
+// Why an invoice was made.
+type InvoiceCut int32
+
+const (
+	// Never sent.
+	InvoiceCut_INVOICE_CUT_UNSPECIFIED InvoiceCut = 0
+	// The subscription began: what it pays in advance.
+	InvoiceCut_INVOICE_CUT_OPENING InvoiceCut = 1
+	// A period ended: its usage, and the price of what begins next.
+	InvoiceCut_INVOICE_CUT_PERIOD InvoiceCut = 2
+	// The operator closed a period before its end.
+	InvoiceCut_INVOICE_CUT_EARLY InvoiceCut = 3
+	// The subscription ended.
+	InvoiceCut_INVOICE_CUT_FINAL InvoiceCut = 4
+	// The operator had a period that was closed looked at again.
+	InvoiceCut_INVOICE_CUT_RERATED InvoiceCut = 5
+)
+
+// Enum value maps for InvoiceCut.
+var (
+	InvoiceCut_name = map[int32]string{
+		0: "INVOICE_CUT_UNSPECIFIED",
+		1: "INVOICE_CUT_OPENING",
+		2: "INVOICE_CUT_PERIOD",
+		3: "INVOICE_CUT_EARLY",
+		4: "INVOICE_CUT_FINAL",
+		5: "INVOICE_CUT_RERATED",
+	}
+	InvoiceCut_value = map[string]int32{
+		"INVOICE_CUT_UNSPECIFIED": 0,
+		"INVOICE_CUT_OPENING":     1,
+		"INVOICE_CUT_PERIOD":      2,
+		"INVOICE_CUT_EARLY":       3,
+		"INVOICE_CUT_FINAL":       4,
+		"INVOICE_CUT_RERATED":     5,
+	}
+)
+
+func (x InvoiceCut) Enum() *InvoiceCut {
+	p := new(InvoiceCut)
+	*p = x
+	return p
+}
+
+func (x InvoiceCut) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InvoiceCut) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollbook_billing_v1_billing_proto_enumTypes[2].Descriptor()
+}
+
+func (InvoiceCut) Type() protoreflect.EnumType {
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[2]
+}
+
+func (x InvoiceCut) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InvoiceCut.Descriptor instead.
+func (InvoiceCut) EnumDescriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{2}
+}
+
 // Where an invoice stands.
 type InvoiceState int32
 
@@ -159,7 +224,7 @@ const (
 	InvoiceState_INVOICE_STATE_DRAFT InvoiceState = 1
 	// Final: it never changes again.
 	InvoiceState_INVOICE_STATE_FINALIZED InvoiceState = 2
-	// Final and paid.
+	// Final and paid, or over nothing.
 	InvoiceState_INVOICE_STATE_PAID InvoiceState = 3
 	// Final; a payment failed, and none has succeeded since.
 	InvoiceState_INVOICE_STATE_PAST_DUE InvoiceState = 4
@@ -202,11 +267,11 @@ func (x InvoiceState) String() string {
 }
 
 func (InvoiceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_billing_v1_billing_proto_enumTypes[2].Descriptor()
+	return file_tollbook_billing_v1_billing_proto_enumTypes[3].Descriptor()
 }
 
 func (InvoiceState) Type() protoreflect.EnumType {
-	return &file_tollbook_billing_v1_billing_proto_enumTypes[2]
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[3]
 }
 
 func (x InvoiceState) Number() protoreflect.EnumNumber {
@@ -215,7 +280,7 @@ func (x InvoiceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InvoiceState.Descriptor instead.
 func (InvoiceState) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{2}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{3}
 }
 
 // What a line charges.
@@ -228,19 +293,55 @@ const (
 	InvoiceLineKind_INVOICE_LINE_KIND_BASE_FEE InvoiceLineKind = 1
 	// Usage beyond what the plan includes.
 	InvoiceLineKind_INVOICE_LINE_KIND_OVERAGE InvoiceLineKind = 2
+	// A charge that does not depend on usage.
+	InvoiceLineKind_INVOICE_LINE_KIND_FLAT_FEE InvoiceLineKind = 3
+	// What usage falls short of the agreed minimum.
+	InvoiceLineKind_INVOICE_LINE_KIND_MINIMUM InvoiceLineKind = 4
+	// What a coupon takes off; below zero.
+	InvoiceLineKind_INVOICE_LINE_KIND_DISCOUNT InvoiceLineKind = 5
+	// What usage, or what it falls short of a minimum, comes to differently than an earlier invoice had it.
+	InvoiceLineKind_INVOICE_LINE_KIND_ADJUSTMENT InvoiceLineKind = 6
+	// The same of a price by time: another plan, a pause or an end within what was charged.
+	InvoiceLineKind_INVOICE_LINE_KIND_PRORATION InvoiceLineKind = 7
+	// A tax on the lines before.
+	InvoiceLineKind_INVOICE_LINE_KIND_TAX InvoiceLineKind = 8
+	// What prepaid credits pay; below zero.
+	InvoiceLineKind_INVOICE_LINE_KIND_CREDIT InvoiceLineKind = 9
+	// To what can be charged in the currency.
+	InvoiceLineKind_INVOICE_LINE_KIND_ROUNDING InvoiceLineKind = 10
+	// What was below zero, put to the customer's credit.
+	InvoiceLineKind_INVOICE_LINE_KIND_TO_CREDIT InvoiceLineKind = 11
 )
 
 // Enum value maps for InvoiceLineKind.
 var (
 	InvoiceLineKind_name = map[int32]string{
-		0: "INVOICE_LINE_KIND_UNSPECIFIED",
-		1: "INVOICE_LINE_KIND_BASE_FEE",
-		2: "INVOICE_LINE_KIND_OVERAGE",
+		0:  "INVOICE_LINE_KIND_UNSPECIFIED",
+		1:  "INVOICE_LINE_KIND_BASE_FEE",
+		2:  "INVOICE_LINE_KIND_OVERAGE",
+		3:  "INVOICE_LINE_KIND_FLAT_FEE",
+		4:  "INVOICE_LINE_KIND_MINIMUM",
+		5:  "INVOICE_LINE_KIND_DISCOUNT",
+		6:  "INVOICE_LINE_KIND_ADJUSTMENT",
+		7:  "INVOICE_LINE_KIND_PRORATION",
+		8:  "INVOICE_LINE_KIND_TAX",
+		9:  "INVOICE_LINE_KIND_CREDIT",
+		10: "INVOICE_LINE_KIND_ROUNDING",
+		11: "INVOICE_LINE_KIND_TO_CREDIT",
 	}
 	InvoiceLineKind_value = map[string]int32{
 		"INVOICE_LINE_KIND_UNSPECIFIED": 0,
 		"INVOICE_LINE_KIND_BASE_FEE":    1,
 		"INVOICE_LINE_KIND_OVERAGE":     2,
+		"INVOICE_LINE_KIND_FLAT_FEE":    3,
+		"INVOICE_LINE_KIND_MINIMUM":     4,
+		"INVOICE_LINE_KIND_DISCOUNT":    5,
+		"INVOICE_LINE_KIND_ADJUSTMENT":  6,
+		"INVOICE_LINE_KIND_PRORATION":   7,
+		"INVOICE_LINE_KIND_TAX":         8,
+		"INVOICE_LINE_KIND_CREDIT":      9,
+		"INVOICE_LINE_KIND_ROUNDING":    10,
+		"INVOICE_LINE_KIND_TO_CREDIT":   11,
 	}
 )
 
@@ -255,11 +356,11 @@ func (x InvoiceLineKind) String() string {
 }
 
 func (InvoiceLineKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollbook_billing_v1_billing_proto_enumTypes[3].Descriptor()
+	return file_tollbook_billing_v1_billing_proto_enumTypes[4].Descriptor()
 }
 
 func (InvoiceLineKind) Type() protoreflect.EnumType {
-	return &file_tollbook_billing_v1_billing_proto_enumTypes[3]
+	return &file_tollbook_billing_v1_billing_proto_enumTypes[4]
 }
 
 func (x InvoiceLineKind) Number() protoreflect.EnumNumber {
@@ -268,7 +369,7 @@ func (x InvoiceLineKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InvoiceLineKind.Descriptor instead.
 func (InvoiceLineKind) EnumDescriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{3}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{4}
 }
 
 // A subscription of one organization to one version of a plan.
@@ -1455,8 +1556,20 @@ type Invoice struct {
 	FinalizeTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=finalize_time,json=finalizeTime,proto3" json:"finalize_time,omitempty"`
 	// The invoice at Stripe; empty until it is there.
 	StripeInvoiceId string `protobuf:"bytes,14,opt,name=stripe_invoice_id,json=stripeInvoiceId,proto3" json:"stripe_invoice_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The sum of what is charged and discounted, before taxes.
+	Subtotal string `protobuf:"bytes,15,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
+	// The sum of the taxes.
+	Tax string `protobuf:"bytes,16,opt,name=tax,proto3" json:"tax,omitempty"`
+	// What prepaid credits pay of it.
+	Credits string `protobuf:"bytes,17,opt,name=credits,proto3" json:"credits,omitempty"`
+	// Why it was made.
+	Cut InvoiceCut `protobuf:"varint,18,opt,name=cut,proto3,enum=tollbook.billing.v1.InvoiceCut" json:"cut,omitempty"`
+	// The subscription that it is about.
+	SubscriptionId string `protobuf:"bytes,19,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
+	// Who bills; its numbers have no gap.
+	LegalEntityId string `protobuf:"bytes,20,opt,name=legal_entity_id,json=legalEntityId,proto3" json:"legal_entity_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invoice) Reset() {
@@ -1587,6 +1700,48 @@ func (x *Invoice) GetStripeInvoiceId() string {
 	return ""
 }
 
+func (x *Invoice) GetSubtotal() string {
+	if x != nil {
+		return x.Subtotal
+	}
+	return ""
+}
+
+func (x *Invoice) GetTax() string {
+	if x != nil {
+		return x.Tax
+	}
+	return ""
+}
+
+func (x *Invoice) GetCredits() string {
+	if x != nil {
+		return x.Credits
+	}
+	return ""
+}
+
+func (x *Invoice) GetCut() InvoiceCut {
+	if x != nil {
+		return x.Cut
+	}
+	return InvoiceCut_INVOICE_CUT_UNSPECIFIED
+}
+
+func (x *Invoice) GetSubscriptionId() string {
+	if x != nil {
+		return x.SubscriptionId
+	}
+	return ""
+}
+
+func (x *Invoice) GetLegalEntityId() string {
+	if x != nil {
+		return x.LegalEntityId
+	}
+	return ""
+}
+
 // One charge.
 type InvoiceLine struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1598,18 +1753,28 @@ type InvoiceLine struct {
 	Amount string `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
 	// The meter whose usage is charged; empty on a base fee.
 	Meter string `protobuf:"bytes,4,opt,name=meter,proto3" json:"meter,omitempty"`
-	// All usage of the period in the meter's base unit.
+	// All usage of the interval in the meter's base unit.
 	UsedQuantity int64 `protobuf:"varint,5,opt,name=used_quantity,json=usedQuantity,proto3" json:"used_quantity,omitempty"`
 	// What of it the plan includes.
 	IncludedQuantity int64 `protobuf:"varint,6,opt,name=included_quantity,json=includedQuantity,proto3" json:"included_quantity,omitempty"`
 	// What of it is charged.
 	ChargedQuantity int64 `protobuf:"varint,7,opt,name=charged_quantity,json=chargedQuantity,proto3" json:"charged_quantity,omitempty"`
-	// The price of one display unit, a decimal string; empty on a base fee.
+	// The price of one display unit, a decimal string; empty where there is not one price.
 	UnitPrice string `protobuf:"bytes,8,opt,name=unit_price,json=unitPrice,proto3" json:"unit_price,omitempty"`
 	// The start of the interval that is charged, included.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// The end of that interval, excluded.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What of the usage no earlier invoice counted; all of it on the first line about it, below zero when it shrank.
+	DifferenceQuantity int64 `protobuf:"varint,11,opt,name=difference_quantity,json=differenceQuantity,proto3" json:"difference_quantity,omitempty"`
+	// It cites the usage events after this number
+	FirstSequence int64 `protobuf:"varint,12,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
+	// and up to this one; 0: it charges no usage.
+	LastSequence int64 `protobuf:"varint,13,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// The invoice that had it differently; empty on the first line about it.
+	CorrectsInvoiceId string `protobuf:"bytes,14,opt,name=corrects_invoice_id,json=correctsInvoiceId,proto3" json:"corrects_invoice_id,omitempty"`
+	// The charge of the plan, `base`, `minimum` or the redemption of a coupon; empty on taxes, credits and rounding.
+	ChargeId      string `protobuf:"bytes,15,opt,name=charge_id,json=chargeId,proto3" json:"charge_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1714,6 +1879,41 @@ func (x *InvoiceLine) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *InvoiceLine) GetDifferenceQuantity() int64 {
+	if x != nil {
+		return x.DifferenceQuantity
+	}
+	return 0
+}
+
+func (x *InvoiceLine) GetFirstSequence() int64 {
+	if x != nil {
+		return x.FirstSequence
+	}
+	return 0
+}
+
+func (x *InvoiceLine) GetLastSequence() int64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *InvoiceLine) GetCorrectsInvoiceId() string {
+	if x != nil {
+		return x.CorrectsInvoiceId
+	}
+	return ""
+}
+
+func (x *InvoiceLine) GetChargeId() string {
+	if x != nil {
+		return x.ChargeId
+	}
+	return ""
+}
+
 // Whose preview.
 type PreviewInvoiceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1813,6 +2013,10 @@ type CloseBillingPeriodRequest struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The organization; required.
 	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Where a period of the subscription begins; unset: the one that goes on.
+	PeriodStartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=period_start_time,json=periodStartTime,proto3" json:"period_start_time,omitempty"`
+	// The subscription, which may have ended; empty: the one in force.
+	SubscriptionId string `protobuf:"bytes,4,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1861,10 +2065,24 @@ func (x *CloseBillingPeriodRequest) GetOrganizationId() string {
 	return ""
 }
 
+func (x *CloseBillingPeriodRequest) GetPeriodStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PeriodStartTime
+	}
+	return nil
+}
+
+func (x *CloseBillingPeriodRequest) GetSubscriptionId() string {
+	if x != nil {
+		return x.SubscriptionId
+	}
+	return ""
+}
+
 // The invoice of the period.
 type CloseBillingPeriodResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In state FINALIZED or PAID.
+	// In any state but DRAFT; unset: there was nothing to invoice.
 	Invoice       *Invoice `protobuf:"bytes,1,opt,name=invoice,proto3" json:"invoice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1915,7 +2133,13 @@ type ListInvoicesRequest struct {
 	// At most this many, 1 to 100; 0: 20.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; empty: the first page.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those in one of these states; empty: in any.
+	States []InvoiceState `protobuf:"varint,4,rep,packed,name=states,proto3,enum=tollbook.billing.v1.InvoiceState" json:"states,omitempty"`
+	// Only those finalized at this time or later; unset: whenever.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Only those finalized before this time; unset: whenever.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1969,6 +2193,27 @@ func (x *ListInvoicesRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListInvoicesRequest) GetStates() []InvoiceState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListInvoicesRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ListInvoicesRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
 }
 
 // A page of invoices.
@@ -2226,7 +2471,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"limit_kind\x18\x02 \x01(\x0e2\".tollbook.billing.v1.PlanLimitKindR\tlimitKind\x12*\n" +
 	"\x0elimit_quantity\x18\x03 \x01(\x03H\x00R\rlimitQuantity\x88\x01\x01\x12#\n" +
 	"\rgrace_percent\x18\x04 \x01(\x05R\fgracePercentB\x11\n" +
-	"\x0f_limit_quantity\"\x82\x05\n" +
+	"\x0f_limit_quantity\"\xce\x06\n" +
 	"\aInvoice\x12\x1d\n" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x12'\n" +
@@ -2243,7 +2488,13 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\aplan_id\x18\v \x01(\tR\x06planId\x12!\n" +
 	"\fplan_version\x18\f \x01(\x03R\vplanVersion\x12?\n" +
 	"\rfinalize_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\ffinalizeTime\x12*\n" +
-	"\x11stripe_invoice_id\x18\x0e \x01(\tR\x0fstripeInvoiceId\"\xa5\x03\n" +
+	"\x11stripe_invoice_id\x18\x0e \x01(\tR\x0fstripeInvoiceId\x12\x1a\n" +
+	"\bsubtotal\x18\x0f \x01(\tR\bsubtotal\x12\x10\n" +
+	"\x03tax\x18\x10 \x01(\tR\x03tax\x12\x18\n" +
+	"\acredits\x18\x11 \x01(\tR\acredits\x121\n" +
+	"\x03cut\x18\x12 \x01(\x0e2\x1f.tollbook.billing.v1.InvoiceCutR\x03cut\x12'\n" +
+	"\x0fsubscription_id\x18\x13 \x01(\tR\x0esubscriptionId\x12&\n" +
+	"\x0flegal_entity_id\x18\x14 \x01(\tR\rlegalEntityId\"\xef\x04\n" +
 	"\vInvoiceLine\x128\n" +
 	"\x04kind\x18\x01 \x01(\x0e2$.tollbook.billing.v1.InvoiceLineKindR\x04kind\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x16\n" +
@@ -2257,22 +2508,33 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"@\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12/\n" +
+	"\x13difference_quantity\x18\v \x01(\x03R\x12differenceQuantity\x12%\n" +
+	"\x0efirst_sequence\x18\f \x01(\x03R\rfirstSequence\x12#\n" +
+	"\rlast_sequence\x18\r \x01(\x03R\flastSequence\x12.\n" +
+	"\x13corrects_invoice_id\x18\x0e \x01(\tR\x11correctsInvoiceId\x12\x1b\n" +
+	"\tcharge_id\x18\x0f \x01(\tR\bchargeId\"@\n" +
 	"\x15PreviewInvoiceRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"P\n" +
 	"\x16PreviewInvoiceResponse\x126\n" +
-	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice\"c\n" +
+	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice\"\xd4\x01\n" +
 	"\x19CloseBillingPeriodRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
-	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\"T\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12F\n" +
+	"\x11period_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fperiodStartTime\x12'\n" +
+	"\x0fsubscription_id\x18\x04 \x01(\tR\x0esubscriptionId\"T\n" +
 	"\x1aCloseBillingPeriodResponse\x126\n" +
-	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice\"z\n" +
+	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice\"\xa7\x02\n" +
 	"\x13ListInvoicesRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"x\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x129\n" +
+	"\x06states\x18\x04 \x03(\x0e2!.tollbook.billing.v1.InvoiceStateR\x06states\x129\n" +
+	"\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"x\n" +
 	"\x14ListInvoicesResponse\x128\n" +
 	"\binvoices\x18\x01 \x03(\v2\x1c.tollbook.billing.v1.InvoiceR\binvoices\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"[\n" +
@@ -2294,7 +2556,15 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x03\x12 \n" +
 	"\x1cSUBSCRIPTION_STATUS_TRIALING\x10\x04\x12 \n" +
 	"\x1cSUBSCRIPTION_STATUS_PAST_DUE\x10\x05\x12\x1e\n" +
-	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*\xd0\x01\n" +
+	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*\xa1\x01\n" +
+	"\n" +
+	"InvoiceCut\x12\x1b\n" +
+	"\x17INVOICE_CUT_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13INVOICE_CUT_OPENING\x10\x01\x12\x16\n" +
+	"\x12INVOICE_CUT_PERIOD\x10\x02\x12\x15\n" +
+	"\x11INVOICE_CUT_EARLY\x10\x03\x12\x15\n" +
+	"\x11INVOICE_CUT_FINAL\x10\x04\x12\x17\n" +
+	"\x13INVOICE_CUT_RERATED\x10\x05*\xd0\x01\n" +
 	"\fInvoiceState\x12\x1d\n" +
 	"\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13INVOICE_STATE_DRAFT\x10\x01\x12\x1b\n" +
@@ -2302,11 +2572,21 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x12INVOICE_STATE_PAID\x10\x03\x12\x1a\n" +
 	"\x16INVOICE_STATE_PAST_DUE\x10\x04\x12\x16\n" +
 	"\x12INVOICE_STATE_VOID\x10\x05\x12\x1f\n" +
-	"\x1bINVOICE_STATE_UNCOLLECTIBLE\x10\x06*s\n" +
+	"\x1bINVOICE_STATE_UNCOLLECTIBLE\x10\x06*\x8f\x03\n" +
 	"\x0fInvoiceLineKind\x12!\n" +
 	"\x1dINVOICE_LINE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_BASE_FEE\x10\x01\x12\x1d\n" +
-	"\x19INVOICE_LINE_KIND_OVERAGE\x10\x022\xa8\r\n" +
+	"\x19INVOICE_LINE_KIND_OVERAGE\x10\x02\x12\x1e\n" +
+	"\x1aINVOICE_LINE_KIND_FLAT_FEE\x10\x03\x12\x1d\n" +
+	"\x19INVOICE_LINE_KIND_MINIMUM\x10\x04\x12\x1e\n" +
+	"\x1aINVOICE_LINE_KIND_DISCOUNT\x10\x05\x12 \n" +
+	"\x1cINVOICE_LINE_KIND_ADJUSTMENT\x10\x06\x12\x1f\n" +
+	"\x1bINVOICE_LINE_KIND_PRORATION\x10\a\x12\x19\n" +
+	"\x15INVOICE_LINE_KIND_TAX\x10\b\x12\x1c\n" +
+	"\x18INVOICE_LINE_KIND_CREDIT\x10\t\x12\x1e\n" +
+	"\x1aINVOICE_LINE_KIND_ROUNDING\x10\n" +
+	"\x12\x1f\n" +
+	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xa8\r\n" +
 	"\x0eBillingService\x12\x9d\x01\n" +
 	"\x12CreateSubscription\x12..tollbook.billing.v1.CreateSubscriptionRequest\x1a/.tollbook.billing.v1.CreateSubscriptionResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/subscriptions\x12\x90\x01\n" +
 	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x8f\x01\n" +
@@ -2335,112 +2615,118 @@ func file_tollbook_billing_v1_billing_proto_rawDescGZIP() []byte {
 	return file_tollbook_billing_v1_billing_proto_rawDescData
 }
 
-var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_tollbook_billing_v1_billing_proto_goTypes = []any{
 	(ChangeTime)(0),                    // 0: tollbook.billing.v1.ChangeTime
 	(SubscriptionStatus)(0),            // 1: tollbook.billing.v1.SubscriptionStatus
-	(InvoiceState)(0),                  // 2: tollbook.billing.v1.InvoiceState
-	(InvoiceLineKind)(0),               // 3: tollbook.billing.v1.InvoiceLineKind
-	(*Subscription)(nil),               // 4: tollbook.billing.v1.Subscription
-	(*SubscriptionPhase)(nil),          // 5: tollbook.billing.v1.SubscriptionPhase
-	(*CreateSubscriptionRequest)(nil),  // 6: tollbook.billing.v1.CreateSubscriptionRequest
-	(*CreateSubscriptionResponse)(nil), // 7: tollbook.billing.v1.CreateSubscriptionResponse
-	(*GetSubscriptionRequest)(nil),     // 8: tollbook.billing.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),    // 9: tollbook.billing.v1.GetSubscriptionResponse
-	(*ChangePlanRequest)(nil),          // 10: tollbook.billing.v1.ChangePlanRequest
-	(*ChangePlanResponse)(nil),         // 11: tollbook.billing.v1.ChangePlanResponse
-	(*CancelSubscriptionRequest)(nil),  // 12: tollbook.billing.v1.CancelSubscriptionRequest
-	(*CancelSubscriptionResponse)(nil), // 13: tollbook.billing.v1.CancelSubscriptionResponse
-	(*PauseSubscriptionRequest)(nil),   // 14: tollbook.billing.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),  // 15: tollbook.billing.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),  // 16: tollbook.billing.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil), // 17: tollbook.billing.v1.ResumeSubscriptionResponse
-	(*ListEntitlementsRequest)(nil),    // 18: tollbook.billing.v1.ListEntitlementsRequest
-	(*ListEntitlementsResponse)(nil),   // 19: tollbook.billing.v1.ListEntitlementsResponse
-	(*EntitledLimit)(nil),              // 20: tollbook.billing.v1.EntitledLimit
-	(*Invoice)(nil),                    // 21: tollbook.billing.v1.Invoice
-	(*InvoiceLine)(nil),                // 22: tollbook.billing.v1.InvoiceLine
-	(*PreviewInvoiceRequest)(nil),      // 23: tollbook.billing.v1.PreviewInvoiceRequest
-	(*PreviewInvoiceResponse)(nil),     // 24: tollbook.billing.v1.PreviewInvoiceResponse
-	(*CloseBillingPeriodRequest)(nil),  // 25: tollbook.billing.v1.CloseBillingPeriodRequest
-	(*CloseBillingPeriodResponse)(nil), // 26: tollbook.billing.v1.CloseBillingPeriodResponse
-	(*ListInvoicesRequest)(nil),        // 27: tollbook.billing.v1.ListInvoicesRequest
-	(*ListInvoicesResponse)(nil),       // 28: tollbook.billing.v1.ListInvoicesResponse
-	(*GetInvoiceRequest)(nil),          // 29: tollbook.billing.v1.GetInvoiceRequest
-	(*GetInvoiceResponse)(nil),         // 30: tollbook.billing.v1.GetInvoiceResponse
-	nil,                                // 31: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	(*timestamppb.Timestamp)(nil),      // 32: google.protobuf.Timestamp
-	(*Plan)(nil),                       // 33: tollbook.billing.v1.Plan
-	(PlanLimitKind)(0),                 // 34: tollbook.billing.v1.PlanLimitKind
+	(InvoiceCut)(0),                    // 2: tollbook.billing.v1.InvoiceCut
+	(InvoiceState)(0),                  // 3: tollbook.billing.v1.InvoiceState
+	(InvoiceLineKind)(0),               // 4: tollbook.billing.v1.InvoiceLineKind
+	(*Subscription)(nil),               // 5: tollbook.billing.v1.Subscription
+	(*SubscriptionPhase)(nil),          // 6: tollbook.billing.v1.SubscriptionPhase
+	(*CreateSubscriptionRequest)(nil),  // 7: tollbook.billing.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil), // 8: tollbook.billing.v1.CreateSubscriptionResponse
+	(*GetSubscriptionRequest)(nil),     // 9: tollbook.billing.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),    // 10: tollbook.billing.v1.GetSubscriptionResponse
+	(*ChangePlanRequest)(nil),          // 11: tollbook.billing.v1.ChangePlanRequest
+	(*ChangePlanResponse)(nil),         // 12: tollbook.billing.v1.ChangePlanResponse
+	(*CancelSubscriptionRequest)(nil),  // 13: tollbook.billing.v1.CancelSubscriptionRequest
+	(*CancelSubscriptionResponse)(nil), // 14: tollbook.billing.v1.CancelSubscriptionResponse
+	(*PauseSubscriptionRequest)(nil),   // 15: tollbook.billing.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),  // 16: tollbook.billing.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),  // 17: tollbook.billing.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil), // 18: tollbook.billing.v1.ResumeSubscriptionResponse
+	(*ListEntitlementsRequest)(nil),    // 19: tollbook.billing.v1.ListEntitlementsRequest
+	(*ListEntitlementsResponse)(nil),   // 20: tollbook.billing.v1.ListEntitlementsResponse
+	(*EntitledLimit)(nil),              // 21: tollbook.billing.v1.EntitledLimit
+	(*Invoice)(nil),                    // 22: tollbook.billing.v1.Invoice
+	(*InvoiceLine)(nil),                // 23: tollbook.billing.v1.InvoiceLine
+	(*PreviewInvoiceRequest)(nil),      // 24: tollbook.billing.v1.PreviewInvoiceRequest
+	(*PreviewInvoiceResponse)(nil),     // 25: tollbook.billing.v1.PreviewInvoiceResponse
+	(*CloseBillingPeriodRequest)(nil),  // 26: tollbook.billing.v1.CloseBillingPeriodRequest
+	(*CloseBillingPeriodResponse)(nil), // 27: tollbook.billing.v1.CloseBillingPeriodResponse
+	(*ListInvoicesRequest)(nil),        // 28: tollbook.billing.v1.ListInvoicesRequest
+	(*ListInvoicesResponse)(nil),       // 29: tollbook.billing.v1.ListInvoicesResponse
+	(*GetInvoiceRequest)(nil),          // 30: tollbook.billing.v1.GetInvoiceRequest
+	(*GetInvoiceResponse)(nil),         // 31: tollbook.billing.v1.GetInvoiceResponse
+	nil,                                // 32: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
+	(*Plan)(nil),                       // 34: tollbook.billing.v1.Plan
+	(PlanLimitKind)(0),                 // 35: tollbook.billing.v1.PlanLimitKind
 }
 var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	1,  // 0: tollbook.billing.v1.Subscription.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	32, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	32, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
-	32, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
-	32, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
-	32, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
-	32, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
-	5,  // 7: tollbook.billing.v1.Subscription.phases:type_name -> tollbook.billing.v1.SubscriptionPhase
-	5,  // 8: tollbook.billing.v1.Subscription.scheduled_change:type_name -> tollbook.billing.v1.SubscriptionPhase
-	32, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
-	4,  // 10: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
-	33, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
-	4,  // 12: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
-	4,  // 13: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	33, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	33, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
+	33, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
+	33, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
+	33, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
+	33, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
+	6,  // 7: tollbook.billing.v1.Subscription.phases:type_name -> tollbook.billing.v1.SubscriptionPhase
+	6,  // 8: tollbook.billing.v1.Subscription.scheduled_change:type_name -> tollbook.billing.v1.SubscriptionPhase
+	33, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
+	5,  // 10: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
+	34, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	5,  // 12: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	5,  // 13: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 14: tollbook.billing.v1.ChangePlanRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
-	33, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
-	4,  // 16: tollbook.billing.v1.ChangePlanResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	34, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	5,  // 16: tollbook.billing.v1.ChangePlanResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 17: tollbook.billing.v1.CancelSubscriptionRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
-	4,  // 18: tollbook.billing.v1.CancelSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
-	4,  // 19: tollbook.billing.v1.PauseSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
-	4,  // 20: tollbook.billing.v1.ResumeSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	5,  // 18: tollbook.billing.v1.CancelSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	5,  // 19: tollbook.billing.v1.PauseSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
+	5,  // 20: tollbook.billing.v1.ResumeSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	1,  // 21: tollbook.billing.v1.ListEntitlementsResponse.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	32, // 22: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
-	32, // 23: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
-	20, // 24: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
-	31, // 25: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	34, // 26: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
-	2,  // 27: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
-	22, // 28: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
-	32, // 29: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
-	32, // 30: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
-	32, // 31: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
-	3,  // 32: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
-	32, // 33: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
-	32, // 34: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
-	21, // 35: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	21, // 36: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	21, // 37: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
-	21, // 38: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	6,  // 39: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
-	8,  // 40: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
-	10, // 41: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
-	12, // 42: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
-	14, // 43: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
-	16, // 44: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
-	18, // 45: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
-	23, // 46: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
-	25, // 47: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
-	27, // 48: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
-	29, // 49: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
-	7,  // 50: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
-	9,  // 51: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
-	11, // 52: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
-	13, // 53: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
-	15, // 54: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
-	17, // 55: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
-	19, // 56: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
-	24, // 57: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
-	26, // 58: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
-	28, // 59: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
-	30, // 60: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
-	50, // [50:61] is the sub-list for method output_type
-	39, // [39:50] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	33, // 22: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
+	33, // 23: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
+	21, // 24: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
+	32, // 25: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	35, // 26: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
+	3,  // 27: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
+	23, // 28: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
+	33, // 29: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
+	33, // 30: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
+	33, // 31: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
+	2,  // 32: tollbook.billing.v1.Invoice.cut:type_name -> tollbook.billing.v1.InvoiceCut
+	4,  // 33: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
+	33, // 34: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
+	33, // 35: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
+	22, // 36: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	33, // 37: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
+	22, // 38: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	3,  // 39: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
+	33, // 40: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
+	33, // 41: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
+	22, // 42: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
+	22, // 43: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	7,  // 44: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
+	9,  // 45: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
+	11, // 46: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
+	13, // 47: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
+	15, // 48: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
+	17, // 49: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
+	19, // 50: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
+	24, // 51: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
+	26, // 52: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
+	28, // 53: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
+	30, // 54: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
+	8,  // 55: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
+	10, // 56: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
+	12, // 57: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
+	14, // 58: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
+	16, // 59: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
+	18, // 60: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
+	20, // 61: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
+	25, // 62: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
+	27, // 63: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
+	29, // 64: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
+	31, // 65: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
+	55, // [55:66] is the sub-list for method output_type
+	44, // [44:55] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_billing_proto_init() }
@@ -2456,7 +2742,7 @@ func file_tollbook_billing_v1_billing_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_billing_proto_rawDesc), len(file_tollbook_billing_v1_billing_proto_rawDesc)),
-			NumEnums:      4,
+			NumEnums:      5,
 			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -59,10 +59,13 @@ type BillingServiceClient interface {
 	ResumeSubscription(ctx context.Context, in *ResumeSubscriptionRequest, opts ...grpc.CallOption) (*ResumeSubscriptionResponse, error)
 	// The limits and features in force.
 	ListEntitlements(ctx context.Context, in *ListEntitlementsRequest, opts ...grpc.CallOption) (*ListEntitlementsResponse, error)
-	// What the current period would be invoiced at, if it closed now. Changes nothing.
+	// What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
+	// add to that. Changes nothing.
 	PreviewInvoice(ctx context.Context, in *PreviewInvoiceRequest, opts ...grpc.CallOption) (*PreviewInvoiceResponse, error)
-	// Closes the current period early and finalizes its invoice: the plan's price on one line, the usage beyond what the
-	// plan includes on another, no proration. Closing twice, or from two places at once, answers the one invoice.
+	// Closes the current period early and finalizes its invoice: the next price of the plan that is not charged yet on one
+	// line, the usage so far beyond what the plan includes on another. Closing twice, or from two places at once, answers
+	// the one invoice. With a period_start_time it closes a period that is over, or looks at it again: then it invoices
+	// what differs by now from what was invoiced.
 	CloseBillingPeriod(ctx context.Context, in *CloseBillingPeriodRequest, opts ...grpc.CallOption) (*CloseBillingPeriodResponse, error)
 	// The organization's invoices, newest first.
 	ListInvoices(ctx context.Context, in *ListInvoicesRequest, opts ...grpc.CallOption) (*ListInvoicesResponse, error)
@@ -212,10 +215,13 @@ type BillingServiceServer interface {
 	ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error)
 	// The limits and features in force.
 	ListEntitlements(context.Context, *ListEntitlementsRequest) (*ListEntitlementsResponse, error)
-	// What the current period would be invoiced at, if it closed now. Changes nothing.
+	// What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
+	// add to that. Changes nothing.
 	PreviewInvoice(context.Context, *PreviewInvoiceRequest) (*PreviewInvoiceResponse, error)
-	// Closes the current period early and finalizes its invoice: the plan's price on one line, the usage beyond what the
-	// plan includes on another, no proration. Closing twice, or from two places at once, answers the one invoice.
+	// Closes the current period early and finalizes its invoice: the next price of the plan that is not charged yet on one
+	// line, the usage so far beyond what the plan includes on another. Closing twice, or from two places at once, answers
+	// the one invoice. With a period_start_time it closes a period that is over, or looks at it again: then it invoices
+	// what differs by now from what was invoiced.
 	CloseBillingPeriod(context.Context, *CloseBillingPeriodRequest) (*CloseBillingPeriodResponse, error)
 	// The organization's invoices, newest first.
 	ListInvoices(context.Context, *ListInvoicesRequest) (*ListInvoicesResponse, error)

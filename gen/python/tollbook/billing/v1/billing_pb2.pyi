@@ -87,6 +87,42 @@ SUBSCRIPTION_STATUS_PAUSED: SubscriptionStatus.ValueType  # 6
 """Set aside; checks are denied, and no base fee is owed."""
 Global___SubscriptionStatus: _TypeAlias = SubscriptionStatus  # noqa: Y015
 
+class _InvoiceCut:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InvoiceCutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceCut.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INVOICE_CUT_UNSPECIFIED: _InvoiceCut.ValueType  # 0
+    """Never sent."""
+    INVOICE_CUT_OPENING: _InvoiceCut.ValueType  # 1
+    """The subscription began: what it pays in advance."""
+    INVOICE_CUT_PERIOD: _InvoiceCut.ValueType  # 2
+    """A period ended: its usage, and the price of what begins next."""
+    INVOICE_CUT_EARLY: _InvoiceCut.ValueType  # 3
+    """The operator closed a period before its end."""
+    INVOICE_CUT_FINAL: _InvoiceCut.ValueType  # 4
+    """The subscription ended."""
+    INVOICE_CUT_RERATED: _InvoiceCut.ValueType  # 5
+    """The operator had a period that was closed looked at again."""
+
+class InvoiceCut(_InvoiceCut, metaclass=_InvoiceCutEnumTypeWrapper):
+    """Why an invoice was made."""
+
+INVOICE_CUT_UNSPECIFIED: InvoiceCut.ValueType  # 0
+"""Never sent."""
+INVOICE_CUT_OPENING: InvoiceCut.ValueType  # 1
+"""The subscription began: what it pays in advance."""
+INVOICE_CUT_PERIOD: InvoiceCut.ValueType  # 2
+"""A period ended: its usage, and the price of what begins next."""
+INVOICE_CUT_EARLY: InvoiceCut.ValueType  # 3
+"""The operator closed a period before its end."""
+INVOICE_CUT_FINAL: InvoiceCut.ValueType  # 4
+"""The subscription ended."""
+INVOICE_CUT_RERATED: InvoiceCut.ValueType  # 5
+"""The operator had a period that was closed looked at again."""
+Global___InvoiceCut: _TypeAlias = InvoiceCut  # noqa: Y015
+
 class _InvoiceState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -100,7 +136,7 @@ class _InvoiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceS
     INVOICE_STATE_FINALIZED: _InvoiceState.ValueType  # 2
     """Final: it never changes again."""
     INVOICE_STATE_PAID: _InvoiceState.ValueType  # 3
-    """Final and paid."""
+    """Final and paid, or over nothing."""
     INVOICE_STATE_PAST_DUE: _InvoiceState.ValueType  # 4
     """Final; a payment failed, and none has succeeded since."""
     INVOICE_STATE_VOID: _InvoiceState.ValueType  # 5
@@ -118,7 +154,7 @@ INVOICE_STATE_DRAFT: InvoiceState.ValueType  # 1
 INVOICE_STATE_FINALIZED: InvoiceState.ValueType  # 2
 """Final: it never changes again."""
 INVOICE_STATE_PAID: InvoiceState.ValueType  # 3
-"""Final and paid."""
+"""Final and paid, or over nothing."""
 INVOICE_STATE_PAST_DUE: InvoiceState.ValueType  # 4
 """Final; a payment failed, and none has succeeded since."""
 INVOICE_STATE_VOID: InvoiceState.ValueType  # 5
@@ -139,6 +175,24 @@ class _InvoiceLineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Invoi
     """The plan's price."""
     INVOICE_LINE_KIND_OVERAGE: _InvoiceLineKind.ValueType  # 2
     """Usage beyond what the plan includes."""
+    INVOICE_LINE_KIND_FLAT_FEE: _InvoiceLineKind.ValueType  # 3
+    """A charge that does not depend on usage."""
+    INVOICE_LINE_KIND_MINIMUM: _InvoiceLineKind.ValueType  # 4
+    """What usage falls short of the agreed minimum."""
+    INVOICE_LINE_KIND_DISCOUNT: _InvoiceLineKind.ValueType  # 5
+    """What a coupon takes off; below zero."""
+    INVOICE_LINE_KIND_ADJUSTMENT: _InvoiceLineKind.ValueType  # 6
+    """What usage, or what it falls short of a minimum, comes to differently than an earlier invoice had it."""
+    INVOICE_LINE_KIND_PRORATION: _InvoiceLineKind.ValueType  # 7
+    """The same of a price by time: another plan, a pause or an end within what was charged."""
+    INVOICE_LINE_KIND_TAX: _InvoiceLineKind.ValueType  # 8
+    """A tax on the lines before."""
+    INVOICE_LINE_KIND_CREDIT: _InvoiceLineKind.ValueType  # 9
+    """What prepaid credits pay; below zero."""
+    INVOICE_LINE_KIND_ROUNDING: _InvoiceLineKind.ValueType  # 10
+    """To what can be charged in the currency."""
+    INVOICE_LINE_KIND_TO_CREDIT: _InvoiceLineKind.ValueType  # 11
+    """What was below zero, put to the customer's credit."""
 
 class InvoiceLineKind(_InvoiceLineKind, metaclass=_InvoiceLineKindEnumTypeWrapper):
     """What a line charges."""
@@ -149,6 +203,24 @@ INVOICE_LINE_KIND_BASE_FEE: InvoiceLineKind.ValueType  # 1
 """The plan's price."""
 INVOICE_LINE_KIND_OVERAGE: InvoiceLineKind.ValueType  # 2
 """Usage beyond what the plan includes."""
+INVOICE_LINE_KIND_FLAT_FEE: InvoiceLineKind.ValueType  # 3
+"""A charge that does not depend on usage."""
+INVOICE_LINE_KIND_MINIMUM: InvoiceLineKind.ValueType  # 4
+"""What usage falls short of the agreed minimum."""
+INVOICE_LINE_KIND_DISCOUNT: InvoiceLineKind.ValueType  # 5
+"""What a coupon takes off; below zero."""
+INVOICE_LINE_KIND_ADJUSTMENT: InvoiceLineKind.ValueType  # 6
+"""What usage, or what it falls short of a minimum, comes to differently than an earlier invoice had it."""
+INVOICE_LINE_KIND_PRORATION: InvoiceLineKind.ValueType  # 7
+"""The same of a price by time: another plan, a pause or an end within what was charged."""
+INVOICE_LINE_KIND_TAX: InvoiceLineKind.ValueType  # 8
+"""A tax on the lines before."""
+INVOICE_LINE_KIND_CREDIT: InvoiceLineKind.ValueType  # 9
+"""What prepaid credits pay; below zero."""
+INVOICE_LINE_KIND_ROUNDING: InvoiceLineKind.ValueType  # 10
+"""To what can be charged in the currency."""
+INVOICE_LINE_KIND_TO_CREDIT: InvoiceLineKind.ValueType  # 11
+"""What was below zero, put to the customer's credit."""
 Global___InvoiceLineKind: _TypeAlias = InvoiceLineKind  # noqa: Y015
 
 @_typing.final
@@ -781,6 +853,12 @@ class Invoice(_message.Message):
     PLAN_VERSION_FIELD_NUMBER: _builtins.int
     FINALIZE_TIME_FIELD_NUMBER: _builtins.int
     STRIPE_INVOICE_ID_FIELD_NUMBER: _builtins.int
+    SUBTOTAL_FIELD_NUMBER: _builtins.int
+    TAX_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    LEGAL_ENTITY_ID_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """Its id; empty in a preview."""
     organization_id: _builtins.str
@@ -801,6 +879,18 @@ class Invoice(_message.Message):
     """The version of the plan."""
     stripe_invoice_id: _builtins.str
     """The invoice at Stripe; empty until it is there."""
+    subtotal: _builtins.str
+    """The sum of what is charged and discounted, before taxes."""
+    tax: _builtins.str
+    """The sum of the taxes."""
+    credits: _builtins.str
+    """What prepaid credits pay of it."""
+    cut: Global___InvoiceCut.ValueType
+    """Why it was made."""
+    subscription_id: _builtins.str
+    """The subscription that it is about."""
+    legal_entity_id: _builtins.str
+    """Who bills; its numbers have no gap."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceLine]:
         """What it charges."""
@@ -834,10 +924,16 @@ class Invoice(_message.Message):
         plan_version: _builtins.int = ...,
         finalize_time: _timestamp_pb2.Timestamp | None = ...,
         stripe_invoice_id: _builtins.str = ...,
+        subtotal: _builtins.str = ...,
+        tax: _builtins.str = ...,
+        credits: _builtins.str = ...,
+        cut: Global___InvoiceCut.ValueType = ...,
+        subscription_id: _builtins.str = ...,
+        legal_entity_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finalize_time", b"finalize_time", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_through_sequence", b"closed_through_sequence", "currency_code", b"currency_code", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "lines", b"lines", "number", b"number", "organization_id", b"organization_id", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_id", b"plan_id", "plan_version", b"plan_version", "state", b"state", "stripe_invoice_id", b"stripe_invoice_id", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_through_sequence", b"closed_through_sequence", "credits", b"credits", "currency_code", b"currency_code", "cut", b"cut", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "legal_entity_id", b"legal_entity_id", "lines", b"lines", "number", b"number", "organization_id", b"organization_id", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_id", b"plan_id", "plan_version", b"plan_version", "state", b"state", "stripe_invoice_id", b"stripe_invoice_id", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -859,6 +955,11 @@ class InvoiceLine(_message.Message):
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_QUANTITY_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CORRECTS_INVOICE_ID_FIELD_NUMBER: _builtins.int
+    CHARGE_ID_FIELD_NUMBER: _builtins.int
     kind: Global___InvoiceLineKind.ValueType
     """What it is for."""
     description: _builtins.str
@@ -868,13 +969,23 @@ class InvoiceLine(_message.Message):
     meter: _builtins.str
     """The meter whose usage is charged; empty on a base fee."""
     used_quantity: _builtins.int
-    """All usage of the period in the meter's base unit."""
+    """All usage of the interval in the meter's base unit."""
     included_quantity: _builtins.int
     """What of it the plan includes."""
     charged_quantity: _builtins.int
     """What of it is charged."""
     unit_price: _builtins.str
-    """The price of one display unit, a decimal string; empty on a base fee."""
+    """The price of one display unit, a decimal string; empty where there is not one price."""
+    difference_quantity: _builtins.int
+    """What of the usage no earlier invoice counted; all of it on the first line about it, below zero when it shrank."""
+    first_sequence: _builtins.int
+    """It cites the usage events after this number"""
+    last_sequence: _builtins.int
+    """and up to this one; 0: it charges no usage."""
+    corrects_invoice_id: _builtins.str
+    """The invoice that had it differently; empty on the first line about it."""
+    charge_id: _builtins.str
+    """The charge of the plan, `base`, `minimum` or the redemption of a coupon; empty on taxes, credits and rounding."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The start of the interval that is charged, included."""
@@ -896,10 +1007,15 @@ class InvoiceLine(_message.Message):
         unit_price: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        difference_quantity: _builtins.int = ...,
+        first_sequence: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        corrects_invoice_id: _builtins.str = ...,
+        charge_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "charged_quantity", b"charged_quantity", "description", b"description", "end_time", b"end_time", "included_quantity", b"included_quantity", "kind", b"kind", "meter", b"meter", "start_time", b"start_time", "unit_price", b"unit_price", "used_quantity", b"used_quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "charge_id", b"charge_id", "charged_quantity", b"charged_quantity", "corrects_invoice_id", b"corrects_invoice_id", "description", b"description", "difference_quantity", b"difference_quantity", "end_time", b"end_time", "first_sequence", b"first_sequence", "included_quantity", b"included_quantity", "kind", b"kind", "last_sequence", b"last_sequence", "meter", b"meter", "start_time", b"start_time", "unit_price", b"unit_price", "used_quantity", b"used_quantity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -959,19 +1075,29 @@ class CloseBillingPeriodRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of the request, 1 to 128 bytes."""
     organization_id: _builtins.str
     """The organization; required."""
+    subscription_id: _builtins.str
+    """The subscription, which may have ended; empty: the one in force."""
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Where a period of the subscription begins; unset: the one that goes on."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         organization_id: _builtins.str = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_start_time", b"period_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "period_start_time", b"period_start_time", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -986,7 +1112,7 @@ class CloseBillingPeriodResponse(_message.Message):
     INVOICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def invoice(self) -> Global___Invoice:
-        """In state FINALIZED or PAID."""
+        """In any state but DRAFT; unset: there was nothing to invoice."""
 
     def __init__(
         self,
@@ -1010,22 +1136,40 @@ class ListInvoicesRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization; empty with a tenant's key means the key's."""
     page_size: _builtins.int
     """At most this many, 1 to 100; 0: 20."""
     page_token: _builtins.str
     """The next_page_token of the page before; empty: the first page."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___InvoiceState.ValueType]:
+        """Only those in one of these states; empty: in any."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those finalized at this time or later; unset: whenever."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those finalized before this time; unset: whenever."""
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        states: _abc.Iterable[Global___InvoiceState.ValueType] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -150,15 +150,18 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewInvoice(self, request, context):
-        """What the current period would be invoiced at, if it closed now. Changes nothing.
+        """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
+        add to that. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseBillingPeriod(self, request, context):
-        """Closes the current period early and finalizes its invoice: the plan's price on one line, the usage beyond what the
-        plan includes on another, no proration. Closing twice, or from two places at once, answers the one invoice.
+        """Closes the current period early and finalizes its invoice: the next price of the plan that is not charged yet on one
+        line, the usage so far beyond what the plan includes on another. Closing twice, or from two places at once, answers
+        the one invoice. With a period_start_time it closes a period that is over, or looks at it again: then it invoices
+        what differs by now from what was invoiced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

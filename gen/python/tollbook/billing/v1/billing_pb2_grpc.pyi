@@ -57,10 +57,14 @@ class BillingServiceStub:
     ListEntitlements: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]
     """The limits and features in force."""
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]
-    """What the current period would be invoiced at, if it closed now. Changes nothing."""
+    """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
+    add to that. Changes nothing.
+    """
     CloseBillingPeriod: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CloseBillingPeriodRequest, _billing_pb2.CloseBillingPeriodResponse]
-    """Closes the current period early and finalizes its invoice: the plan's price on one line, the usage beyond what the
-    plan includes on another, no proration. Closing twice, or from two places at once, answers the one invoice.
+    """Closes the current period early and finalizes its invoice: the next price of the plan that is not charged yet on one
+    line, the usage so far beyond what the plan includes on another. Closing twice, or from two places at once, answers
+    the one invoice. With a period_start_time it closes a period that is over, or looks at it again: then it invoices
+    what differs by now from what was invoiced.
     """
     ListInvoices: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListInvoicesRequest, _billing_pb2.ListInvoicesResponse]
     """The organization's invoices, newest first."""
@@ -94,10 +98,14 @@ class BillingServiceAsyncStub(BillingServiceStub):
     ListEntitlements: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]  # type: ignore[assignment]
     """The limits and features in force."""
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
-    """What the current period would be invoiced at, if it closed now. Changes nothing."""
+    """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
+    add to that. Changes nothing.
+    """
     CloseBillingPeriod: _aio.UnaryUnaryMultiCallable[_billing_pb2.CloseBillingPeriodRequest, _billing_pb2.CloseBillingPeriodResponse]  # type: ignore[assignment]
-    """Closes the current period early and finalizes its invoice: the plan's price on one line, the usage beyond what the
-    plan includes on another, no proration. Closing twice, or from two places at once, answers the one invoice.
+    """Closes the current period early and finalizes its invoice: the next price of the plan that is not charged yet on one
+    line, the usage so far beyond what the plan includes on another. Closing twice, or from two places at once, answers
+    the one invoice. With a period_start_time it closes a period that is over, or looks at it again: then it invoices
+    what differs by now from what was invoiced.
     """
     ListInvoices: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListInvoicesRequest, _billing_pb2.ListInvoicesResponse]  # type: ignore[assignment]
     """The organization's invoices, newest first."""
@@ -176,7 +184,9 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.PreviewInvoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.PreviewInvoiceResponse, _abc.Awaitable[_billing_pb2.PreviewInvoiceResponse]]:
-        """What the current period would be invoiced at, if it closed now. Changes nothing."""
+        """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
+        add to that. Changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def CloseBillingPeriod(
@@ -184,8 +194,10 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.CloseBillingPeriodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.CloseBillingPeriodResponse, _abc.Awaitable[_billing_pb2.CloseBillingPeriodResponse]]:
-        """Closes the current period early and finalizes its invoice: the plan's price on one line, the usage beyond what the
-        plan includes on another, no proration. Closing twice, or from two places at once, answers the one invoice.
+        """Closes the current period early and finalizes its invoice: the next price of the plan that is not charged yet on one
+        line, the usage so far beyond what the plan includes on another. Closing twice, or from two places at once, answers
+        the one invoice. With a period_start_time it closes a period that is over, or looks at it again: then it invoices
+        what differs by now from what was invoiced.
         """
 
     @_abc_1.abstractmethod
