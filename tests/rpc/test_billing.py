@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
 
+from cli.catalog import plans_to_pb, read_catalog
 from kit.errors import DependencyUnavailable
 from kit.grpc.access import TENANT_SCOPES
 from kit.grpc.call import CallerKind, Principal
@@ -28,7 +30,7 @@ from services.billing.adapters.memory.catalog import MemoryPlans
 from services.billing.adapters.memory.collection_list import MemoryCollectionList
 from services.billing.adapters.memory.organizations import MemoryOrganizations
 from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
-from services.billing.adapters.memory.usage import MemoryUsage
+from services.billing.adapters.memory.usage import MemoryUsage, Used
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.cancel_subscription import CancelSubscription
@@ -65,6 +67,7 @@ from tollbook.billing.v1 import (
 )
 from tollbook.feed.v1 import feed_pb2
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "examples" / "plans-all-prices.yaml"
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 ACME_MADE = datetime(2026, 10, 31, 9, tzinfo=UTC)
 KEYS = {
@@ -533,6 +536,42 @@ async def test_the_short_spelling_that_was_changed_and_sent_back_is_refused_and_
         await world.apply(*plans)
     plans[1].ClearField("price_books")
     assert list((await world.apply(*plans)).changed_plan_ids) == ["starter"]
+
+
+async def test_the_example_of_all_prices_is_billed_by_each_of_them_and_rounded_to_be_charged(
+    unstocked: World,
+) -> None:
+    ratios = {meter.name: meter.base_units_per_display_unit for meter in METERS.values()}
+    await unstocked.apply(*plans_to_pb(read_catalog(EXAMPLE), ratios))
+    wanted = billing_pb2.Subscription(organization_id="acme", plan_id="scale", currency_code="KWD")
+    wanted.start_time.FromDatetime(NOW - timedelta(days=20))
+    request = billing_pb2.CreateSubscriptionRequest(request_id=unstocked.request_id(), subscription=wanted)
+    made = (await unstocked.billing.CreateSubscription(request, metadata=key(ADMIN))).subscription
+    assert made.anchor_time.ToDatetime(UTC) == NOW - timedelta(days=6)
+    quantities = {
+        "agent_minutes": 70_000 * MINUTE,
+        "api_calls": 100_001,
+        "tokens_output": 1_000_001,
+        "tokens_cache_read": 4_000_000,
+        "provider_cost": 10 * 10**9,
+    }
+    for meter, quantity in quantities.items():
+        # In the trial it costs nothing.
+        unstocked.usage.events["acme"].append(Used(meter, quantity, NOW - timedelta(days=10)))
+        unstocked.usage.events["acme"].append(Used(meter, quantity, NOW - timedelta(days=1)))
+    draft = await unstocked.preview()
+    kinds = billing_pb2.InvoiceLineKind
+    assert [(kinds.Name(line.kind).removeprefix("INVOICE_LINE_KIND_"), line.amount) for line in draft.lines] == [
+        ("BASE_FEE", "3700.000"),
+        ("FLAT_FEE", "30.500"),
+        ("OVERAGE", "862.000"),
+        ("OVERAGE", "24.600"),
+        ("OVERAGE", "1.540"),
+        ("OVERAGE", "0.308"),
+        ("OVERAGE", "3.684"),
+        ("ROUNDING", "-0.002"),
+    ]
+    assert (draft.currency_code, draft.total) == ("KWD", "4622.630")
 
 
 async def test_a_broken_catalog_is_refused_whole(world: World) -> None:

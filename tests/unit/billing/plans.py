@@ -16,7 +16,11 @@ AGENT_MINUTES = Meter(name="agent_minutes", display_unit="minute", base_units_pe
 API_CALLS = Meter(name="api_calls", display_unit="call", base_units_per_display_unit=1)
 CONCURRENT_AGENTS = Meter(name="concurrent_agents", display_unit="agent", base_units_per_display_unit=1)
 PROVIDER_COST = Meter(name="provider_cost", display_unit="usd", base_units_per_display_unit=10**9)
-METERS = {meter.name: meter for meter in (AGENT_MINUTES, API_CALLS, CONCURRENT_AGENTS, PROVIDER_COST)}
+TOKENS = tuple(
+    Meter(name=name, display_unit="token", base_units_per_display_unit=1)
+    for name in ("tokens_output", "tokens_cache_read")
+)
+METERS = {meter.name: meter for meter in (AGENT_MINUTES, API_CALLS, CONCURRENT_AGENTS, PROVIDER_COST, *TOKENS)}
 
 _MINUTES = PlanMeter(
     meter="agent_minutes", limit_kind=LimitKind.PERIOD, limit_quantity=1_000 * MINUTE, grace_percent=10

@@ -8,22 +8,17 @@ import pytest
 from cli.catalog import plans_to_pb, read_catalog
 from services.billing.domain.catalog import Plan
 from services.billing.domain.catalog_rules import read_catalog as read_catalog_text
-from services.billing.domain.meters import Meter
 from services.billing.domain.prices import price_of
 from services.billing.rpc.convert_catalog import plan_text_from_pb
 from tests.unit.billing.plans import METERS, MINUTE
 
 _DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
-_METERS = METERS | {
-    name: Meter(name=name, display_unit="token", base_units_per_display_unit=1)
-    for name in ("tokens_output", "tokens_cache_read")
-}
 
 
 def plans_of(path: Path) -> dict[str, Plan]:
-    ratios = {meter.name: meter.base_units_per_display_unit for meter in _METERS.values()}
+    ratios = {meter.name: meter.base_units_per_display_unit for meter in METERS.values()}
     messages = plans_to_pb(read_catalog(path), ratios)
-    return {plan.plan_id: plan for plan in read_catalog_text([plan_text_from_pb(each) for each in messages], _METERS)}
+    return {plan.plan_id: plan for plan in read_catalog_text([plan_text_from_pb(each) for each in messages], METERS)}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +40,7 @@ def plans_of(path: Path) -> dict[str, Plan]:
 def test_the_example_costs_what_it_says(currency_code: str, charge_id: str, quantity: int, major: str) -> None:
     book = plans_of(_DEPLOY / "examples" / "plans-all-prices.yaml")["scale"].book(currency_code)
     (charge,) = [charge for charge in book.charges if charge.charge_id == charge_id]
-    assert price_of(charge, _METERS[charge.meter], quantity) == Fraction(major)
+    assert price_of(charge, METERS[charge.meter], quantity) == Fraction(major)
 
 
 def test_free_is_the_same_plan_in_the_example_and_in_what_is_shipped() -> None:
