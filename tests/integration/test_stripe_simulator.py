@@ -725,6 +725,55 @@ def test_a_thin_event_names_its_object_and_does_not_hold_it(simulator: Simulator
         stripe.Webhook.construct_event(payload, signature, WEBHOOK_SECRET)
 
 
+def test_webhooks_that_are_lost_are_in_the_list_of_events_and_never_come(
+    simulator: Simulator, receiver: Receiver
+) -> None:
+    simulator.inject(webhooks={"lose": True})
+    simulator.client().v1.customers.create()
+    wait_until(lambda: deliveries(simulator) == ["abandoned"], seconds=DELIVERY_SECONDS, what="the loss")
+    simulator.inject(webhooks={})
+    simulator.client().v1.products.create({"name": "Minutes"})
+    wait_until(lambda: receiver.types() == ["product.created"], seconds=DELIVERY_SECONDS, what="what came after")
+    types = [event.type for event in simulator.client().v1.events.list().data]
+    assert types == ["product.created", "customer.created"]
+
+
+def test_stripes_own_library_reads_subscriptions_checkouts_portals_and_clocks(simulator: Simulator) -> None:
+    client = simulator.client()
+    clock = client.v1.test_helpers.test_clocks.create({"frozen_time": 1_800_000_000})
+    customer = client.v1.customers.create({"test_clock": clock.id})
+    price = client.v1.prices.create(
+        {
+            "currency": "usd",
+            "unit_amount": 4900,
+            "recurring": {"interval": "month"},
+            "product_data": {"name": "Starter"},
+        }
+    )
+    session = client.v1.checkout.sessions.create(
+        {
+            "mode": "subscription",
+            "customer": customer.id,
+            "line_items": [{"price": price.id, "quantity": 1}],
+            "success_url": "https://example.com/",
+            "subscription_data": {"metadata": {"organization_id": "acme"}},
+        }
+    )
+    simulator.call("POST", f"/_simulator/checkout/sessions/{session.id}/complete")
+    done = client.v1.checkout.sessions.retrieve(session.id, {"expand": ["subscription"]})
+    sold = done.subscription
+    assert isinstance(sold, stripe.Subscription)
+    end = sold["items"].data[0].current_period_end
+    client.v1.test_helpers.test_clocks.advance(clock.id, {"frozen_time": end + 3_600})
+    assert client.v1.test_helpers.test_clocks.retrieve(clock.id).status == "ready"
+    renewals = client.v1.invoices.list({"subscription": sold.id}).data
+    assert [invoice.status for invoice in renewals] == ["paid", "paid"]
+    portal = client.v1.billing_portal.sessions.create({"customer": customer.id})
+    assert portal.url
+    changed = client.v1.subscriptions.update(sold.id, {"cancel_at_period_end": True})
+    assert changed.cancel_at == changed["items"].data[0].current_period_end
+
+
 def test_time_that_was_moved_stays_moved_and_webhooks_keep_the_real_one(
     simulator: Simulator, receiver: Receiver
 ) -> None:

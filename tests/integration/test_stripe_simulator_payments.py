@@ -258,6 +258,39 @@ async def test_a_credit_note_on_a_paid_invoice_gives_back_just_its_amount(stripe
     assert void["status"] == 400
 
 
+async def test_what_was_refunded_is_not_credited_again(stripe: StandIn) -> None:
+    invoice = await stripe.paid_invoice((await stripe.customer())["id"], 4900)
+    charge = await stripe.charge_of(invoice)
+    await stripe.post("/v1/refunds", charge=charge["id"], amount=900)
+    too_much = await stripe.refused("POST", "/v1/credit_notes", invoice=invoice["id"], amount=4001, credit_amount=4001)
+    assert too_much["param"] == "amount"
+    await stripe.post("/v1/credit_notes", invoice=invoice["id"], amount=4000, refund_amount=4000)
+    assert (await stripe.get(f"/v1/charges/{charge['id']}"))["refunded"]
+
+
+# ---- behind everybody's back
+
+
+async def test_a_line_that_vanishes_leaves_the_totals_and_tells_nobody(stripe: StandIn) -> None:
+    invoice = await stripe.open_invoice((await stripe.customer())["id"], *range(1_000, 1_012))
+    told = len(await stripe.events())
+    lines = (await stripe.get(f"/v1/invoices/{invoice['id']}/lines", limit=100))["data"]
+    assert (await stripe.send("DELETE", f"/_simulator/objects/{lines[0]['id']}", {})).status_code == 200
+    after = await stripe.get(f"/v1/invoices/{invoice['id']}")
+    assert (after["total"], after["lines"]["data"][0]["id"]) == (invoice["total"], lines[1]["id"])
+    assert len(await stripe.events()) == told
+
+
+async def test_an_object_is_changed_as_told_and_only_there(stripe: StandIn) -> None:
+    invoice = await stripe.open_invoice((await stripe.customer())["id"], 4900)
+    await stripe.control(f"objects/{invoice['id']}", status="draft", status_transitions={"finalized_at": None})
+    after = await stripe.get(f"/v1/invoices/{invoice['id']}")
+    assert (after["status"], after["status_transitions"]["finalized_at"], after["total"]) == ("draft", None, 4900)
+    assert (await stripe.send("DELETE", f"/_simulator/objects/{invoice['id']}", {})).status_code == 200
+    assert (await stripe.refused("GET", f"/v1/invoices/{invoice['id']}"))["status"] == 404
+    assert (await stripe.send("DELETE", "/_simulator/objects/in_none", {})).status_code == 404
+
+
 # ---- payment methods and customers
 
 

@@ -284,6 +284,41 @@ async def test_other_items_count_from_the_next_invoice_on(stripe: StandIn) -> No
     assert any("items" in event["data"]["previous_attributes"] for event in told)
 
 
+@pytest.mark.parametrize(
+    ("amount", "interval"), [(4900, "year"), (0, "month")], ids=["another_interval", "from_free_to_paid"]
+)
+async def test_items_that_recur_otherwise_or_begin_to_cost_are_billed_now(
+    stripe: StandIn, amount: int, interval: str
+) -> None:
+    scene = await clocked(stripe)
+    sold = await scene.subscribe(items=[{"price": await price_of(stripe, amount)}])
+    await scene.advance_to(scene.now + 5 * 86_400)
+    item = {"id": sold["items"]["data"][0]["id"], "price": await price_of(stripe, 99_000, interval=interval)}
+    changed = await stripe.post(f"/v1/subscriptions/{sold['id']}", items=[item], proration_behavior="none")
+    assert (item_period(changed)[0], changed["billing_cycle_anchor"]) == (scene.now, scene.now)
+    assert [invoice["total"] for invoice in await scene.invoices()] == [amount, 99_000]
+
+
+async def test_what_was_said_about_leaving_can_be_noted_after_the_end(stripe: StandIn) -> None:
+    scene = await clocked(stripe)
+    path = f"/v1/subscriptions/{(await scene.subscribe())['id']}"
+    await stripe.delete(path)
+    noted = await stripe.post(path, cancellation_details={"comment": "moved on"}, metadata={"a": "b"})
+    assert (noted["status"], noted["cancellation_details"]["comment"]) == ("canceled", "moved on")
+    assert (await stripe.refused("POST", path, description="again"))["status"] == 400
+
+
+async def test_a_sent_invoice_that_is_overdue_leaves_its_subscription_behind_until_it_is_paid(stripe: StandIn) -> None:
+    scene = await clocked(stripe)
+    sold = await scene.subscribe(collection_method="send_invoice", days_until_due=7)
+    assert sold["status"] == "active"
+    await scene.advance_to(scene.now + 7 * 86_400)
+    assert (await scene.subscription())["status"] == "past_due"
+    assert "invoice.overdue" in await stripe.event_types()
+    await stripe.post(f"/v1/invoices/{sold['latest_invoice']}/pay", paid_out_of_band=True)
+    assert (await scene.subscription())["status"] == "active"
+
+
 async def test_a_subscription_that_is_canceled_at_its_periods_end_runs_until_then(stripe: StandIn) -> None:
     scene = await clocked(stripe)
     sold = await scene.subscribe()

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kit.clock import Clock
-from tools.stripe_simulator import controls, forms, time_controls
+from tools.stripe_simulator import controls, forms, tampering, time_controls
 from tools.stripe_simulator.delivery import WebhookSender
 from tools.stripe_simulator.errors import StripeError, api_error, unauthorized, unknown_url
 from tools.stripe_simulator.events import API_VERSION, API_VERSION_MIN
@@ -225,6 +225,7 @@ def make_app(
             *time_controls.routes(
                 store=store, time=time, timekeeper=timekeeper, wake=api.wake, require_key=api.require_key
             ),
+            *tampering.routes(store=store, require_key=api.require_key),
             Route("/healthz", healthz),
         ],
         exception_handlers={

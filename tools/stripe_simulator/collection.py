@@ -9,7 +9,7 @@ from tools.stripe_simulator.store import StripeObject
 
 HOUR_SECONDS = 3_600
 
-_FINALIZE, _RETRY = "finalize_invoice", "retry_payment"
+_FINALIZE, _RETRY, _OVERDUE = "finalize_invoice", "retry_payment", "note_overdue"
 
 
 def apply_balance(total: int, balance: int, *, currency: str) -> tuple[int, int]:
@@ -70,6 +70,8 @@ def finalize(call: Call, invoice: StripeObject) -> None:
         _mark_paid(call, invoice)
         return
     _begin_payment(call, invoice)
+    if invoice["due_date"] is not None:
+        call.plan(invoice, _OVERDUE, due_at=max(call.now, invoice["due_date"]))
     advance(call, invoice)
 
 
@@ -320,4 +322,11 @@ def _retry_now(call: Call, invoice: StripeObject) -> None:
         advance(call, invoice)
 
 
-TASKS: Tasks = {_FINALIZE: _finalize_now, _RETRY: _retry_now}
+def _note_overdue(call: Call, invoice: StripeObject) -> None:
+    """The due date of an invoice that was sent has passed."""
+    if invoice["status"] == "open":
+        call.tell("invoice.overdue", invoice)
+        subscription_state.payment_failed(call, invoice)
+
+
+TASKS: Tasks = {_FINALIZE: _finalize_now, _RETRY: _retry_now, _OVERDUE: _note_overdue}

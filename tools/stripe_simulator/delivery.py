@@ -77,6 +77,9 @@ class WebhookSender:
             for delivery in self._store.pending_deliveries(count_max=_WINDOW)
             if delivery.event_id not in self._in_flight
         ]
+        if self._faults.webhooks.lose:
+            self._lose(waiting)
+            return None
         delay_seconds = 0.0
         if self._faults.webhooks.shuffle:
             delay_seconds = _SHUFFLE_SECONDS
@@ -89,6 +92,11 @@ class WebhookSender:
             elif len(self._in_flight) < _CONCURRENT_MAX:
                 self._start(delivery)
         return min(later, default=None)
+
+    def _lose(self, deliveries: list[Delivery]) -> None:
+        with self._store.transaction():
+            for delivery in deliveries:
+                self._store.save_delivery(replace(delivery, state="abandoned", outcome="lost"))
 
     def _start(self, delivery: Delivery) -> None:
         attempt = asyncio.create_task(self._attempt(delivery))

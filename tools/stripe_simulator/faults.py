@@ -55,7 +55,7 @@ class WebhookFaults(BaseModel):
     """How webhooks misbehave, until told otherwise.
 
     `hold` delivers nothing, `duplicate` delivers everything twice, `shuffle` delivers in random order, `thin` delivers
-    as API v2 does, without the object.
+    as API v2 does, without the object, `lose` never delivers what falls due meanwhile.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +64,7 @@ class WebhookFaults(BaseModel):
     duplicate: bool = False
     shuffle: bool = False
     thin: bool = False
+    lose: bool = False
 
 
 class FaultPlan(BaseModel):

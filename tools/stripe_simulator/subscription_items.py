@@ -1,6 +1,7 @@
 """What a subscription is for: prices, how many of each, and the period that each is in."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 from tools.stripe_simulator.errors import not_possible, parameter_invalid, parameter_missing
 from tools.stripe_simulator.operations import Call
@@ -128,6 +129,11 @@ def _rhythm(price: StripeObject) -> tuple[str, int]:
 def rhythm(call: Call, subscription: StripeObject) -> tuple[str, int]:
     """The interval at which the subscription recurs, and how many of them make a period."""
     return _rhythm(of(call, subscription)[0]["price"])
+
+
+def is_free(call: Call, subscription: StripeObject) -> bool:
+    """Whether nothing of it costs anything."""
+    return all(Decimal(item["price"]["unit_amount_decimal"]) == 0 for item in of(call, subscription))
 
 
 def set_period(call: Call, subscription: StripeObject, *, start: int, end: int) -> None:

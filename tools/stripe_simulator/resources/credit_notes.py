@@ -40,7 +40,7 @@ def create(call: Call) -> StripeObject:
     params.choice("email_type", ("credit_note", "none"))
     params.finish()
 
-    _split(note, invoice)
+    _split(call, note, invoice)
     _check_parts(note, parts)
     note["number"] = f"{invoice['number']}-CN-{_count(call, invoice) + 1:02d}"
     note["out_of_band_amount"] = parts["out_of_band_amount"] or None
@@ -129,11 +129,12 @@ def _set_total(note: StripeObject, lines: list[StripeObject], amount: int | None
     note["pdf"] = f"https://pay.stripe.com/credit_notes/acct_simulator/test_{note['id']}/pdf"
 
 
-def _split(note: StripeObject, invoice: StripeObject) -> None:
-    """What remains to be paid is lowered first."""
+def _split(call: Call, note: StripeObject, invoice: StripeObject) -> None:
+    """What remains to be paid is lowered first. What was credited or refunded before can't be credited again."""
     before = min(note["total"], invoice["amount_remaining"])
     after = note["total"] - before
-    left = invoice["total"] - invoice["pre_payment_credit_notes_amount"] - invoice["post_payment_credit_notes_amount"]
+    credited = invoice["pre_payment_credit_notes_amount"] + invoice["post_payment_credit_notes_amount"]
+    left = invoice["total"] - credited - _refunded_beside(call, invoice)
     if note["total"] > left:
         message = f"The credit note's amount ({note['total']}) is greater than what can be credited ({left})."
         raise not_possible(message, param="amount")
@@ -142,6 +143,20 @@ def _split(note: StripeObject, invoice: StripeObject) -> None:
         "pre_payment_amount": before,
         "type": "mixed" if before and after else "post_payment" if after else "pre_payment",
     }
+
+
+def _refunded_beside(call: Call, invoice: StripeObject) -> int:
+    """What was refunded of the invoice's charge without a credit note."""
+    payment = collection.payment_of(call, invoice)
+    if payment is None or payment["status"] != "paid":
+        return 0
+    charge = _paid_charge(call, invoice)
+    by_notes = sum(
+        refund["amount_refunded"]
+        for note in call.store.newest_first("credit_note", owner=invoice["id"])
+        for refund in note["refunds"]
+    )
+    return int(charge["amount_refunded"] - by_notes)
 
 
 def _check_parts(note: StripeObject, parts: dict[str, int]) -> None:

@@ -139,10 +139,13 @@ def retrieve(call: Call) -> StripeObject:
 
 
 def update(call: Call) -> StripeObject:
-    """POST /v1/subscriptions/{id}: other items count from the next invoice on (`proration_behavior` none)."""
+    """POST /v1/subscriptions/{id}: other items count from the next invoice on (`proration_behavior` none).
+
+    But where they recur otherwise, or the first ones that cost something come, a new period begins and is billed now.
+    """
     subscription, params = call.target("subscription"), call.params
     if subscription["status"] in subscription_state.ENDED:
-        raise not_possible("A canceled subscription can only update its cancellation_details and metadata.")
+        return _update_ended(call, subscription)
     params.choice("payment_behavior", ("allow_incomplete", "default_incomplete", "error_if_incomplete"))
     params.boolean("off_session")
     groups = params.groups("items")
@@ -156,8 +159,11 @@ def update(call: Call) -> StripeObject:
     subscription_params.read_shared(call, params, subscription)
     subscription_params.read_pause(params, subscription)
     start, end = subscription_cycle.period(subscription)
+    recurred, was_free = subscription_items.rhythm(call, subscription), subscription_items.is_free(call, subscription)
     if groups:
         subscription_items.read(call, subscription, groups, start=start, end=end)
+    recurs_otherwise = subscription_items.rhythm(call, subscription) != recurred
+    begins_to_cost = was_free and not subscription_items.is_free(call, subscription)
     subscription_params.set_cancellation(call, subscription)
     params.finish()
     call.change(subscription)
@@ -167,9 +173,19 @@ def update(call: Call) -> StripeObject:
         subscription_cycle.end_trial(call, subscription)
     elif trial_end is not None:
         subscription_cycle.move_trial_end(call, subscription, trial_end)
-    elif anchor == "now":
+    elif anchor == "now" or ((recurs_otherwise or begins_to_cost) and subscription["status"] != "trialing"):
         subscription_cycle.restart(call, subscription)
     return call.target("subscription")
+
+
+def _update_ended(call: Call, subscription: StripeObject) -> StripeObject:
+    subscription_params.read_cancellation_details(call.params, subscription)
+    subscription["metadata"] = call.params.metadata("metadata", subscription["metadata"])
+    if call.params.names():
+        raise not_possible("A canceled subscription can only update its cancellation_details and metadata.")
+    call.params.finish()
+    call.change(subscription)
+    return subscription
 
 
 def cancel(call: Call) -> StripeObject:
