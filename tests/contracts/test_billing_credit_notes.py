@@ -95,6 +95,7 @@ class Store:
                 closed_through_sequence=0,
                 invoice_id=new_id("inv"),
                 finalize_time=self.clock.now(),
+                legal_entity_id=(await book.profile.current()).terms.legal_entity_id,
             )
             if granted is not None:
                 await book.credits.grant(granted, actor="tests", request_id="r")
@@ -208,7 +209,9 @@ async def test_each_legal_entity_has_a_series_of_its_own(store: Store) -> None:
     async with store.books.open(GLOBEX) as book:
         profile = BillingProfile(update_time=NOW, terms=BillingTerms(legal_entity_id="gmbh"))
         await book.profile.set(profile, actor="tests", request_id="r")
-    notes = [await store.note(await store.invoice(4900, name), 100) for name in (ACME, GLOBEX)]
+    invoices = [await store.invoice(4900, name) for name in (ACME, GLOBEX)]
+    assert [invoice.number for invoice in invoices] == ["TB-000001", "DE-000001"]
+    notes = [await store.note(invoice, 100) for invoice in invoices]
     assert [note.number for note in notes] == ["CN-000001", "GS-000001"]
     assert [note.legal_entity_id for note in notes] == ["default", "gmbh"]
 

@@ -23,16 +23,16 @@ from services.billing.domain.credit_notes import (
     split_credit,
 )
 from services.billing.domain.credits import CreditSource
-from services.billing.domain.invoices import Invoice, InvoiceState
+from services.billing.domain.invoices import Invoice, InvoiceState, LineKind
 from services.billing.domain.requests import request_digest, require_request_id
 from services.billing.domain.texts import require_text
 
 _OPEN = frozenset({InvoiceState.FINALIZED, InvoiceState.PAST_DUE, InvoiceState.UNCOLLECTIBLE})
-_NOT_CHARGED = {
-    "TAX": LineRole.TAX,
-    "CREDIT": LineRole.PAYMENT,
-    "TO_CREDIT": LineRole.PAYMENT,
-    "ROUNDING": LineRole.PAYMENT,
+_ROLES = {
+    LineKind.TAX: LineRole.TAX,
+    LineKind.CREDIT: LineRole.PAYMENT,
+    LineKind.TO_CREDIT: LineRole.PAYMENT,
+    LineKind.ROUNDING: LineRole.PAYMENT,
 }
 """What a kind of line is to a credit note; every other kind is a charge."""
 
@@ -93,7 +93,7 @@ class CreateCreditNote:
         destination: CreditDestination,
     ) -> CreditNote:
         invoice = await book.invoices.get(invoice_id)
-        if invoice.state not in {*_OPEN, InvoiceState.PAID} or invoice.finalize_time is None:
+        if invoice.state not in {*_OPEN, InvoiceState.PAID}:
             raise InvalidState(problem=f"The invoice is {invoice.state.value}: there is nothing to take back.")
         before = await book.credit_notes.of_invoice(invoice_id)
         noted = credit_note_lines(lines_left(invoice, before), cited)
@@ -101,13 +101,12 @@ class CreateCreditNote:
         total = sum((line.amount for line in noted), Money(0, currency_code))
         left = invoice.total.minor - sum(each.split.reduced.minor + each.split.refunded.minor for each in before)
         due, paid = (left, 0) if invoice.state in _OPEN else (0, left)
-        profile = await book.profile.at(invoice.finalize_time)
         return CreditNote(
             credit_note_id=new_id("crn"),
             organization_id=invoice.organization_id,
             invoice_id=invoice_id,
             invoice_number=invoice.number,
-            legal_entity_id=profile.terms.legal_entity_id,
+            legal_entity_id=invoice.legal_entity_id,
             lines=noted,
             total=total,
             split=split_credit(
@@ -131,7 +130,7 @@ def lines_left(invoice: Invoice, notes: Sequence[CreditNote]) -> tuple[InvoiceLi
     return tuple(
         InvoiceLineLeft(
             line_number=number,
-            role=_NOT_CHARGED.get(line.kind.value, LineRole.CHARGE),
+            role=_ROLES.get(line.kind, LineRole.CHARGE),
             description=line.description,
             amount=line.amount,
             credited=Money(credited[number], line.amount.currency_code),

@@ -52,8 +52,8 @@ class MemoryCreditNotes:
         self._pages.change(None)
         numbers = self._world.last_credit_note_numbers
         numbers[note.legal_entity_id] += 1
-        entity = [each for each in self._world.legal_entities if each.legal_entity_id == note.legal_entity_id][-1]
-        number = credit_note_number(entity.credit_note_prefix, numbers[note.legal_entity_id])
+        prefix = self._world.entity(note.legal_entity_id).credit_note_prefix
+        number = credit_note_number(prefix, numbers[note.legal_entity_id])
         numbered = replace(note, number=number)
         self._pages.credit_notes[note.credit_note_id] = numbered
         if note.is_for_collector:

@@ -48,7 +48,8 @@ class MemoryInvoices:
         self._pages.change(None)
         self._world.last_numbers[invoice.legal_entity_id] += 1
         last_number = self._world.last_numbers[invoice.legal_entity_id]
-        numbered = replace(invoice, number=invoice_number("TB", last_number))
+        prefix = self._world.entity(invoice.legal_entity_id).invoice_prefix
+        numbered = replace(invoice, number=invoice_number(prefix, last_number))
         self._pages.invoices[invoice.invoice_id] = numbered
         if invoice.is_collectable and invoice.finalize_time is not None:
             due = DueInvoice(self._organization_id, invoice.invoice_id, 0)

@@ -166,3 +166,7 @@ class World:
     due_credit_notes: dict[tuple[str, str], DueNote] = field(default_factory=dict)
     last_numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """By legal entity."""
+
+    def entity(self, legal_entity_id: str) -> LegalEntity:
+        """The newest version of one of those who bill."""
+        return next(each for each in reversed(self.legal_entities) if each.legal_entity_id == legal_entity_id)
