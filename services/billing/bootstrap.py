@@ -43,6 +43,7 @@ from services.billing.application.expire_credits import ExpireCredits
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.follow_payment import FollowPayment
+from services.billing.application.get_subscription_usage import GetSubscriptionUsage
 from services.billing.application.hand_over_credit_notes import HandOverCreditNotes
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.list_entitlements import ListEntitlements
@@ -104,6 +105,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         cancel_subscription=CancelSubscription(act),
         pause_subscription=PauseSubscription(act),
         resume_subscription=ResumeSubscription(act),
+        get_subscription_usage=GetSubscriptionUsage(books, find_plan, usage, in_force, clock),
         list_entitlements=ListEntitlements(find_plan, in_force),
         preview_invoice=PreviewInvoice(books, in_force, make_cut),
         close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),

@@ -234,7 +234,7 @@ class Lived:
 
     def make(self, cut: Cut, now: datetime) -> tuple[Line, ...]:
         """Makes a cut with what is known at the moment."""
-        plans = {PlanRef(phase.plan.name, 1): _to_plan(phase.plan, self._currency) for phase in self.life.case.phases}
+        plans = self.plans
         account = Account(
             timeline=self.timeline(now),
             closes=tuple(self.closes),
@@ -289,6 +289,11 @@ class Lived:
             },
             len(arrived),
         )
+
+    @property
+    def plans(self) -> dict[PlanRef, Plan]:
+        """Every plan that it ever is on."""
+        return {PlanRef(phase.plan.name, 1): _to_plan(phase.plan, self._currency) for phase in self.life.case.phases}
 
     @property
     def _currency(self) -> str:

@@ -40,6 +40,7 @@ from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
+from services.billing.application.get_subscription_usage import GetSubscriptionUsage
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.make_cut import MakeCut
 from services.billing.application.pause_subscription import PauseSubscription
@@ -187,6 +188,7 @@ async def unstocked() -> AsyncIterator[World]:
                 cancel_subscription=CancelSubscription(act),
                 pause_subscription=PauseSubscription(act),
                 resume_subscription=ResumeSubscription(act),
+                get_subscription_usage=GetSubscriptionUsage(books, find_plan, usage, in_force, clock),
                 list_entitlements=ListEntitlements(find_plan, in_force),
                 preview_invoice=PreviewInvoice(books, in_force, make_cut),
                 close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
@@ -981,3 +983,86 @@ async def test_entitlements_are_shown_as_they_are_followed(life: Life) -> None:
     assert [(each.meter, each.limit_quantity, each.grace_percent) for each in may.limits] == [
         (each.meter, each.limit_quantity, each.grace_percent) for each in followed.meters
     ]
+
+
+# --- usage by period
+
+
+async def usage(life: Life, *, period_count: int = 0) -> billing_pb2.GetSubscriptionUsageResponse:
+    request = billing_pb2.GetSubscriptionUsageRequest(period_count=period_count)
+    return await life.world.billing.GetSubscriptionUsage(request, metadata=key(ACME))
+
+
+def use(life: Life, minutes: int) -> None:
+    life.world.usage.events["acme"].append(Used("agent_minutes", minutes * MINUTE, life.world.clock.now()))
+
+
+def usage_lines(invoice: billing_pb2.Invoice) -> list[str]:
+    return [line.amount for line in invoice.lines if line.meter]
+
+
+async def test_usage_of_the_current_period_costs_what_its_preview_says(life: Life) -> None:
+    await life.world.subscribe("starter")
+    use(life, 1_100)
+    found = await usage(life)
+    (period,) = found.periods
+    (minutes,) = period.meters
+    assert (minutes.meter, minutes.used_quantity, minutes.limit_quantity) == (
+        "agent_minutes",
+        1_100 * MINUTE,
+        1_000 * MINUTE,
+    )
+    assert (minutes.included_quantity, minutes.overage_quantity) == (1_000 * MINUTE, 100 * MINUTE)
+    assert minutes.cost == period.cost == "5.00"
+    assert usage_lines(await life.world.preview()) == ["5.00"]
+    assert (period.plan_id, period.currency_code, found.as_of_sequence) == ("starter", "USD", 1)
+    assert period.end_time.ToDatetime(tzinfo=UTC) == PERIOD_END
+
+
+async def test_usage_across_a_change_of_plan_is_one_period_of_the_meter(life: Life) -> None:
+    await life.world.apply(
+        plan("free", "0", overage=""), plan("starter", "49.00"), plan("pro", "149.00", overage="0.03")
+    )
+    await life.world.subscribe("starter")
+    use(life, 1_100)
+    life.world.clock.advance(timedelta(days=1))
+    await life.change("pro")
+    life.world.clock.advance(timedelta(days=1))
+    use(life, 100)
+    ((minutes,),) = [period.meters for period in (await usage(life)).periods]
+    assert (minutes.used_quantity, minutes.overage_quantity, minutes.cost) == (1_200 * MINUTE, 200 * MINUTE, "8.00")
+    assert usage_lines(await life.world.preview()) == ["5.00", "3.00"]
+
+
+async def test_past_periods_are_told_over_all_subscriptions_the_latest_first(life: Life) -> None:
+    use(life, 7)
+    life.world.clock.advance(timedelta(hours=1))
+    await life.world.subscribe("starter")
+    use(life, 1_200)
+    life.world.clock.advance(timedelta(days=40))
+    use(life, 1_002)
+    await life.cancel(AT_ONCE)
+    life.world.clock.advance(timedelta(hours=1))
+    use(life, 3)
+    periods = (await usage(life, period_count=12)).periods
+    told = [(each.plan_id, each.meters[0].used_quantity // MINUTE, each.cost) for each in periods]
+    # What is used in the instant of the end is of what begins there.
+    assert told == [("free", 1_005, "0.00"), ("starter", 0, "0.00"), ("starter", 1_200, "10.00"), ("free", 7, "0.00")]
+    assert [(each.start_time, each.end_time) for each in periods[1:2]] == [(periods[2].end_time, periods[0].start_time)]
+    assert len((await usage(life, period_count=2)).periods) == 2
+
+
+async def test_a_trial_and_free_cost_nothing_whatever_is_used(life: Life) -> None:
+    use(life, 5_000)
+    (period,) = (await usage(life)).periods
+    assert (period.plan_id, period.cost, period.meters[0].overage_quantity) == ("free", "0.00", 0)
+    life.world.clock.advance(timedelta(hours=1))
+    await life.begin("starter", trial_days=7)
+    use(life, 5_000)
+    (period,) = (await usage(life)).periods
+    assert (period.cost, period.meters[0].used_quantity) == ("0.00", 5_000 * MINUTE)
+
+
+async def test_no_more_periods_are_told_at_once_than_may_be(life: Life) -> None:
+    assert (await refusal(usage(life, period_count=13)))[1] == "LIMIT_EXCEEDED"
+    assert (await refusal(usage(life, period_count=-1)))[1] == "INVALID_FIELD"

@@ -33,6 +33,8 @@ CLOSE_ATTEMPTS_MAX = 5
 """How often a close starts anew because something changed meanwhile."""
 CLOSED_AT_ONCE = 8
 """How many organizations one process closes at the same time; one that hangs takes up one place."""
+USAGE_PERIODS_MAX = 12
+"""Of one report; each is a few questions to metering."""
 PAGE_INVOICES_MAX = 100
 PAGE_INVOICES = 20
 

@@ -14,6 +14,7 @@ from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
+from services.billing.application.get_subscription_usage import GetSubscriptionUsage
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.books import Books
@@ -33,8 +34,10 @@ from services.billing.rpc.convert_subscriptions import (
     change_time_from_pb,
     custom_terms_from_pb,
     entitlements_to_pb,
+    period_count_from_pb,
     start_time_from_pb,
     subscription_to_pb,
+    usage_to_pb,
 )
 from tollbook.billing.v1 import billing_pb2, billing_pb2_grpc
 
@@ -54,6 +57,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         cancel_subscription: CancelSubscription,
         pause_subscription: PauseSubscription,
         resume_subscription: ResumeSubscription,
+        get_subscription_usage: GetSubscriptionUsage,
         list_entitlements: ListEntitlements,
         preview_invoice: PreviewInvoice,
         close_billing_period: CloseBillingPeriod,
@@ -66,6 +70,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self._cancel_subscription = cancel_subscription
         self._pause_subscription = pause_subscription
         self._resume_subscription = resume_subscription
+        self._get_subscription_usage = get_subscription_usage
         self._list_entitlements = list_entitlements
         self._preview_invoice = preview_invoice
         self._close_billing_period = close_billing_period
@@ -149,6 +154,14 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
             organization_id, request_id=request.request_id, actor=current_actor()
         )
         return billing_pb2.ResumeSubscriptionResponse(subscription=subscription_to_pb(standing))
+
+    async def GetSubscriptionUsage(
+        self, request: billing_pb2.GetSubscriptionUsageRequest, context: ServicerContext
+    ) -> billing_pb2.GetSubscriptionUsageResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        period_count = period_count_from_pb(request.period_count)
+        return usage_to_pb(await self._get_subscription_usage(organization_id, period_count=period_count))
 
     async def ListEntitlements(
         self, request: billing_pb2.ListEntitlementsRequest, context: ServicerContext

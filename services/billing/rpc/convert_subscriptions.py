@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kit.errors import InvalidField
+from kit.errors import InvalidField, LimitExceeded
 from kit.grpc.convert import moment_from_pb, moment_to_pb
 from services.billing.application.find_wanted_plan import CustomTerms
+from services.billing.application.get_subscription_usage import SubscriptionUsage
 from services.billing.application.subscription_in_force import Standing
+from services.billing.domain import limits
 from services.billing.domain.catalog import PlanMeter
 from services.billing.domain.lifecycle import ChangeTime
 from services.billing.domain.subscriptions import MAY_USE, Entitlement, SubscriptionStatus
 from services.billing.domain.timeline import Phase
+from services.billing.domain.usage_reports import PeriodUsage
 from services.billing.rpc.convert_catalog import plan_meters_to_pb, plan_text_from_pb
 from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2
 
@@ -91,6 +94,45 @@ def entitlements_to_pb(entitlement: Entitlement) -> billing_pb2.ListEntitlements
         period_end_time=moment_to_pb(entitlement.period.end),
         limits=[_limit_to_pb(each) for each in entitlement.plan.meters],
         features=entitlement.plan.features,
+    )
+
+
+def period_count_from_pb(period_count: int) -> int:
+    """How many periods; 0 means the current one. Raises LimitExceeded and InvalidField."""
+    if period_count < 0:
+        raise InvalidField(field="period_count", problem="negative")
+    if period_count > limits.USAGE_PERIODS_MAX:
+        raise LimitExceeded(what="period_count", actual=period_count, maximum=limits.USAGE_PERIODS_MAX)
+    return period_count or 1
+
+
+def usage_to_pb(usage: SubscriptionUsage) -> billing_pb2.GetSubscriptionUsageResponse:
+    """Usage by period."""
+    return billing_pb2.GetSubscriptionUsageResponse(
+        periods=map(_period_usage_to_pb, usage.periods), as_of_sequence=usage.as_of_sequence
+    )
+
+
+def _period_usage_to_pb(usage: PeriodUsage) -> billing_pb2.PeriodUsage:
+    return billing_pb2.PeriodUsage(
+        subscription_id=usage.stretch.timeline.subscription_id,
+        plan_id=usage.plan.plan_id,
+        plan_version=usage.plan.version,
+        start_time=moment_to_pb(usage.stretch.interval.start),
+        end_time=moment_to_pb(usage.stretch.interval.end),
+        currency_code=usage.cost.currency_code,
+        meters=[
+            billing_pb2.MeterUsage(
+                meter=each.meter,
+                used_quantity=each.used_quantity,
+                limit_quantity=each.limit_quantity,
+                included_quantity=each.included_quantity,
+                overage_quantity=each.overage_quantity,
+                cost=str(each.cost),
+            )
+            for each in usage.meters
+        ],
+        cost=str(usage.cost),
     )
 
 

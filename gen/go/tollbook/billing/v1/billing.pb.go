@@ -1297,6 +1297,316 @@ func (x *ResumeSubscriptionResponse) GetSubscription() *Subscription {
 	return nil
 }
 
+// Whose usage, and how far back.
+type GetSubscriptionUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// How many periods, 1 to 12, counted back from the current one; 0: the current one.
+	PeriodCount   int32 `protobuf:"varint,2,opt,name=period_count,json=periodCount,proto3" json:"period_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSubscriptionUsageRequest) Reset() {
+	*x = GetSubscriptionUsageRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSubscriptionUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSubscriptionUsageRequest) ProtoMessage() {}
+
+func (x *GetSubscriptionUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSubscriptionUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetSubscriptionUsageRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetSubscriptionUsageRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *GetSubscriptionUsageRequest) GetPeriodCount() int32 {
+	if x != nil {
+		return x.PeriodCount
+	}
+	return 0
+}
+
+// Usage by period.
+type GetSubscriptionUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The latest first; over all subscriptions that the organization had.
+	Periods []*PeriodUsage `protobuf:"bytes,1,rep,name=periods,proto3" json:"periods,omitempty"`
+	// The number of the last usage event that is included.
+	AsOfSequence  int64 `protobuf:"varint,2,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSubscriptionUsageResponse) Reset() {
+	*x = GetSubscriptionUsageResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSubscriptionUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSubscriptionUsageResponse) ProtoMessage() {}
+
+func (x *GetSubscriptionUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSubscriptionUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetSubscriptionUsageResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetSubscriptionUsageResponse) GetPeriods() []*PeriodUsage {
+	if x != nil {
+		return x.Periods
+	}
+	return nil
+}
+
+func (x *GetSubscriptionUsageResponse) GetAsOfSequence() int64 {
+	if x != nil {
+		return x.AsOfSequence
+	}
+	return 0
+}
+
+// What was used in one period of a subscription.
+type PeriodUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subscription.
+	SubscriptionId string `protobuf:"bytes,1,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
+	// The last plan in force in the period, which limits and inclusions are of.
+	PlanId string `protobuf:"bytes,2,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// The version of the plan.
+	PlanVersion int64 `protobuf:"varint,3,opt,name=plan_version,json=planVersion,proto3" json:"plan_version,omitempty"`
+	// The period's start, included.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// The period's end, excluded; or the subscription's, where that is earlier.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// The currency of every amount.
+	CurrencyCode string `protobuf:"bytes,6,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	// By meter name: those that the plan limits within a period, or charges.
+	Meters []*MeterUsage `protobuf:"bytes,7,rep,name=meters,proto3" json:"meters,omitempty"`
+	// The sum of the costs of the meters.
+	Cost          string `protobuf:"bytes,8,opt,name=cost,proto3" json:"cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeriodUsage) Reset() {
+	*x = PeriodUsage{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeriodUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeriodUsage) ProtoMessage() {}
+
+func (x *PeriodUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeriodUsage.ProtoReflect.Descriptor instead.
+func (*PeriodUsage) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PeriodUsage) GetSubscriptionId() string {
+	if x != nil {
+		return x.SubscriptionId
+	}
+	return ""
+}
+
+func (x *PeriodUsage) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *PeriodUsage) GetPlanVersion() int64 {
+	if x != nil {
+		return x.PlanVersion
+	}
+	return 0
+}
+
+func (x *PeriodUsage) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *PeriodUsage) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *PeriodUsage) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+func (x *PeriodUsage) GetMeters() []*MeterUsage {
+	if x != nil {
+		return x.Meters
+	}
+	return nil
+}
+
+func (x *PeriodUsage) GetCost() string {
+	if x != nil {
+		return x.Cost
+	}
+	return ""
+}
+
+// What was used of one meter. Quantities are in its base unit.
+type MeterUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The meter.
+	Meter string `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`
+	// What was used.
+	UsedQuantity int64 `protobuf:"varint,2,opt,name=used_quantity,json=usedQuantity,proto3" json:"used_quantity,omitempty"`
+	// The limit; unset: unlimited.
+	LimitQuantity *int64 `protobuf:"varint,3,opt,name=limit_quantity,json=limitQuantity,proto3,oneof" json:"limit_quantity,omitempty"`
+	// What costs nothing beyond the plan's price.
+	IncludedQuantity int64 `protobuf:"varint,4,opt,name=included_quantity,json=includedQuantity,proto3" json:"included_quantity,omitempty"`
+	// What of the usage is charged.
+	OverageQuantity int64 `protobuf:"varint,5,opt,name=overage_quantity,json=overageQuantity,proto3" json:"overage_quantity,omitempty"`
+	// What that costs, a decimal string.
+	Cost          string `protobuf:"bytes,6,opt,name=cost,proto3" json:"cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeterUsage) Reset() {
+	*x = MeterUsage{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeterUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeterUsage) ProtoMessage() {}
+
+func (x *MeterUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeterUsage.ProtoReflect.Descriptor instead.
+func (*MeterUsage) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MeterUsage) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *MeterUsage) GetUsedQuantity() int64 {
+	if x != nil {
+		return x.UsedQuantity
+	}
+	return 0
+}
+
+func (x *MeterUsage) GetLimitQuantity() int64 {
+	if x != nil && x.LimitQuantity != nil {
+		return *x.LimitQuantity
+	}
+	return 0
+}
+
+func (x *MeterUsage) GetIncludedQuantity() int64 {
+	if x != nil {
+		return x.IncludedQuantity
+	}
+	return 0
+}
+
+func (x *MeterUsage) GetOverageQuantity() int64 {
+	if x != nil {
+		return x.OverageQuantity
+	}
+	return 0
+}
+
+func (x *MeterUsage) GetCost() string {
+	if x != nil {
+		return x.Cost
+	}
+	return ""
+}
+
 // Whose entitlements.
 type ListEntitlementsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1308,7 +1618,7 @@ type ListEntitlementsRequest struct {
 
 func (x *ListEntitlementsRequest) Reset() {
 	*x = ListEntitlementsRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1630,7 @@ func (x *ListEntitlementsRequest) String() string {
 func (*ListEntitlementsRequest) ProtoMessage() {}
 
 func (x *ListEntitlementsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[14]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1643,7 @@ func (x *ListEntitlementsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntitlementsRequest.ProtoReflect.Descriptor instead.
 func (*ListEntitlementsRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{14}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListEntitlementsRequest) GetOrganizationId() string {
@@ -1368,7 +1678,7 @@ type ListEntitlementsResponse struct {
 
 func (x *ListEntitlementsResponse) Reset() {
 	*x = ListEntitlementsResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[15]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1690,7 @@ func (x *ListEntitlementsResponse) String() string {
 func (*ListEntitlementsResponse) ProtoMessage() {}
 
 func (x *ListEntitlementsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[15]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1703,7 @@ func (x *ListEntitlementsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntitlementsResponse.ProtoReflect.Descriptor instead.
 func (*ListEntitlementsResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{15}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListEntitlementsResponse) GetPlanId() string {
@@ -1469,7 +1779,7 @@ type EntitledLimit struct {
 
 func (x *EntitledLimit) Reset() {
 	*x = EntitledLimit{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[16]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1791,7 @@ func (x *EntitledLimit) String() string {
 func (*EntitledLimit) ProtoMessage() {}
 
 func (x *EntitledLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[16]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1804,7 @@ func (x *EntitledLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntitledLimit.ProtoReflect.Descriptor instead.
 func (*EntitledLimit) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{16}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EntitledLimit) GetMeter() string {
@@ -1574,7 +1884,7 @@ type Invoice struct {
 
 func (x *Invoice) Reset() {
 	*x = Invoice{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[17]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1896,7 @@ func (x *Invoice) String() string {
 func (*Invoice) ProtoMessage() {}
 
 func (x *Invoice) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[17]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1909,7 @@ func (x *Invoice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invoice.ProtoReflect.Descriptor instead.
 func (*Invoice) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{17}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Invoice) GetInvoiceId() string {
@@ -1781,7 +2091,7 @@ type InvoiceLine struct {
 
 func (x *InvoiceLine) Reset() {
 	*x = InvoiceLine{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[18]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +2103,7 @@ func (x *InvoiceLine) String() string {
 func (*InvoiceLine) ProtoMessage() {}
 
 func (x *InvoiceLine) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[18]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +2116,7 @@ func (x *InvoiceLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvoiceLine.ProtoReflect.Descriptor instead.
 func (*InvoiceLine) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{18}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InvoiceLine) GetKind() InvoiceLineKind {
@@ -1925,7 +2235,7 @@ type PreviewInvoiceRequest struct {
 
 func (x *PreviewInvoiceRequest) Reset() {
 	*x = PreviewInvoiceRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[19]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2247,7 @@ func (x *PreviewInvoiceRequest) String() string {
 func (*PreviewInvoiceRequest) ProtoMessage() {}
 
 func (x *PreviewInvoiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[19]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2260,7 @@ func (x *PreviewInvoiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewInvoiceRequest.ProtoReflect.Descriptor instead.
 func (*PreviewInvoiceRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{19}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PreviewInvoiceRequest) GetOrganizationId() string {
@@ -1971,7 +2281,7 @@ type PreviewInvoiceResponse struct {
 
 func (x *PreviewInvoiceResponse) Reset() {
 	*x = PreviewInvoiceResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[20]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2293,7 @@ func (x *PreviewInvoiceResponse) String() string {
 func (*PreviewInvoiceResponse) ProtoMessage() {}
 
 func (x *PreviewInvoiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[20]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2306,7 @@ func (x *PreviewInvoiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewInvoiceResponse.ProtoReflect.Descriptor instead.
 func (*PreviewInvoiceResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{20}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PreviewInvoiceResponse) GetInvoice() *Invoice {
@@ -2023,7 +2333,7 @@ type CloseBillingPeriodRequest struct {
 
 func (x *CloseBillingPeriodRequest) Reset() {
 	*x = CloseBillingPeriodRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[21]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2345,7 @@ func (x *CloseBillingPeriodRequest) String() string {
 func (*CloseBillingPeriodRequest) ProtoMessage() {}
 
 func (x *CloseBillingPeriodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[21]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2358,7 @@ func (x *CloseBillingPeriodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseBillingPeriodRequest.ProtoReflect.Descriptor instead.
 func (*CloseBillingPeriodRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{21}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CloseBillingPeriodRequest) GetRequestId() string {
@@ -2090,7 +2400,7 @@ type CloseBillingPeriodResponse struct {
 
 func (x *CloseBillingPeriodResponse) Reset() {
 	*x = CloseBillingPeriodResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[22]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2412,7 @@ func (x *CloseBillingPeriodResponse) String() string {
 func (*CloseBillingPeriodResponse) ProtoMessage() {}
 
 func (x *CloseBillingPeriodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[22]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2425,7 @@ func (x *CloseBillingPeriodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseBillingPeriodResponse.ProtoReflect.Descriptor instead.
 func (*CloseBillingPeriodResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{22}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CloseBillingPeriodResponse) GetInvoice() *Invoice {
@@ -2146,7 +2456,7 @@ type ListInvoicesRequest struct {
 
 func (x *ListInvoicesRequest) Reset() {
 	*x = ListInvoicesRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[23]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2468,7 @@ func (x *ListInvoicesRequest) String() string {
 func (*ListInvoicesRequest) ProtoMessage() {}
 
 func (x *ListInvoicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[23]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2481,7 @@ func (x *ListInvoicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvoicesRequest.ProtoReflect.Descriptor instead.
 func (*ListInvoicesRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{23}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListInvoicesRequest) GetOrganizationId() string {
@@ -2229,7 +2539,7 @@ type ListInvoicesResponse struct {
 
 func (x *ListInvoicesResponse) Reset() {
 	*x = ListInvoicesResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[24]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2551,7 @@ func (x *ListInvoicesResponse) String() string {
 func (*ListInvoicesResponse) ProtoMessage() {}
 
 func (x *ListInvoicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[24]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2564,7 @@ func (x *ListInvoicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvoicesResponse.ProtoReflect.Descriptor instead.
 func (*ListInvoicesResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{24}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListInvoicesResponse) GetInvoices() []*Invoice {
@@ -2284,7 +2594,7 @@ type GetInvoiceRequest struct {
 
 func (x *GetInvoiceRequest) Reset() {
 	*x = GetInvoiceRequest{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[25]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2606,7 @@ func (x *GetInvoiceRequest) String() string {
 func (*GetInvoiceRequest) ProtoMessage() {}
 
 func (x *GetInvoiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[25]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2619,7 @@ func (x *GetInvoiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvoiceRequest.ProtoReflect.Descriptor instead.
 func (*GetInvoiceRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{25}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetInvoiceRequest) GetOrganizationId() string {
@@ -2337,7 +2647,7 @@ type GetInvoiceResponse struct {
 
 func (x *GetInvoiceResponse) Reset() {
 	*x = GetInvoiceResponse{}
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[26]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2659,7 @@ func (x *GetInvoiceResponse) String() string {
 func (*GetInvoiceResponse) ProtoMessage() {}
 
 func (x *GetInvoiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[26]
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2672,7 @@ func (x *GetInvoiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvoiceResponse.ProtoReflect.Descriptor instead.
 func (*GetInvoiceResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{26}
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetInvoiceResponse) GetInvoice() *Invoice {
@@ -2449,7 +2759,32 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\"c\n" +
 	"\x1aResumeSubscriptionResponse\x12E\n" +
-	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"B\n" +
+	"\fsubscription\x18\x01 \x01(\v2!.tollbook.billing.v1.SubscriptionR\fsubscription\"i\n" +
+	"\x1bGetSubscriptionUsageRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12!\n" +
+	"\fperiod_count\x18\x02 \x01(\x05R\vperiodCount\"\x80\x01\n" +
+	"\x1cGetSubscriptionUsageResponse\x12:\n" +
+	"\aperiods\x18\x01 \x03(\v2 .tollbook.billing.v1.PeriodUsageR\aperiods\x12$\n" +
+	"\x0eas_of_sequence\x18\x02 \x01(\x03R\fasOfSequence\"\xd6\x02\n" +
+	"\vPeriodUsage\x12'\n" +
+	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x17\n" +
+	"\aplan_id\x18\x02 \x01(\tR\x06planId\x12!\n" +
+	"\fplan_version\x18\x03 \x01(\x03R\vplanVersion\x129\n" +
+	"\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12#\n" +
+	"\rcurrency_code\x18\x06 \x01(\tR\fcurrencyCode\x127\n" +
+	"\x06meters\x18\a \x03(\v2\x1f.tollbook.billing.v1.MeterUsageR\x06meters\x12\x12\n" +
+	"\x04cost\x18\b \x01(\tR\x04cost\"\xf2\x01\n" +
+	"\n" +
+	"MeterUsage\x12\x14\n" +
+	"\x05meter\x18\x01 \x01(\tR\x05meter\x12#\n" +
+	"\rused_quantity\x18\x02 \x01(\x03R\fusedQuantity\x12*\n" +
+	"\x0elimit_quantity\x18\x03 \x01(\x03H\x00R\rlimitQuantity\x88\x01\x01\x12+\n" +
+	"\x11included_quantity\x18\x04 \x01(\x03R\x10includedQuantity\x12)\n" +
+	"\x10overage_quantity\x18\x05 \x01(\x03R\x0foverageQuantity\x12\x12\n" +
+	"\x04cost\x18\x06 \x01(\tR\x04costB\x11\n" +
+	"\x0f_limit_quantity\"B\n" +
 	"\x17ListEntitlementsRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\"\x94\x04\n" +
 	"\x18ListEntitlementsResponse\x12\x17\n" +
@@ -2586,7 +2921,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x18INVOICE_LINE_KIND_CREDIT\x10\t\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_ROUNDING\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xa8\r\n" +
+	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xd0\x0e\n" +
 	"\x0eBillingService\x12\x9d\x01\n" +
 	"\x12CreateSubscription\x12..tollbook.billing.v1.CreateSubscriptionRequest\x1a/.tollbook.billing.v1.CreateSubscriptionResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/subscriptions\x12\x90\x01\n" +
 	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x8f\x01\n" +
@@ -2594,7 +2929,8 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"ChangePlan\x12&.tollbook.billing.v1.ChangePlanRequest\x1a'.tollbook.billing.v1.ChangePlanResponse\"0\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/api/v1/subscription:changePlan\x12\xa3\x01\n" +
 	"\x12CancelSubscription\x12..tollbook.billing.v1.CancelSubscriptionRequest\x1a/.tollbook.billing.v1.CancelSubscriptionResponse\",\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/subscription:cancel\x12\x9f\x01\n" +
 	"\x11PauseSubscription\x12-.tollbook.billing.v1.PauseSubscriptionRequest\x1a..tollbook.billing.v1.PauseSubscriptionResponse\"+\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/api/v1/subscription:pause\x12\xa3\x01\n" +
-	"\x12ResumeSubscription\x12..tollbook.billing.v1.ResumeSubscriptionRequest\x1a/.tollbook.billing.v1.ResumeSubscriptionResponse\",\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/subscription:resume\x12\x93\x01\n" +
+	"\x12ResumeSubscription\x12..tollbook.billing.v1.ResumeSubscriptionRequest\x1a/.tollbook.billing.v1.ResumeSubscriptionResponse\",\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/subscription:resume\x12\xa5\x01\n" +
+	"\x14GetSubscriptionUsage\x120.tollbook.billing.v1.GetSubscriptionUsageRequest\x1a1.tollbook.billing.v1.GetSubscriptionUsageResponse\"(\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/subscription/usage\x12\x93\x01\n" +
 	"\x10ListEntitlements\x12,.tollbook.billing.v1.ListEntitlementsRequest\x1a-.tollbook.billing.v1.ListEntitlementsResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/entitlements\x12\x91\x01\n" +
 	"\x0ePreviewInvoice\x12*.tollbook.billing.v1.PreviewInvoiceRequest\x1a+.tollbook.billing.v1.PreviewInvoiceResponse\"&\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/invoices:preview\x12\xa5\x01\n" +
 	"\x12CloseBillingPeriod\x12..tollbook.billing.v1.CloseBillingPeriodRequest\x1a/.tollbook.billing.v1.CloseBillingPeriodResponse\".\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/api/v1/billing-periods:close\x12\x83\x01\n" +
@@ -2616,117 +2952,127 @@ func file_tollbook_billing_v1_billing_proto_rawDescGZIP() []byte {
 }
 
 var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_tollbook_billing_v1_billing_proto_goTypes = []any{
-	(ChangeTime)(0),                    // 0: tollbook.billing.v1.ChangeTime
-	(SubscriptionStatus)(0),            // 1: tollbook.billing.v1.SubscriptionStatus
-	(InvoiceCut)(0),                    // 2: tollbook.billing.v1.InvoiceCut
-	(InvoiceState)(0),                  // 3: tollbook.billing.v1.InvoiceState
-	(InvoiceLineKind)(0),               // 4: tollbook.billing.v1.InvoiceLineKind
-	(*Subscription)(nil),               // 5: tollbook.billing.v1.Subscription
-	(*SubscriptionPhase)(nil),          // 6: tollbook.billing.v1.SubscriptionPhase
-	(*CreateSubscriptionRequest)(nil),  // 7: tollbook.billing.v1.CreateSubscriptionRequest
-	(*CreateSubscriptionResponse)(nil), // 8: tollbook.billing.v1.CreateSubscriptionResponse
-	(*GetSubscriptionRequest)(nil),     // 9: tollbook.billing.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),    // 10: tollbook.billing.v1.GetSubscriptionResponse
-	(*ChangePlanRequest)(nil),          // 11: tollbook.billing.v1.ChangePlanRequest
-	(*ChangePlanResponse)(nil),         // 12: tollbook.billing.v1.ChangePlanResponse
-	(*CancelSubscriptionRequest)(nil),  // 13: tollbook.billing.v1.CancelSubscriptionRequest
-	(*CancelSubscriptionResponse)(nil), // 14: tollbook.billing.v1.CancelSubscriptionResponse
-	(*PauseSubscriptionRequest)(nil),   // 15: tollbook.billing.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),  // 16: tollbook.billing.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),  // 17: tollbook.billing.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil), // 18: tollbook.billing.v1.ResumeSubscriptionResponse
-	(*ListEntitlementsRequest)(nil),    // 19: tollbook.billing.v1.ListEntitlementsRequest
-	(*ListEntitlementsResponse)(nil),   // 20: tollbook.billing.v1.ListEntitlementsResponse
-	(*EntitledLimit)(nil),              // 21: tollbook.billing.v1.EntitledLimit
-	(*Invoice)(nil),                    // 22: tollbook.billing.v1.Invoice
-	(*InvoiceLine)(nil),                // 23: tollbook.billing.v1.InvoiceLine
-	(*PreviewInvoiceRequest)(nil),      // 24: tollbook.billing.v1.PreviewInvoiceRequest
-	(*PreviewInvoiceResponse)(nil),     // 25: tollbook.billing.v1.PreviewInvoiceResponse
-	(*CloseBillingPeriodRequest)(nil),  // 26: tollbook.billing.v1.CloseBillingPeriodRequest
-	(*CloseBillingPeriodResponse)(nil), // 27: tollbook.billing.v1.CloseBillingPeriodResponse
-	(*ListInvoicesRequest)(nil),        // 28: tollbook.billing.v1.ListInvoicesRequest
-	(*ListInvoicesResponse)(nil),       // 29: tollbook.billing.v1.ListInvoicesResponse
-	(*GetInvoiceRequest)(nil),          // 30: tollbook.billing.v1.GetInvoiceRequest
-	(*GetInvoiceResponse)(nil),         // 31: tollbook.billing.v1.GetInvoiceResponse
-	nil,                                // 32: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
-	(*Plan)(nil),                       // 34: tollbook.billing.v1.Plan
-	(PlanLimitKind)(0),                 // 35: tollbook.billing.v1.PlanLimitKind
+	(ChangeTime)(0),                      // 0: tollbook.billing.v1.ChangeTime
+	(SubscriptionStatus)(0),              // 1: tollbook.billing.v1.SubscriptionStatus
+	(InvoiceCut)(0),                      // 2: tollbook.billing.v1.InvoiceCut
+	(InvoiceState)(0),                    // 3: tollbook.billing.v1.InvoiceState
+	(InvoiceLineKind)(0),                 // 4: tollbook.billing.v1.InvoiceLineKind
+	(*Subscription)(nil),                 // 5: tollbook.billing.v1.Subscription
+	(*SubscriptionPhase)(nil),            // 6: tollbook.billing.v1.SubscriptionPhase
+	(*CreateSubscriptionRequest)(nil),    // 7: tollbook.billing.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil),   // 8: tollbook.billing.v1.CreateSubscriptionResponse
+	(*GetSubscriptionRequest)(nil),       // 9: tollbook.billing.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),      // 10: tollbook.billing.v1.GetSubscriptionResponse
+	(*ChangePlanRequest)(nil),            // 11: tollbook.billing.v1.ChangePlanRequest
+	(*ChangePlanResponse)(nil),           // 12: tollbook.billing.v1.ChangePlanResponse
+	(*CancelSubscriptionRequest)(nil),    // 13: tollbook.billing.v1.CancelSubscriptionRequest
+	(*CancelSubscriptionResponse)(nil),   // 14: tollbook.billing.v1.CancelSubscriptionResponse
+	(*PauseSubscriptionRequest)(nil),     // 15: tollbook.billing.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),    // 16: tollbook.billing.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),    // 17: tollbook.billing.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil),   // 18: tollbook.billing.v1.ResumeSubscriptionResponse
+	(*GetSubscriptionUsageRequest)(nil),  // 19: tollbook.billing.v1.GetSubscriptionUsageRequest
+	(*GetSubscriptionUsageResponse)(nil), // 20: tollbook.billing.v1.GetSubscriptionUsageResponse
+	(*PeriodUsage)(nil),                  // 21: tollbook.billing.v1.PeriodUsage
+	(*MeterUsage)(nil),                   // 22: tollbook.billing.v1.MeterUsage
+	(*ListEntitlementsRequest)(nil),      // 23: tollbook.billing.v1.ListEntitlementsRequest
+	(*ListEntitlementsResponse)(nil),     // 24: tollbook.billing.v1.ListEntitlementsResponse
+	(*EntitledLimit)(nil),                // 25: tollbook.billing.v1.EntitledLimit
+	(*Invoice)(nil),                      // 26: tollbook.billing.v1.Invoice
+	(*InvoiceLine)(nil),                  // 27: tollbook.billing.v1.InvoiceLine
+	(*PreviewInvoiceRequest)(nil),        // 28: tollbook.billing.v1.PreviewInvoiceRequest
+	(*PreviewInvoiceResponse)(nil),       // 29: tollbook.billing.v1.PreviewInvoiceResponse
+	(*CloseBillingPeriodRequest)(nil),    // 30: tollbook.billing.v1.CloseBillingPeriodRequest
+	(*CloseBillingPeriodResponse)(nil),   // 31: tollbook.billing.v1.CloseBillingPeriodResponse
+	(*ListInvoicesRequest)(nil),          // 32: tollbook.billing.v1.ListInvoicesRequest
+	(*ListInvoicesResponse)(nil),         // 33: tollbook.billing.v1.ListInvoicesResponse
+	(*GetInvoiceRequest)(nil),            // 34: tollbook.billing.v1.GetInvoiceRequest
+	(*GetInvoiceResponse)(nil),           // 35: tollbook.billing.v1.GetInvoiceResponse
+	nil,                                  // 36: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	(*timestamppb.Timestamp)(nil),        // 37: google.protobuf.Timestamp
+	(*Plan)(nil),                         // 38: tollbook.billing.v1.Plan
+	(PlanLimitKind)(0),                   // 39: tollbook.billing.v1.PlanLimitKind
 }
 var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	1,  // 0: tollbook.billing.v1.Subscription.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	33, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	33, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
-	33, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
-	33, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
-	33, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
-	33, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
+	37, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	37, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
+	37, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
+	37, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
+	37, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
+	37, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
 	6,  // 7: tollbook.billing.v1.Subscription.phases:type_name -> tollbook.billing.v1.SubscriptionPhase
 	6,  // 8: tollbook.billing.v1.Subscription.scheduled_change:type_name -> tollbook.billing.v1.SubscriptionPhase
-	33, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
+	37, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
 	5,  // 10: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
-	34, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	38, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
 	5,  // 12: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 13: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 14: tollbook.billing.v1.ChangePlanRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
-	34, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	38, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
 	5,  // 16: tollbook.billing.v1.ChangePlanResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 17: tollbook.billing.v1.CancelSubscriptionRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
 	5,  // 18: tollbook.billing.v1.CancelSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 19: tollbook.billing.v1.PauseSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 20: tollbook.billing.v1.ResumeSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
-	1,  // 21: tollbook.billing.v1.ListEntitlementsResponse.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	33, // 22: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
-	33, // 23: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
-	21, // 24: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
-	32, // 25: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	35, // 26: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
-	3,  // 27: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
-	23, // 28: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
-	33, // 29: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
-	33, // 30: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
-	33, // 31: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
-	2,  // 32: tollbook.billing.v1.Invoice.cut:type_name -> tollbook.billing.v1.InvoiceCut
-	4,  // 33: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
-	33, // 34: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
-	33, // 35: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
-	22, // 36: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	33, // 37: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
-	22, // 38: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	3,  // 39: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
-	33, // 40: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
-	33, // 41: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
-	22, // 42: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
-	22, // 43: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	7,  // 44: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
-	9,  // 45: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
-	11, // 46: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
-	13, // 47: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
-	15, // 48: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
-	17, // 49: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
-	19, // 50: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
-	24, // 51: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
-	26, // 52: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
-	28, // 53: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
-	30, // 54: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
-	8,  // 55: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
-	10, // 56: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
-	12, // 57: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
-	14, // 58: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
-	16, // 59: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
-	18, // 60: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
-	20, // 61: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
-	25, // 62: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
-	27, // 63: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
-	29, // 64: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
-	31, // 65: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
-	55, // [55:66] is the sub-list for method output_type
-	44, // [44:55] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	21, // 21: tollbook.billing.v1.GetSubscriptionUsageResponse.periods:type_name -> tollbook.billing.v1.PeriodUsage
+	37, // 22: tollbook.billing.v1.PeriodUsage.start_time:type_name -> google.protobuf.Timestamp
+	37, // 23: tollbook.billing.v1.PeriodUsage.end_time:type_name -> google.protobuf.Timestamp
+	22, // 24: tollbook.billing.v1.PeriodUsage.meters:type_name -> tollbook.billing.v1.MeterUsage
+	1,  // 25: tollbook.billing.v1.ListEntitlementsResponse.status:type_name -> tollbook.billing.v1.SubscriptionStatus
+	37, // 26: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
+	37, // 27: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
+	25, // 28: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
+	36, // 29: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	39, // 30: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
+	3,  // 31: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
+	27, // 32: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
+	37, // 33: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
+	37, // 34: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
+	37, // 35: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
+	2,  // 36: tollbook.billing.v1.Invoice.cut:type_name -> tollbook.billing.v1.InvoiceCut
+	4,  // 37: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
+	37, // 38: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
+	37, // 39: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
+	26, // 40: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	37, // 41: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
+	26, // 42: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	3,  // 43: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
+	37, // 44: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
+	37, // 45: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
+	26, // 46: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
+	26, // 47: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	7,  // 48: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
+	9,  // 49: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
+	11, // 50: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
+	13, // 51: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
+	15, // 52: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
+	17, // 53: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
+	19, // 54: tollbook.billing.v1.BillingService.GetSubscriptionUsage:input_type -> tollbook.billing.v1.GetSubscriptionUsageRequest
+	23, // 55: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
+	28, // 56: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
+	30, // 57: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
+	32, // 58: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
+	34, // 59: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
+	8,  // 60: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
+	10, // 61: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
+	12, // 62: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
+	14, // 63: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
+	16, // 64: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
+	18, // 65: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
+	20, // 66: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
+	24, // 67: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
+	29, // 68: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
+	31, // 69: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
+	33, // 70: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
+	35, // 71: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
+	60, // [60:72] is the sub-list for method output_type
+	48, // [48:60] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_billing_proto_init() }
@@ -2736,14 +3082,15 @@ func file_tollbook_billing_v1_billing_proto_init() {
 	}
 	file_tollbook_billing_v1_catalog_proto_init()
 	file_tollbook_billing_v1_billing_proto_msgTypes[2].OneofWrappers = []any{}
-	file_tollbook_billing_v1_billing_proto_msgTypes[16].OneofWrappers = []any{}
+	file_tollbook_billing_v1_billing_proto_msgTypes[17].OneofWrappers = []any{}
+	file_tollbook_billing_v1_billing_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_billing_proto_rawDesc), len(file_tollbook_billing_v1_billing_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   28,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

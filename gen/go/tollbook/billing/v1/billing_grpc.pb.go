@@ -22,17 +22,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	BillingService_CreateSubscription_FullMethodName = "/tollbook.billing.v1.BillingService/CreateSubscription"
-	BillingService_GetSubscription_FullMethodName    = "/tollbook.billing.v1.BillingService/GetSubscription"
-	BillingService_ChangePlan_FullMethodName         = "/tollbook.billing.v1.BillingService/ChangePlan"
-	BillingService_CancelSubscription_FullMethodName = "/tollbook.billing.v1.BillingService/CancelSubscription"
-	BillingService_PauseSubscription_FullMethodName  = "/tollbook.billing.v1.BillingService/PauseSubscription"
-	BillingService_ResumeSubscription_FullMethodName = "/tollbook.billing.v1.BillingService/ResumeSubscription"
-	BillingService_ListEntitlements_FullMethodName   = "/tollbook.billing.v1.BillingService/ListEntitlements"
-	BillingService_PreviewInvoice_FullMethodName     = "/tollbook.billing.v1.BillingService/PreviewInvoice"
-	BillingService_CloseBillingPeriod_FullMethodName = "/tollbook.billing.v1.BillingService/CloseBillingPeriod"
-	BillingService_ListInvoices_FullMethodName       = "/tollbook.billing.v1.BillingService/ListInvoices"
-	BillingService_GetInvoice_FullMethodName         = "/tollbook.billing.v1.BillingService/GetInvoice"
+	BillingService_CreateSubscription_FullMethodName   = "/tollbook.billing.v1.BillingService/CreateSubscription"
+	BillingService_GetSubscription_FullMethodName      = "/tollbook.billing.v1.BillingService/GetSubscription"
+	BillingService_ChangePlan_FullMethodName           = "/tollbook.billing.v1.BillingService/ChangePlan"
+	BillingService_CancelSubscription_FullMethodName   = "/tollbook.billing.v1.BillingService/CancelSubscription"
+	BillingService_PauseSubscription_FullMethodName    = "/tollbook.billing.v1.BillingService/PauseSubscription"
+	BillingService_ResumeSubscription_FullMethodName   = "/tollbook.billing.v1.BillingService/ResumeSubscription"
+	BillingService_GetSubscriptionUsage_FullMethodName = "/tollbook.billing.v1.BillingService/GetSubscriptionUsage"
+	BillingService_ListEntitlements_FullMethodName     = "/tollbook.billing.v1.BillingService/ListEntitlements"
+	BillingService_PreviewInvoice_FullMethodName       = "/tollbook.billing.v1.BillingService/PreviewInvoice"
+	BillingService_CloseBillingPeriod_FullMethodName   = "/tollbook.billing.v1.BillingService/CloseBillingPeriod"
+	BillingService_ListInvoices_FullMethodName         = "/tollbook.billing.v1.BillingService/ListInvoices"
+	BillingService_GetInvoice_FullMethodName           = "/tollbook.billing.v1.BillingService/GetInvoice"
 )
 
 // BillingServiceClient is the client API for BillingService service.
@@ -57,6 +58,9 @@ type BillingServiceClient interface {
 	PauseSubscription(ctx context.Context, in *PauseSubscriptionRequest, opts ...grpc.CallOption) (*PauseSubscriptionResponse, error)
 	// Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither.
 	ResumeSubscription(ctx context.Context, in *ResumeSubscriptionRequest, opts ...grpc.CallOption) (*ResumeSubscriptionResponse, error)
+	// What was used in the current and past periods, and what it costs: the same amounts that invoices charge, before
+	// discounts, minimums and taxes. Fails with OUT_OF_RETENTION for a period that usage no longer tells exactly.
+	GetSubscriptionUsage(ctx context.Context, in *GetSubscriptionUsageRequest, opts ...grpc.CallOption) (*GetSubscriptionUsageResponse, error)
 	// The limits and features in force.
 	ListEntitlements(ctx context.Context, in *ListEntitlementsRequest, opts ...grpc.CallOption) (*ListEntitlementsResponse, error)
 	// What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
@@ -141,6 +145,16 @@ func (c *billingServiceClient) ResumeSubscription(ctx context.Context, in *Resum
 	return out, nil
 }
 
+func (c *billingServiceClient) GetSubscriptionUsage(ctx context.Context, in *GetSubscriptionUsageRequest, opts ...grpc.CallOption) (*GetSubscriptionUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSubscriptionUsageResponse)
+	err := c.cc.Invoke(ctx, BillingService_GetSubscriptionUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *billingServiceClient) ListEntitlements(ctx context.Context, in *ListEntitlementsRequest, opts ...grpc.CallOption) (*ListEntitlementsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEntitlementsResponse)
@@ -213,6 +227,9 @@ type BillingServiceServer interface {
 	PauseSubscription(context.Context, *PauseSubscriptionRequest) (*PauseSubscriptionResponse, error)
 	// Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither.
 	ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error)
+	// What was used in the current and past periods, and what it costs: the same amounts that invoices charge, before
+	// discounts, minimums and taxes. Fails with OUT_OF_RETENTION for a period that usage no longer tells exactly.
+	GetSubscriptionUsage(context.Context, *GetSubscriptionUsageRequest) (*GetSubscriptionUsageResponse, error)
 	// The limits and features in force.
 	ListEntitlements(context.Context, *ListEntitlementsRequest) (*ListEntitlementsResponse, error)
 	// What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
@@ -254,6 +271,9 @@ func (UnimplementedBillingServiceServer) PauseSubscription(context.Context, *Pau
 }
 func (UnimplementedBillingServiceServer) ResumeSubscription(context.Context, *ResumeSubscriptionRequest) (*ResumeSubscriptionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeSubscription not implemented")
+}
+func (UnimplementedBillingServiceServer) GetSubscriptionUsage(context.Context, *GetSubscriptionUsageRequest) (*GetSubscriptionUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSubscriptionUsage not implemented")
 }
 func (UnimplementedBillingServiceServer) ListEntitlements(context.Context, *ListEntitlementsRequest) (*ListEntitlementsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEntitlements not implemented")
@@ -399,6 +419,24 @@ func _BillingService_ResumeSubscription_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BillingService_GetSubscriptionUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSubscriptionUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BillingServiceServer).GetSubscriptionUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BillingService_GetSubscriptionUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BillingServiceServer).GetSubscriptionUsage(ctx, req.(*GetSubscriptionUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _BillingService_ListEntitlements_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEntitlementsRequest)
 	if err := dec(in); err != nil {
@@ -519,6 +557,10 @@ var BillingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeSubscription",
 			Handler:    _BillingService_ResumeSubscription_Handler,
+		},
+		{
+			MethodName: "GetSubscriptionUsage",
+			Handler:    _BillingService_GetSubscriptionUsage_Handler,
 		},
 		{
 			MethodName: "ListEntitlements",

@@ -698,6 +698,160 @@ class ResumeSubscriptionResponse(_message.Message):
 Global___ResumeSubscriptionResponse: _TypeAlias = ResumeSubscriptionResponse  # noqa: Y015
 
 @_typing.final
+class GetSubscriptionUsageRequest(_message.Message):
+    """Whose usage, and how far back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_COUNT_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    period_count: _builtins.int
+    """How many periods, 1 to 12, counted back from the current one; 0: the current one."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        period_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "period_count", b"period_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSubscriptionUsageRequest: _TypeAlias = GetSubscriptionUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetSubscriptionUsageResponse(_message.Message):
+    """Usage by period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIODS_FIELD_NUMBER: _builtins.int
+    AS_OF_SEQUENCE_FIELD_NUMBER: _builtins.int
+    as_of_sequence: _builtins.int
+    """The number of the last usage event that is included."""
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeriodUsage]:
+        """The latest first; over all subscriptions that the organization had."""
+
+    def __init__(
+        self,
+        *,
+        periods: _abc.Iterable[Global___PeriodUsage] | None = ...,
+        as_of_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "periods", b"periods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSubscriptionUsageResponse: _TypeAlias = GetSubscriptionUsageResponse  # noqa: Y015
+
+@_typing.final
+class PeriodUsage(_message.Message):
+    """What was used in one period of a subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription."""
+    plan_id: _builtins.str
+    """The last plan in force in the period, which limits and inclusions are of."""
+    plan_version: _builtins.int
+    """The version of the plan."""
+    currency_code: _builtins.str
+    """The currency of every amount."""
+    cost: _builtins.str
+    """The sum of the costs of the meters."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The period's start, included."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The period's end, excluded; or the subscription's, where that is earlier."""
+
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterUsage]:
+        """By meter name: those that the plan limits within a period, or charges."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        currency_code: _builtins.str = ...,
+        meters: _abc.Iterable[Global___MeterUsage] | None = ...,
+        cost: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "currency_code", b"currency_code", "end_time", b"end_time", "meters", b"meters", "plan_id", b"plan_id", "plan_version", b"plan_version", "start_time", b"start_time", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeriodUsage: _TypeAlias = PeriodUsage  # noqa: Y015
+
+@_typing.final
+class MeterUsage(_message.Message):
+    """What was used of one meter. Quantities are in its base unit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    USED_QUANTITY_FIELD_NUMBER: _builtins.int
+    LIMIT_QUANTITY_FIELD_NUMBER: _builtins.int
+    INCLUDED_QUANTITY_FIELD_NUMBER: _builtins.int
+    OVERAGE_QUANTITY_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    """The meter."""
+    used_quantity: _builtins.int
+    """What was used."""
+    limit_quantity: _builtins.int
+    """The limit; unset: unlimited."""
+    included_quantity: _builtins.int
+    """What costs nothing beyond the plan's price."""
+    overage_quantity: _builtins.int
+    """What of the usage is charged."""
+    cost: _builtins.str
+    """What that costs, a decimal string."""
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        used_quantity: _builtins.int = ...,
+        limit_quantity: _builtins.int | None = ...,
+        included_quantity: _builtins.int = ...,
+        overage_quantity: _builtins.int = ...,
+        cost: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_quantity", b"_limit_quantity", "limit_quantity", b"limit_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_quantity", b"_limit_quantity", "cost", b"cost", "included_quantity", b"included_quantity", "limit_quantity", b"limit_quantity", "meter", b"meter", "overage_quantity", b"overage_quantity", "used_quantity", b"used_quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_quantity: _TypeAlias = _typing.Literal["limit_quantity"]  # noqa: Y015
+    _WhichOneofArgType__limit_quantity: _TypeAlias = _typing.Literal["_limit_quantity", b"_limit_quantity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_quantity) -> _WhichOneofReturnType__limit_quantity | None: ...
+
+Global___MeterUsage: _TypeAlias = MeterUsage  # noqa: Y015
+
+@_typing.final
 class ListEntitlementsRequest(_message.Message):
     """Whose entitlements."""
 

@@ -65,6 +65,11 @@ class BillingServiceStub:
                 request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionRequest.SerializeToString,
                 response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.GetSubscriptionUsage = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/GetSubscriptionUsage',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionUsageRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionUsageResponse.FromString,
+                _registered_method=True)
         self.ListEntitlements = channel.unary_unary(
                 '/tollbook.billing.v1.BillingService/ListEntitlements',
                 request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.SerializeToString,
@@ -142,6 +147,14 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSubscriptionUsage(self, request, context):
+        """What was used in the current and past periods, and what it costs: the same amounts that invoices charge, before
+        discounts, minimums and taxes. Fails with OUT_OF_RETENTION for a period that usage no longer tells exactly.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEntitlements(self, request, context):
         """The limits and features in force.
         """
@@ -213,6 +226,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.ResumeSubscription,
                     request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionRequest.FromString,
                     response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionResponse.SerializeToString,
+            ),
+            'GetSubscriptionUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubscriptionUsage,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionUsageRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionUsageResponse.SerializeToString,
             ),
             'ListEntitlements': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEntitlements,
@@ -403,6 +421,33 @@ class BillingService:
             '/tollbook.billing.v1.BillingService/ResumeSubscription',
             tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionRequest.SerializeToString,
             tollbook_dot_billing_dot_v1_dot_billing__pb2.ResumeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubscriptionUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/GetSubscriptionUsage',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionUsageRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.GetSubscriptionUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

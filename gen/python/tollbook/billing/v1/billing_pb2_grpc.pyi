@@ -54,6 +54,10 @@ class BillingServiceStub:
     """
     ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ResumeSubscriptionRequest, _billing_pb2.ResumeSubscriptionResponse]
     """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither."""
+    GetSubscriptionUsage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetSubscriptionUsageRequest, _billing_pb2.GetSubscriptionUsageResponse]
+    """What was used in the current and past periods, and what it costs: the same amounts that invoices charge, before
+    discounts, minimums and taxes. Fails with OUT_OF_RETENTION for a period that usage no longer tells exactly.
+    """
     ListEntitlements: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]
     """The limits and features in force."""
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]
@@ -95,6 +99,10 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_billing_pb2.ResumeSubscriptionRequest, _billing_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
     """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither."""
+    GetSubscriptionUsage: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetSubscriptionUsageRequest, _billing_pb2.GetSubscriptionUsageResponse]  # type: ignore[assignment]
+    """What was used in the current and past periods, and what it costs: the same amounts that invoices charge, before
+    discounts, minimums and taxes. Fails with OUT_OF_RETENTION for a period that usage no longer tells exactly.
+    """
     ListEntitlements: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]  # type: ignore[assignment]
     """The limits and features in force."""
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
@@ -169,6 +177,16 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_billing_pb2.ResumeSubscriptionResponse]]:
         """Takes back a cancellation that has not come yet, and ends a pause. Fails with INVALID_STATE when there is neither."""
+
+    @_abc_1.abstractmethod
+    def GetSubscriptionUsage(
+        self,
+        request: _billing_pb2.GetSubscriptionUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.GetSubscriptionUsageResponse, _abc.Awaitable[_billing_pb2.GetSubscriptionUsageResponse]]:
+        """What was used in the current and past periods, and what it costs: the same amounts that invoices charge, before
+        discounts, minimums and taxes. Fails with OUT_OF_RETENTION for a period that usage no longer tells exactly.
+        """
 
     @_abc_1.abstractmethod
     def ListEntitlements(
