@@ -82,6 +82,8 @@ async def _invoices(stripe: StandIn) -> None:
         pending_invoice_items_behavior="include",
         metadata={"a": "b"},
         number="TB-1",
+        effective_at=int(START.timestamp()) - 60,
+        custom_fields=[{"name": "PO", "value": "7"}],
         description="d",
         footer="f",
     )
@@ -237,6 +239,7 @@ async def _subscriptions(stripe: StandIn) -> None:
     listed = {"status": "all", "created": {"gte": 1}, "current_period_end": {"gt": 1}}
     await stripe.get("/v1/subscriptions", customer=customer, **listed)
     await stripe.get("/v1/subscriptions", test_clock=clock, status="active")
+    await stripe.post("/v1/invoices", customer=customer, subscription=sold["id"], auto_advance=False)
     await stripe.get("/v1/invoices", subscription=sold["id"])
     await stripe.delete(path, cancellation_details={"comment": "c", "feedback": "unused"}, invoice_now=False)
     await stripe.delete(f"{clocks}/{clock}")

@@ -50,7 +50,7 @@ def finalize(call: Call, invoice: StripeObject) -> None:
         "amount_due": amount_due,
         "amount_remaining": amount_due,
         "automatically_finalizes_at": None,
-        "effective_at": call.now,
+        "effective_at": invoice["effective_at"] or call.now,
         "ending_balance": ending_balance,
         "hosted_invoice_url": f"https://invoice.stripe.com/i/acct_simulator/test_{page}",
         "invoice_pdf": f"https://pay.stripe.com/invoice/acct_simulator/test_{page}/pdf",

@@ -83,3 +83,12 @@ def empty(call: Call, customer: StripeObject) -> StripeObject:
         "webhooks_delivered_at": None,
         **collection.customer_details(customer),
     }
+
+
+def parent_of(subscription: StripeObject) -> StripeObject:
+    """How an invoice names the subscription that it bills."""
+    return {
+        "quote_details": None,
+        "subscription_details": {"metadata": subscription["metadata"], "subscription": subscription["id"]},
+        "type": "subscription_details",
+    }

@@ -256,11 +256,7 @@ def _draft(call: Call, subscription: StripeObject, *, reason: str, start: int, e
         "billing_reason": reason,
         "collection_method": subscription["collection_method"],
         "currency": subscription["currency"],
-        "parent": {
-            "quote_details": None,
-            "subscription_details": {"metadata": subscription["metadata"], "subscription": subscription["id"]},
-            "type": "subscription_details",
-        },
+        "parent": invoice_drafts.parent_of(subscription),
         "period_end": end,
         "period_start": start,
     }

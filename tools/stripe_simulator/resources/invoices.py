@@ -13,7 +13,10 @@ _STATUSES = ("draft", "open", "paid", "uncollectible", "void")
 _DAY_SECONDS = 86_400
 
 _TEXTS_OF_DRAFTS = ("description", "footer", "statement_descriptor")
-_OF_DRAFTS_ONLY = (*_TEXTS_OF_DRAFTS, "collection_method", "days_until_due", "due_date", "number")
+_OF_DRAFTS_ONLY = (
+    *_TEXTS_OF_DRAFTS, "collection_method", "custom_fields", "days_until_due", "due_date", "effective_at", "number",
+)  # fmt: skip
+_CUSTOM_FIELDS_MAX = 4
 
 
 def create(call: Call) -> StripeObject:
@@ -25,6 +28,8 @@ def create(call: Call) -> StripeObject:
     customer = call.find("customer", customer_id, param="customer")
     invoice = call.begin("invoice") | invoice_drafts.empty(call, customer)
     invoice["currency"] = params.currency() or customer["currency"] or _DEFAULT_CURRENCY
+    if subscription_id := params.text("subscription"):
+        _bill_for(call, invoice, subscription_id)
     pending = params.choice("pending_invoice_items_behavior", ("exclude", "include"))
     _read(call, invoice)
     params.finish()
@@ -38,6 +43,15 @@ def create(call: Call) -> StripeObject:
     call.store.replace(invoice)
     call.tell("invoice.created", invoice)
     return invoice
+
+
+def _bill_for(call: Call, invoice: StripeObject, identifier: str) -> None:
+    """Makes it an invoice of the subscription's, which takes nothing of what recurs."""
+    subscription = call.find("subscription", identifier, param="subscription")
+    if subscription["customer"] != invoice["customer"]:
+        raise parameter_invalid("subscription", "The subscription is another customer's.")
+    invoice["parent"] = invoice_drafts.parent_of(subscription)
+    invoice["currency"] = subscription["currency"]
 
 
 def retrieve(call: Call) -> StripeObject:
@@ -243,6 +257,7 @@ def _read(call: Call, invoice: StripeObject) -> None:
         if name in params:
             invoice[name] = params.text(name) or None
     _read_collection(params, invoice)
+    _read_custom_fields(params, invoice)
     if "number" in params:
         invoice["number"] = params.text("number") or None
         _check_number(call, invoice)
@@ -257,6 +272,15 @@ def _read(call: Call, invoice: StripeObject) -> None:
     invoice["metadata"] = params.metadata("metadata", invoice["metadata"])
 
 
+def _read_custom_fields(params: Params, invoice: StripeObject) -> None:
+    if "custom_fields" in params:
+        groups = params.groups("custom_fields")
+        if len(groups) > _CUSTOM_FIELDS_MAX:
+            raise parameter_invalid("custom_fields", f"An invoice has up to {_CUSTOM_FIELDS_MAX} custom fields.")
+        fields = [{"name": group.required_text("name"), "value": group.required_text("value")} for group in groups]
+        invoice["custom_fields"] = fields or None
+
+
 def _read_collection(params: Params, invoice: StripeObject) -> None:
     if (method := params.choice("collection_method", _COLLECTION_METHODS)) is not None:
         invoice["collection_method"] = method
@@ -264,6 +288,8 @@ def _read_collection(params: Params, invoice: StripeObject) -> None:
         invoice["due_date"] = invoice["created"] + days * _DAY_SECONDS
     if (due_date := params.integer("due_date")) is not None:
         invoice["due_date"] = due_date
+    if (effective_at := params.integer("effective_at")) is not None:
+        invoice["effective_at"] = effective_at
 
 
 def _check_due_date(invoice: StripeObject) -> None:
