@@ -132,6 +132,25 @@ async def test_a_subscription_that_may_not_be_incomplete_is_refused_whole(stripe
     assert await scene.invoices() == []
 
 
+async def test_what_is_charged_at_once_needs_a_payment_method(stripe: StandIn) -> None:
+    scene = await clocked(stripe, None)
+    items = [{"price": await price_of(stripe)}]
+    refused = await stripe.refused("POST", "/v1/subscriptions", customer=scene.customer, items=items)
+    assert (refused["status"], refused["code"]) == (400, "resource_missing")
+    free = [{"price": await price_of(stripe, 0)}]
+    sold = await stripe.post("/v1/subscriptions", customer=scene.customer, items=free)
+    assert sold["status"] == "active"
+
+
+async def test_a_subscription_that_was_sent_may_be_charged_from_now_on(stripe: StandIn) -> None:
+    scene = await clocked(stripe)
+    sold = await scene.subscribe(collection_method="send_invoice", days_until_due=7)
+    changed = await stripe.post(f"/v1/subscriptions/{sold['id']}", collection_method="charge_automatically")
+    assert changed["days_until_due"] is None
+    await scene.advance_to(item_period(changed)[1] + 3_600)
+    assert [invoice["status"] for invoice in await scene.invoices()] == ["open", "paid"]
+
+
 # ---- periods and renewal
 
 

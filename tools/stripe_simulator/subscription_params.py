@@ -22,6 +22,8 @@ def read_shared(call: Call, params: Params, subscription: StripeObject) -> None:
         subscription["description"] = params.text("description") or None
     if (method := params.choice("collection_method", COLLECTION_METHODS)) is not None:
         subscription["collection_method"] = method
+        if method == "charge_automatically":
+            subscription["days_until_due"] = None
     if (days := params.integer("days_until_due")) is not None:
         subscription["days_until_due"] = days
     if (subscription["collection_method"] == "send_invoice") != (subscription["days_until_due"] is not None):

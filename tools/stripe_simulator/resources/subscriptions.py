@@ -78,8 +78,19 @@ def begin(
         subscription_items.set_period(call, subscription, start=call.now, end=end)
     subscription_params.set_cancellation(call, subscription)
     call.store.replace(subscription)
+    if attempts and first_end is None:
+        _require_payment_method(call, subscription, customer)
     subscription_cycle.begin(call, subscription, attempts=attempts)
     return call.find("subscription", subscription["id"])
+
+
+def _require_payment_method(call: Call, subscription: StripeObject, customer: StripeObject) -> None:
+    """What is charged now has to have something to be charged to."""
+    method = subscription["default_payment_method"] or customer["invoice_settings"]["default_payment_method"]
+    charged = subscription["collection_method"] == "charge_automatically"
+    if charged and method is None and not subscription_items.is_free(call, subscription):
+        message = "This customer has no default payment method. Please consider adding a default payment method."
+        raise not_possible(message, code="resource_missing")
 
 
 def _empty(call: Call, customer: StripeObject) -> StripeObject:

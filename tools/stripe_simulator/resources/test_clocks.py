@@ -1,6 +1,6 @@
 """Test clocks: customers that live in a time of their own, which moves only when it is told to."""
 
-from tools.stripe_simulator import agenda, intervals, lists
+from tools.stripe_simulator import agenda, intervals, lists, subscription_state
 from tools.stripe_simulator.errors import not_possible, parameter_missing
 from tools.stripe_simulator.operations import Call, Operation
 from tools.stripe_simulator.resources import customers
@@ -71,7 +71,7 @@ def advance(call: Call) -> StripeObject:
 def _limit(call: Call, clock: StripeObject) -> int:
     limit = intervals.boundary(clock["frozen_time"], interval="year", interval_count=1, index=_YEARS_MAX)
     for subscription in call.store.newest_first("subscription"):
-        if subscription["test_clock"] == clock["id"]:
+        if subscription["test_clock"] == clock["id"] and subscription["status"] not in subscription_state.ENDED:
             recurring = subscription["items"]["data"][0]["price"]["recurring"]
             interval, count = recurring["interval"], recurring["interval_count"]
             two = intervals.boundary(
