@@ -301,6 +301,28 @@ def test_plans_are_listed_cheapest_first(rest: httpx.Client) -> None:
     ]
 
 
+def test_a_subscription_lives_over_rest_and_tells_its_usage_and_entitlements(
+    suite: RunningSuite, rest: httpx.Client, tenant: Tenant
+) -> None:
+    wanted = {"organizationId": tenant.organization_id, "planId": "starter"}
+    with suite.rest(suite.admin_key) as operator:
+        _json(operator.post("/api/v1/subscriptions", json={"requestId": "sell", "subscription": wanted}))
+    changed = _json(rest.post("/api/v1/subscription:changePlan", json={"requestId": "up", "planId": "pro"}))
+    assert [phase["planId"] for phase in changed["subscription"]["phases"]] == ["starter", "pro"]
+    entitled = _json(rest.get("/api/v1/entitlements"))
+    assert (entitled["planId"], entitled["isAllowed"]) == ("pro", True)
+    (period,) = _json(rest.get("/api/v1/subscription/usage"))["periods"]
+    assert (period["planId"], period["currencyCode"], period["cost"]) == ("pro", "USD", "0.00")
+    canceled = _json(rest.post("/api/v1/subscription:cancel", json={"requestId": "cancel"}))["subscription"]
+    assert canceled["cancelTime"] == canceled["periodEndTime"]
+    resumed = _json(rest.post("/api/v1/subscription:resume", json={"requestId": "resume"}))["subscription"]
+    assert resumed["status"] == "SUBSCRIPTION_STATUS_ACTIVE"
+    assert "cancelTime" not in resumed or resumed["cancelTime"] is None
+    pause = {"requestId": "pause", "organizationId": tenant.organization_id}
+    refused = _json(rest.post("/api/v1/subscription:pause", json=pause), status=403)
+    assert _reason(refused) == "SCOPE_MISSING"
+
+
 @pytest.mark.parametrize("signature", [None, "nonsense", "forged"])
 def test_webhook_with_a_bad_signature_is_refused(suite: RunningSuite, signature: str | None) -> None:
     payload = json.dumps({"id": "evt_e2e", "object": "event", "type": "invoice.paid"}).encode()
