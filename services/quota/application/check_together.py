@@ -16,6 +16,12 @@ from services.quota.domain.loads import Load
 from services.quota.domain.terms import Terms
 
 
+_TIMER_SECONDS_MIN = 0.001
+"""A timer of uvloop counts whole milliseconds, and less than half of one as nothing. Who comes after the window does not
+wait for it.
+"""
+
+
 class _Waiting(NamedTuple):
     check: Check
     answer: asyncio.Future[Answer]
@@ -90,7 +96,7 @@ class CheckTogether:
             self._is_due = True
             loop.call_soon(self._begin_calls)
         elif self._timer is None:
-            self._timer = loop.call_later(left, self._begin_calls)
+            self._timer = loop.call_later(max(left, _TIMER_SECONDS_MIN), self._begin_calls)
 
     def _begin_calls(self) -> None:
         self._is_due, self._timer = False, None

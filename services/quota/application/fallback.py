@@ -57,7 +57,16 @@ class Fallback:
             answers = await decided()
         except StoreUnavailable as unavailable:
             answers = [unavailable] * len(checks)
-        return [self._settled(check, answer) for check, answer in zip(checks, answers, strict=True)]
+        settled: list[Answer | Exception] = []
+        noted: Answer | None = None
+        for check, answer in zip(checks, answers, strict=True):
+            # Checks that were told the same by the same limits share their answer, and hold nothing.
+            if answer is noted:
+                settled.append(answer)
+                continue
+            settled.append(self._settled(check, answer))
+            noted = answer if isinstance(answer, Answer) else None
+        return settled
 
     async def check_all(
         self, organization_id: str, checks: Sequence[Check], decided: Callable[[], Awaitable[Sequence[Answer]]]

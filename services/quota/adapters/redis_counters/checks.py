@@ -76,7 +76,9 @@ class RedisChecks(OverRedis):
         self, groups: Sequence[CheckGroup]
     ) -> Sequence[Sequence[Answer | RequestIdReused] | Exception]:
         self._calls.refuse_while_open()
-        if len(groups) == 1 or not self._calls.is_one_node:
+        if len(groups) == 1:
+            return [await self._check_group(groups[0])]
+        if not self._calls.is_one_node:
             return await asyncio.gather(*map(self._check_group, groups))
         outcomes: list[Sequence[Answer | RequestIdReused] | Exception] = []
         asked: list[tuple[int, Inquiry]] = []
