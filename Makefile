@@ -43,9 +43,10 @@ check: setup ## lint, types, architecture, contracts, generated code: what CI ru
 	@diff --recursive --exclude=__pycache__ gen .build/regenerated || \
 		{ echo "gen/ is not what protos/ says: run make generate" >&2; exit 1; }
 
-bench: setup $(GATEWAY) ## print the benchmark tables, of ingest (ARGS=--quick, ARGS="I2 I5") and of checks (CHECKS_ARGS); fails when a floor is missed
+bench: setup $(GATEWAY) ## print the benchmark tables, of ingest (ARGS=--quick, ARGS="I2 I5"), of checks (CHECKS_ARGS) and of leases; fails when a floor is missed
 	@missed=0; $(BIN)/python -m tests.bench $(ARGS) || missed=1; \
-		$(BIN)/python -m tests.bench.checks $(CHECKS_ARGS) || missed=1; exit $$missed
+		$(BIN)/python -m tests.bench.checks $(CHECKS_ARGS) || missed=1; \
+		$(BIN)/python -m tests.bench.lease || missed=1; exit $$missed
 
 soak: setup $(GATEWAY) $(STRIPE_MOCK) ## run the tests that take hours on purpose
 	@exec $(BIN)/pytest tests -m soak $(ARGS)

@@ -81,7 +81,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _load() -> str:
+def load_averages() -> str:
+    """Of the machine, over 1, 5 and 15 minutes."""
     return " ".join(f"{each:.1f}" for each in os.getloadavg())
 
 
@@ -99,7 +100,7 @@ async def _measure(sizes: Sizes, wanted: set[str]) -> tuple[list[Figure], list[s
                     except Exception:  # noqa: BLE001 - the others are worth measuring
                         traceback.print_exc()
                         failed.append(name)
-                    print(f"{name}: {perf_counter() - started:.0f} s, load {_load()}", flush=True)
+                    print(f"{name}: {perf_counter() - started:.0f} s, load {load_averages()}", flush=True)
             return figures, failed, {**versions(), "postgres": server_version(ground.database)}
 
 
@@ -110,12 +111,12 @@ def main() -> int:
     if arguments.rounds:
         sizes = Sizes(**{**asdict(sizes), "rounds": arguments.rounds})
     wanted = {_TOGETHER.get(name, name) for name in arguments.ids}
-    started, load = perf_counter(), _load()
+    started, load = perf_counter(), load_averages()
     figures, failed, versions = asyncio.run(_measure(sizes, wanted))
     print()
     print_table(figures)
     print()
-    versions["load before and after"] = f"{load}; {_load()}"
+    versions["load before and after"] = f"{load}; {load_averages()}"
     for name, value in versions.items():
         print(f"{name}: {value}")
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {perf_counter() - started:.0f} s in all")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
 
+from tests.bench.table import Figure, Floor, print_table
 from tollbook_sdk.clock import SystemClock
 from tollbook_sdk.leases import Purse
 
@@ -15,20 +16,29 @@ _ROUNDS = 5
 _NS_PER_US = 1_000
 
 
-def measure() -> dict[str, float]:
-    """Microseconds a call: the median of the rounds, loop included; `empty` is the same loop around a plain call."""
-    return {
-        "empty": _median(lambda: _calls(_nothing)),
-        "try_spend": _median(lambda: _calls(_purse().try_spend)),
-        "try_spend, named task": _median(lambda: _calls(_purse().try_spend, "task-1")),
-        "try_spend, 4 threads": _median(_four_threads),
-    }
+def measure() -> list[Figure]:
+    """Microseconds a call, loop included; the first is the same loop around a plain call."""
+    floor = Floor(at_most=5)
+    return [
+        Figure(id="P3", name="  an empty call", rounds=_rounds(lambda: _calls(_nothing)), unit="µs", digits=3),
+        *(
+            Figure(
+                id="P3", name=f"a decision under a lease{name}", rounds=_rounds(calls), unit="µs", floor=floor, digits=3
+            )
+            for name, calls in (
+                ("", lambda: _calls(_purse().try_spend)),
+                (", named task", lambda: _calls(_purse().try_spend, "task-1")),
+                (", 4 threads", _four_threads),
+            )
+        ),
+    ]
 
 
-def main() -> None:
-    """Prints the table."""
-    for name, microseconds in measure().items():
-        print(f"{name:24} {microseconds:8.3f} us")
+def main() -> int:
+    """Prints the table. 1 when a floor is missed."""
+    figures = measure()
+    print_table(figures)
+    return 1 if any(figure.is_missed for figure in figures) else 0
 
 
 def _nothing(_quantity: int, _task_id: str = "") -> bool:
@@ -59,9 +69,9 @@ def _four_threads() -> float:
     return (time.perf_counter_ns() - began) / (4 * _CALLS) / _NS_PER_US
 
 
-def _median(measured: Callable[[], float]) -> float:
-    return statistics.median(measured() for _ in range(_ROUNDS))
+def _rounds(measured: Callable[[], float]) -> list[float]:
+    return [measured() for _ in range(_ROUNDS)]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,10 +15,9 @@ from services.quota.domain.checks import Check
 from services.quota.domain.loads import Load
 from services.quota.domain.terms import Terms
 
-
 _TIMER_SECONDS_MIN = 0.001
-"""A timer of uvloop counts whole milliseconds, and less than half of one as nothing. Who comes after the window does not
-wait for it.
+"""A timer of uvloop counts whole milliseconds, and less than half of one as nothing. Who comes after the window does
+not wait for it.
 """
 
 

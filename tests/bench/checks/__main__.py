@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from tests.bench.__main__ import versions
+from tests.bench.__main__ import load_averages, versions
 from tests.bench.checks.figures import MEASURES, Rounds
 from tests.bench.checks.house import build_client, house
 from tests.bench.table import Figure, print_table
@@ -52,11 +52,12 @@ async def _measure(arguments: argparse.Namespace) -> list[Figure]:
 def main() -> int:
     """Measures, prints, and keeps every round in a file. 1 when a floor is missed."""
     arguments = _arguments()
-    started = perf_counter()
+    started, load = perf_counter(), load_averages()
     figures = asyncio.run(_measure(arguments))
     print()
     print_table(figures)
     print()
+    print(f"load before and after: {load}; {load_averages()}")
     for name, value in versions().items():
         print(f"{name}: {value}")
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {perf_counter() - started:.0f} s in all")
