@@ -265,6 +265,35 @@ async def test_a_voided_invoice_gives_its_credits_back_once_and_not_what_a_credi
         await store.note(invoice)
 
 
+async def test_f30_a_voiding_and_credit_notes_at_once_give_back_what_credits_paid_and_no_more(store: Store) -> None:
+    grant = CreditGrant(
+        grant_id=new_id("crg"),
+        amount=Money(2000, "USD"),
+        priority=50,
+        grant_time=NOW,
+        expire_time=None,
+        source=CreditSource.OPERATOR,
+    )
+    invoice = await store.invoice(4900, granted=grant)
+
+    async def voided() -> None:
+        async with store.books.open(ACME) as book:
+            await FollowPayment(store.clock)(book, invoice, void(invoice), actor="tests")
+
+    notes = [store.note(invoice, 1100) for _ in range(4)]
+    outcomes = await asyncio.gather(*notes[:2], voided(), *notes[2:], voided(), return_exceptions=True)
+    written = [each for each in outcomes if isinstance(each, CreditNote)]
+    assert all(each is None or isinstance(each, CreditNote | InvalidState) for each in outcomes)
+    async with store.books.read(ACME) as book:
+        accounts = (await book.credits.balances())["USD"]
+        assert (await book.invoices.get(invoice.invoice_id)).state is InvoiceState.VOID
+        assert list(await book.credit_notes.of_invoice(invoice.invoice_id)) == sorted(
+            written, key=lambda each: (each.create_time, each.number)
+        )
+    assert accounts[CreditAccount.AVAILABLE] == Money(2000, "USD")
+    assert sum(each.minor for each in accounts.values()) == 0
+
+
 # --- Handing over
 
 
