@@ -21,6 +21,7 @@ _COMMANDS = (
     ("replay", "cli.replay", "drive a trace of LLM calls through the running suite"),
     ("catalog", "cli.catalog", "apply a plan catalog to the running suite"),
     ("entities", "cli.entities", "say who bills: the legal entities of the running suite"),
+    ("revenue", "cli.revenue", "report how the business stands"),
     ("quota", "cli.quota", "audit the counters of the running suite"),
 )
 

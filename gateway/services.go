@@ -34,7 +34,7 @@ var services = []struct {
 		billingv1.RegisterBillingServiceHandler, billingv1.RegisterCatalogServiceHandler,
 		billingv1.RegisterBillingProfileServiceHandler, billingv1.RegisterLegalEntityServiceHandler,
 		billingv1.RegisterCreditServiceHandler, billingv1.RegisterCouponServiceHandler,
-		billingv1.RegisterCreditNoteServiceHandler,
+		billingv1.RegisterCreditNoteServiceHandler, billingv1.RegisterRevenueServiceHandler,
 	}},
 	{"analytics", []registration{analyticsv1.RegisterAnalyticsServiceHandler, analyticsv1.RegisterPriceServiceHandler}},
 	{"accounts", []registration{accountsv1.RegisterAccountsServiceHandler}},

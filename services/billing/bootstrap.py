@@ -21,6 +21,7 @@ from services.billing.adapters.postgres_coupons import PostgresCoupons
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.postgres_money_lists import PostgresCreditNoteList, PostgresExpiryList
+from services.billing.adapters.postgres_revenue import PostgresRevenueLists
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
 from services.billing.adapters.stripe.client import StripeApi
@@ -51,6 +52,7 @@ from services.billing.application.make_cut import MakeCut
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.read_entitlements import ReadEntitlements
+from services.billing.application.report_revenue import ReportRevenue
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.application.stripe_events.customers import LookAtCustomer, UseFirstPaymentMethod
@@ -68,6 +70,7 @@ from services.billing.rpc.credit_servicer import CreditServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
 from services.billing.rpc.profile_servicer import BillingProfileServicer
+from services.billing.rpc.revenue_servicer import RevenueServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
 from services.billing.workers.closing import keep_closing
 from services.billing.workers.confirming import keep_confirming
@@ -126,6 +129,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 
+    revenue = RevenueServicer(report_revenue=ReportRevenue(PostgresRevenueLists(fleet), clock))
     money: list[Servicer] = [
         BillingProfileServicer(books=books, clock=clock, exists=organizations.exists),
         LegalEntityServicer(entities=PostgresLegalEntities(tenant, fleet)),
@@ -140,7 +144,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[catalog, billing, entitlements, webhook, *money],
+        servicers=[catalog, billing, entitlements, webhook, revenue, *money],
         workers={
             "collect_invoices": partial(
                 work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, customers, clock)

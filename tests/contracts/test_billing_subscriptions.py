@@ -86,7 +86,7 @@ def changed(timeline: Timeline, *, at: datetime = PERIOD_END, plan: PlanRef = EN
 
 
 async def test_a_timeline_is_read_as_it_was_begun(store: Store) -> None:
-    timeline = replace(begun("starter", start=SOLD, trial_days=14), currency_code="KWD", opening=NOW)
+    timeline = replace(begun("free", start=SOLD, trial_days=14), currency_code="KWD", opening=NOW)
     sold = await store.sell(timeline)
     assert await store.kept(sold.subscription_id) == timeline
     assert await store.in_force() == sold

@@ -34,6 +34,8 @@ OPEN_POLICIES = {
         ("due_invoices", "tollbook_billing_fleet", "SELECT"),
         ("due_invoices", "tollbook_billing_fleet", "UPDATE"),
         ("credit_expiries", "tollbook_billing_fleet", "SELECT"),
+        ("revenue_standings", "tollbook_billing_fleet", "SELECT"),
+        ("revenue_usage", "tollbook_billing_fleet", "SELECT"),
         ("due_credit_notes", "tollbook_billing_fleet", "SELECT"),
         ("due_credit_notes", "tollbook_billing_fleet", "UPDATE"),
         ("due_dunnings", "tollbook_billing_fleet", "SELECT"),

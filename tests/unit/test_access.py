@@ -10,7 +10,7 @@ from kit.grpc.call import NOBODY, CallerKind, Principal
 from tollbook.access.v1 import access_pb2
 from tollbook.accounts.v1 import accounts_pb2, identity_pb2
 from tollbook.analytics.v1 import analytics_pb2, prices_pb2
-from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, stripe_webhook_pb2
+from tollbook.billing.v1 import billing_pb2, catalog_pb2, entitlements_pb2, revenue_pb2, stripe_webhook_pb2
 from tollbook.metering.v1 import cloudevents_pb2, ledger_pb2, metering_pb2, task_time_pb2
 from tollbook.quota.v1 import quota_pb2
 
@@ -22,6 +22,7 @@ FILES = [
     billing_pb2,
     catalog_pb2,
     entitlements_pb2,
+    revenue_pb2,
     stripe_webhook_pb2,
     cloudevents_pb2,
     ledger_pb2,

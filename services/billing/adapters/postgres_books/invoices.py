@@ -11,6 +11,7 @@ from sqlalchemy import Row, text
 from kit.errors import NotFound
 from kit.money import Money
 from services.billing.adapters.postgres_books.page import Page
+from services.billing.adapters.postgres_books.revenue import PostgresRevenue
 from services.billing.domain.closing import CutKind
 from services.billing.domain.dues import Category, DueKey, DueKind
 from services.billing.domain.invoices import (
@@ -72,6 +73,7 @@ class PostgresInvoices:
         await self._page.append(kind=_FINALIZED, body=body)
         lines = [self._page.names(**_line_to_row(invoice, number)) for number in range(len(invoice.lines))]
         await self._page.execute(_ADD_LINE, lines)
+        await PostgresRevenue(self._page).note_invoice(invoice)
         if invoice.is_collectable:
             due = self._page.names(invoice_id=invoice.invoice_id, next_attempt_time=invoice.finalize_time)
             await self._page.execute(_ADD_DUE, due)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from services.billing.adapters.postgres_books.page import Page
+from services.billing.adapters.postgres_books.revenue import PostgresRevenue
 from services.billing.application.ports.payments import WaitingDraft
 from services.billing.domain.invoices import InvoiceState
 from services.billing.domain.payments import states_before
@@ -35,6 +36,8 @@ class PostgresPayments:
             return False
         if state in (InvoiceState.PAID, InvoiceState.VOID):
             await self._page.execute(_DELETE_DUE, self._page.names(invoice_id=invoice_id))
+        if state is InvoiceState.VOID:
+            await PostgresRevenue(self._page).forget_invoice(invoice_id)
         body = {
             "invoice_id": invoice_id,
             "stripe_invoice_id": moved.stripe_invoice_id,

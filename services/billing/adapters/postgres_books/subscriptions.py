@@ -14,6 +14,7 @@ from kit.errors import NotFound
 from services.billing.adapters.postgres_books.customers import PostgresCustomer
 from services.billing.adapters.postgres_books.entitlements import KIND
 from services.billing.adapters.postgres_books.page import Page
+from services.billing.adapters.postgres_books.revenue import PostgresRevenue
 from services.billing.application.ports.subscriptions import Act
 from services.billing.domain import lifecycle
 from services.billing.domain.subscriptions import PaymentStanding, Subscription, SubscriptionStatus
@@ -28,6 +29,7 @@ class PostgresSubscriptions:
 
     def __init__(self, page: Page) -> None:
         self._page = page
+        self._revenue = PostgresRevenue(page)
 
     async def in_force(self) -> Subscription | None:
         """As SubscriptionBook."""
@@ -70,6 +72,7 @@ class PostgresSubscriptions:
         begun = replace(fresh, entitlement_version=position.sequence)
         await self._page.execute(_BEGIN, self._page.names(**_frame_to_row(begun, timeline)))
         await self._keep(begun, timeline, act)
+        await self._revenue.note_standing(begun, sequence=position.sequence, since=act.now)
         return replace(begun, stripe_customer_id=await PostgresCustomer(self._page).stripe_id())
 
     async def change(self, timeline: Timeline, standing: PaymentStanding, act: Act) -> Subscription:
@@ -81,6 +84,7 @@ class PostgresSubscriptions:
         version = before.entitlement_version if is_alike else position.sequence
         changed = replace(after, entitlement_version=version, stripe_customer_id=before.stripe_customer_id)
         await self._keep(changed, timeline, act)
+        await self._revenue.note_standing(changed, sequence=position.sequence, since=act.now)
         return changed
 
     async def _end(self, before: Subscription, successor: Timeline, act: Act) -> None:
