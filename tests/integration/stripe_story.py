@@ -306,7 +306,13 @@ async def _checkout(stripe: StandIn) -> None:
     )
     await stripe.post(f"/_simulator/checkout/sessions/{paying['id']}/complete")
     saving = await stripe.post(
-        sessions, mode="setup", customer=customer, currency="usd", success_url="https://example.com/"
+        sessions,
+        mode="setup",
+        customer=customer,
+        currency="usd",
+        success_url="https://example.com/",
+        setup_intent_data={"metadata": {"a": "b"}, "description": "d"},
+        custom_text={"submit": {"message": "m"}},
     )
     await stripe.post(f"/_simulator/checkout/sessions/{saving['id']}/complete")
     unused = await stripe.post(

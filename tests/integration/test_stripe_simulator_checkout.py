@@ -98,10 +98,19 @@ async def test_a_payment_is_made_once(stripe: StandIn) -> None:
 
 async def test_a_setup_saves_the_card_for_its_customer(stripe: StandIn) -> None:
     customer = await stripe.customer(None)
-    session = await stripe.post(SESSIONS, mode="setup", customer=customer["id"], currency="usd", success_url=URL)
+    session = await stripe.post(
+        SESSIONS,
+        mode="setup",
+        customer=customer["id"],
+        currency="usd",
+        success_url=URL,
+        setup_intent_data={"metadata": {"plan": "pro"}},
+        custom_text={"submit": {"message": "The first month is free."}},
+    )
+    assert session["custom_text"]["submit"] == {"message": "The first month is free."}
     done = await complete(stripe, session, payment_method="pm_card_mastercard")
     intent = await stripe.get(f"/v1/setup_intents/{done['setup_intent']}")
-    assert intent["status"] == "succeeded"
+    assert (intent["status"], intent["metadata"]) == ("succeeded", {"plan": "pro"})
     cards = await stripe.get("/v1/payment_methods", customer=customer["id"])
     assert [card["id"] for card in cards["data"]] == [intent["payment_method"]]
 

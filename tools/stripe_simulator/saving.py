@@ -7,7 +7,14 @@ from tools.stripe_simulator.store import StripeObject
 _SECRET_LENGTH = 25
 
 
-def new_intent(call: Call, *, customer: str | None, usage: str = "off_session") -> StripeObject:
+def new_intent(
+    call: Call,
+    *,
+    customer: str | None,
+    usage: str = "off_session",
+    description: str | None = None,
+    metadata: dict[str, str] | None = None,
+) -> StripeObject:
     """A setup intent that has no payment method yet, stored and told of."""
     intent = call.begin("setup_intent")
     intent |= {
@@ -17,13 +24,13 @@ def new_intent(call: Call, *, customer: str | None, usage: str = "off_session") 
         "client_secret": f"{intent['id']}_secret_{random_text(_SECRET_LENGTH)}",
         "customer": customer,
         "customer_account": None,
-        "description": None,
+        "description": description,
         "excluded_payment_method_types": None,
         "flow_directions": None,
         "last_setup_error": None,
         "latest_attempt": None,
         "mandate": None,
-        "metadata": {},
+        "metadata": metadata or {},
         "next_action": None,
         "on_behalf_of": None,
         "payment_method": None,

@@ -29,13 +29,16 @@ def create(call: Call) -> StripeObject:
     _read(call, params, session)
     _read_expiry(call, params, session)
     wish: Tree = {name: tree for name in ("subscription_data", "payment_intent_data") if (tree := params.tree(name))}
+    setup_data = params.group("setup_intent_data")
     on_trial = checkout.check_subscription_data(call, params.group("subscription_data"))
     _check_payment_data(params.group("payment_intent_data"))
     items = []
     if mode == "setup":
         session["currency"] = params.currency()
-        session["setup_intent"] = saving.new_intent(call, customer=session["customer"])["id"]
+        session["setup_intent"] = _new_setup_intent(call, session, setup_data)
     else:
+        if setup_data is not None:
+            raise parameter_invalid("setup_intent_data", "`setup_intent_data` can only be used in `setup` mode.")
         items = checkout.read_line_items(call, session, params.groups("line_items"))
         total = 0 if on_trial else sum(item["amount_total"] for item in items)
         session |= {
@@ -51,6 +54,13 @@ def create(call: Call) -> StripeObject:
     checkout.note_wish(call, session, wish)
     call.plan(session, checkout.EXPIRE, due_at=session["expires_at"])
     return session
+
+
+def _new_setup_intent(call: Call, session: StripeObject, data: Params | None) -> str:
+    description = None if data is None else data.text("description") or None
+    metadata = {} if data is None else data.metadata("metadata", {})
+    intent = saving.new_intent(call, customer=session["customer"], description=description, metadata=metadata)
+    return str(intent["id"])
 
 
 def _empty(mode: str) -> StripeObject:
@@ -121,16 +131,7 @@ def _read(call: Call, params: Params, session: StripeObject) -> None:
     session["customer_email"] = params.text("customer_email") or None
     session["metadata"] = params.metadata("metadata", {})
     session["url"] = f"https://checkout.stripe.com/c/pay/{session['id']}"
-    params.choice("ui_mode", ("hosted_page",))
-    params.texts("payment_method_types")
-    if (locale := params.text("locale")) is not None:
-        session["locale"] = locale or None
-    if (codes := params.boolean("allow_promotion_codes")) is not None:
-        session["allow_promotion_codes"] = codes
-    if (address := params.choice("billing_address_collection", ("auto", "required"))) is not None:
-        session["billing_address_collection"] = address
-    if (collection := params.choice("payment_method_collection", ("always",))) is not None:
-        session["payment_method_collection"] = collection
+    _read_page(params, session)
     if (creation := params.choice("customer_creation", ("always", "if_required"))) is not None:
         if session["mode"] != "payment":
             raise parameter_invalid("customer_creation", "`customer_creation` can only be used in `payment` mode.")
@@ -141,6 +142,24 @@ def _read(call: Call, params: Params, session: StripeObject) -> None:
             raise parameter_invalid("customer", message, code="parameters_exclusive")
         session["customer"] = call.find("customer", customer, param="customer")["id"]
         session["customer_creation"] = None
+
+
+def _read_page(params: Params, session: StripeObject) -> None:
+    """What the page shows and asks for."""
+    params.choice("ui_mode", ("hosted_page",))
+    params.texts("payment_method_types")
+    if (locale := params.text("locale")) is not None:
+        session["locale"] = locale or None
+    if (codes := params.boolean("allow_promotion_codes")) is not None:
+        session["allow_promotion_codes"] = codes
+    if (address := params.choice("billing_address_collection", ("auto", "required"))) is not None:
+        session["billing_address_collection"] = address
+    if (collection := params.choice("payment_method_collection", ("always",))) is not None:
+        session["payment_method_collection"] = collection
+    if (custom_text := params.group("custom_text")) is not None:
+        for name in session["custom_text"]:
+            if (position := custom_text.group(name)) is not None:
+                session["custom_text"][name] = {"message": position.required_text("message")}
 
 
 def _read_expiry(call: Call, params: Params, session: StripeObject) -> None:

@@ -23,8 +23,7 @@ def create(call: Call) -> StripeObject:
     # Cards are all there is.
     params.texts("payment_method_types")
     params.finish()
-    intent = saving.new_intent(call, customer=customer, usage=usage)
-    intent |= {"description": description, "metadata": metadata}
+    intent = saving.new_intent(call, customer=customer, usage=usage, description=description, metadata=metadata)
     if method is not None:
         intent |= {"payment_method": _saved(call, method, intent)["id"], "status": "requires_confirmation"}
     call.store.replace(intent)
