@@ -263,7 +263,7 @@ async def _subscriptions_in_trouble(stripe: StandIn) -> None:
         customer=pausing,
         items=[{"price": price}],
         collection_method="send_invoice",
-        days_until_due=7,
+        days_until_due=1,
     )
     await stripe.advance(2 * DAY)
     await stripe.post(f"/v1/subscriptions/{sold['id']}/resume", billing_cycle_anchor="now")

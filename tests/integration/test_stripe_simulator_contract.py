@@ -7,6 +7,7 @@ use, whose API version is newer than the document's.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import types
 from dataclasses import dataclass
@@ -23,15 +24,18 @@ from tests.stripe_openapi import stripe_openapi
 from tools.stripe_simulator.operations import Operation
 from tools.stripe_simulator.registry import OPERATIONS
 
+SOURCES = Path(__file__).resolve().parents[2] / "tools" / "stripe_simulator"
+
 EVERY_OPERATION = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: f"{each.method} {each.path}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """What was called, and every object that was answered or told of."""
+    """What was called, every object that was answered or told of, and by which events."""
 
     calls: list[Any]
     objects: list[Any]
+    event_types: set[str]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         async with running_stand_in(folder) as stripe:
             await tell(stripe)
             events = await stripe.events()
-            return Story(calls=stripe.calls, objects=[*stripe.answers, *(event["data"]["object"] for event in events)])
+            return Story(
+                calls=stripe.calls,
+                objects=[*stripe.answers, *(event["data"]["object"] for event in events)],
+                event_types={event["type"] for event in events},
+            )
 
     return asyncio.run(told(tmp_path_factory.mktemp("stripe")))
 
@@ -61,6 +69,16 @@ def test_stripes_own_mock_accepts_the_same_calls(story: Story, operation: Operat
             sent: dict[str, Any] = {"data": fields} if call.method == "POST" else {"params": fields}
             answer = mock.request(call.method, call.path, **sent)
             assert answer.status_code == 200, (call, answer.text)
+
+
+def test_every_event_that_it_can_make_is_told_of(story: Story) -> None:
+    named = {
+        node.value
+        for source in SOURCES.rglob("*.py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert (named & stripe_openapi().event_types) - {"*"} - story.event_types == set()
 
 
 def test_every_object_has_the_fields_that_stripes_library_declares(story: Story) -> None:
