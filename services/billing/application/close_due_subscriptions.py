@@ -43,9 +43,12 @@ class CloseDueSubscriptions:
         try:
             async with asyncio.timeout(limits.CLAIM_WORK.total_seconds()):
                 await self._make_next_cut(due)
-        except (Refused, TimeoutError) as error:
+        except Refused as error:
             log.warning("close_retries", subscription_id=due.subscription_id, error=str(error))
             await self._retry(due, str(error))
+        except TimeoutError:
+            log.warning("close_hangs", subscription_id=due.subscription_id, attempt=due.attempt_count)
+            await self._retry(due, f"not done within {limits.CLAIM_WORK.total_seconds():.0f} s")
         except Exception as error:
             # A defect of ours, on this subscription; the others do not wait for it.
             log.exception("close_failed", subscription_id=due.subscription_id, attempt=due.attempt_count)

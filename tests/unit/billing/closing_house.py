@@ -32,6 +32,7 @@ from tests.unit.billing.plans import METERS, MINUTE, PLANS
 
 ACME = "acme"
 START = datetime(2026, 1, 31, 10, tzinfo=UTC)
+ORGANIZATIONS = dict.fromkeys([ACME, *(f"org-{number}" for number in range(100))], START - timedelta(days=90))
 
 
 class Ledger(MemoryUsage):
@@ -122,7 +123,7 @@ class House:
 
 def hands_of(books: Books, plans: Plans, due: CloseList, usage: Ledger, clock: FakeClock) -> Hands:
     """The use cases of one process."""
-    in_force = SubscriptionInForce(books, plans, MemoryOrganizations({ACME: START - timedelta(days=90)}), clock)
+    in_force = SubscriptionInForce(books, plans, MemoryOrganizations(ORGANIZATIONS), clock)
     make_cut = MakeCut(books, FindPlan(books, plans), usage, clock)
     find_wanted, act = FindWantedPlan(plans, usage), ActOnSubscription(books, plans, in_force, clock)
     return Hands(
