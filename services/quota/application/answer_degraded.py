@@ -12,7 +12,7 @@ from kit.errors import RequestIdReused
 from services.quota.application.find_terms import FindTerms
 from services.quota.application.grants import Granted, Grants
 from services.quota.application.last_seen import LastSeen, limit_key
-from services.quota.application.metrics import DEGRADED
+from services.quota.application.metrics import count_degraded
 from services.quota.application.ports import Answer, Extended, Grant, Instant, Reservation, StoreUnavailable
 from services.quota.domain.checks import Check, Mode, content_digest, matching
 from services.quota.domain.decisions import Decision, DenyReason, Outcome
@@ -112,7 +112,7 @@ class AnswerDegraded:
         decision = decide_degraded(applied, seen, check, standing=terms.entitlement.standing, growth_only=growth_only)
         if not decision.is_denied and check.mode is not Mode.DECIDE and self._grants.is_full:
             decision = _denied_where_limited(decision)
-        DEGRADED.labels(decision.outcome.value).inc()
+        count_degraded(decision.outcome)
         return Answer(
             decision=decision,
             reservation=None,

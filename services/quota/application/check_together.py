@@ -65,7 +65,8 @@ class CheckTogether:
         return await self.begin(check, terms, period_confirmed=period_confirmed)
 
     def begin(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> asyncio.Future[Answer]:
-        """The answer to come. Who cancels it gives it up."""
+        """As Begins. Who cancels the answer gives it up."""
+        self._counters.refuse_while_away()
         # The terms by identity: every check of an organization is handed the same ones until they change.
         key = (check.organization_id, id(terms), period_confirmed)
         group = self._groups.get(key)

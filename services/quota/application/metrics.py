@@ -26,13 +26,23 @@ RESTORED = Counter("tollbook_quota_restored_reservations_total", "Reservations t
 FOREIGN_DESCRIPTORS = Counter(
     "tollbook_quota_foreign_descriptors_total", "Descriptors of Envoy's that no limit can match: an unknown entry."
 )
-DEGRADED = Counter("tollbook_quota_degraded_decisions_total", "Checks that were decided without Redis.", ["decision"])
+_DEGRADED = Counter("tollbook_quota_degraded_decisions_total", "Checks that were decided without Redis.", ["decision"])
 REGISTERED = Counter("tollbook_quota_registered_grants_total", "Grants given without Redis that it then held.")
 
 
 def count_decision(outcome: Outcome, reason: DenyReason | None, count: int = 1) -> None:
     """Counts checks that were decided so."""
     _decisions(outcome, reason).inc(count)
+
+
+def count_degraded(outcome: Outcome) -> None:
+    """Counts a check that was decided so without Redis."""
+    _degraded(outcome).inc()
+
+
+@cache
+def _degraded(outcome: Outcome) -> Counter:
+    return _DEGRADED.labels(outcome.value)
 
 
 @cache

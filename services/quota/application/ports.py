@@ -188,7 +188,9 @@ class Begins(Decides, Protocol):
     """Decides one check, and can be asked without being waited for."""
 
     def begin(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer | asyncio.Future[Answer]:
-        """As `check`: the answer where it is at hand, else the future of it, which fails as `check` raises."""
+        """As `check`: the answer where it is at hand, else the future of it, which fails as `check` raises. Raises
+        StoreUnavailable at once when the store is known to be away.
+        """
         ...
 
 
@@ -213,6 +215,10 @@ class CheckGroup:
 
 class Counters(Decides, Protocol):
     """Decides and holds."""
+
+    def refuse_while_away(self) -> None:
+        """Raises StoreUnavailable when a check would be refused unasked, because the store is known to be away."""
+        ...
 
     def trust(self, organization_id: str) -> None:
         """Takes the counters for what they are: they were followed up, and what was seen before no longer counts."""

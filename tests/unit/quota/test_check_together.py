@@ -12,7 +12,7 @@ from kit.errors import DependencyUnavailable, RequestIdReused
 from kit.testing.clock import FakeClock
 from services.quota.adapters.memory import MemoryCounters
 from services.quota.application.check_together import CheckTogether
-from services.quota.application.ports import Answer, CheckGroup
+from services.quota.application.ports import Answer, CheckGroup, StoreUnavailable
 from services.quota.domain.checks import Check, Mode, Subject
 from services.quota.domain.decisions import Outcome
 from services.quota.domain.maxima import CHECKS_TOGETHER_MAX, COUNTERS_TOGETHER_MAX
@@ -183,6 +183,19 @@ async def test_a_store_that_is_away_is_said_to_everyone_who_waits_for_that_call(
     assert all(isinstance(outcome, DependencyUnavailable) for outcome in outcomes)
     stage.counters.trouble = None
     assert (await stage.ask(reserve("d"))).decision.outcome is Outcome.ALLOWED
+
+
+async def test_a_store_that_is_known_to_be_away_is_not_asked_and_leaves_nobody_waiting(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise StoreUnavailable(dependency="Redis")
+
+    monkeypatch.setattr(stage.counters, "refuse_while_away", refuse)
+    with pytest.raises(StoreUnavailable):
+        stage.together.begin(reserve("a"), stage._terms["acme"])
+    assert not stage.together._groups
+    assert stage.counters.calls == []
 
 
 async def test_nothing_is_left_behind_when_all_are_answered(stage: Stage) -> None:

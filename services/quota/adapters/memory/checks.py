@@ -30,6 +30,9 @@ from services.quota.domain.windows import WindowCounter
 class MemoryChecks(OverOrganizations):
     """Counters and Members."""
 
+    def refuse_while_away(self) -> None:
+        """As Counters: it never is."""
+
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         """As Counters."""
         organization = self._organizations[check.organization_id]

@@ -58,6 +58,9 @@ class RedisChecks(OverRedis):
         self._check = calls.script(RECORDS, "check")
         self._check_each = calls.check_of_many()
 
+    def refuse_while_away(self) -> None:
+        self._calls.refuse_while_open()
+
     async def check(self, check: Check, terms: Terms, *, period_confirmed: bool = False) -> Answer:
         (answer,) = await self.check_many([check], terms, period_confirmed=period_confirmed)
         if isinstance(answer, RequestIdReused):
