@@ -21,14 +21,19 @@ class ExpireCredits:
         self._clock = clock
 
     async def __call__(self) -> int:
-        """Takes what is over of some organizations; answers how many it took something of. Running twice, or in two
-        places, takes nothing twice. Raises DependencyUnavailable.
+        """Takes what is over of some organizations; answers of how many. Running twice, or in two places, takes nothing
+        twice. One that fails keeps the others waiting for nothing, and is tried again with the next call. Raises
+        DependencyUnavailable when the list cannot be read.
         """
-        now = self._clock.now()
-        found = 0
-        for organization_id in await self._expiries.due(now=now, count=limits.CLAIMED_AT_ONCE):
+        due = await self._expiries.due(now=self._clock.now(), count=limits.CLAIMED_AT_ONCE)
+        return sum([await self._expire(organization_id) for organization_id in due])
+
+    async def _expire(self, organization_id: str) -> bool:
+        try:
             async with self._books.open(organization_id) as book:
-                taken = await book.credits.expire(at=now)
-            log.info("credits_expired", organization_id=organization_id, grant_count=len(taken))
-            found += 1
-        return found
+                taken = await book.credits.expire(at=self._clock.now())
+        except Exception:
+            log.exception("credits_not_expired", organization_id=organization_id)
+            return False
+        log.info("credits_expired", organization_id=organization_id, grant_count=len(taken))
+        return True
