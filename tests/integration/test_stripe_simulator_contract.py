@@ -114,8 +114,10 @@ def shape_problems(body: dict[str, Any], stripe_type: Any) -> list[str]:
         if not optional and body.get(name) is None:
             problems.append(f"{name}: missing from {stripe_type.__name__}")
     for name, inner in stripe_type._inner_class_types.items():
-        if isinstance(body.get(name), dict) and inner.__annotations__:
-            problems += shape_problems(body[name], inner)
+        values = body.get(name)
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, dict) and inner.__annotations__:
+                problems += shape_problems(value, inner)
     return problems
 
 

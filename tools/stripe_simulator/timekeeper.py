@@ -32,17 +32,24 @@ class Timekeeper:
         """Does what falls due, until cancelled."""
         while True:
             self._woken.clear()
-            with self._store.transaction():
-                count = self.work_off()
-            if count and self._sender is not None:
-                self._sender.wake()
-            due = self._store.next_due(test_clock=agenda.EVERYBODYS)
-            wait_seconds = _LOOK_SECONDS_MAX
-            if due is not None:
-                wait_seconds = min(wait_seconds, max(0.0, due.due_at - self._time.now().timestamp()))
+            wait_seconds = self._seconds_to_wait()
+            # Every call wakes this, and next to never is there something to do: then there is no transaction either.
+            if wait_seconds <= 0:
+                with self._store.transaction():
+                    self.work_off()
+                if self._sender is not None:
+                    self._sender.wake()
+                await asyncio.sleep(0)
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._woken.wait()
+
+    def _seconds_to_wait(self) -> float:
+        due = self._store.next_due(test_clock=agenda.EVERYBODYS)
+        if due is None:
+            return _LOOK_SECONDS_MAX
+        return min(_LOOK_SECONDS_MAX, due.due_at - self._time.now().timestamp())
 
     def work_off(self) -> int:
         """Does, inside a transaction, all that fell due by now; answers how much it was."""
