@@ -725,6 +725,26 @@ def test_a_thin_event_names_its_object_and_does_not_hold_it(simulator: Simulator
         stripe.Webhook.construct_event(payload, signature, WEBHOOK_SECRET)
 
 
+def test_webhooks_are_signed_with_both_secrets_while_one_is_rolled(simulator: Simulator, receiver: Receiver) -> None:
+    simulator.inject(webhooks={"new_secret": "whsec_new"})
+    simulator.client().v1.customers.create()
+    wait_until(lambda: receiver.received != [], seconds=DELIVERY_SECONDS, what="a webhook")
+    payload, signature = receiver.received[0]
+    for secret in (WEBHOOK_SECRET, "whsec_new"):
+        assert stripe.Webhook.construct_event(payload, signature, secret).type == "customer.created"
+
+
+@pytest.mark.parametrize("skew_seconds", [-301, 3_600], ids=["behind", "ahead"])
+def test_webhooks_are_signed_by_another_clock_when_told_to(
+    simulator: Simulator, receiver: Receiver, skew_seconds: int
+) -> None:
+    simulator.inject(webhooks={"skew_seconds": skew_seconds})
+    simulator.client().v1.customers.create()
+    wait_until(lambda: receiver.received != [], seconds=DELIVERY_SECONDS, what="a webhook")
+    signed_at = int(receiver.received[0][1].split(",")[0].removeprefix("t="))
+    assert abs(signed_at - skew_seconds - time.time()) < 60
+
+
 def test_webhooks_that_are_lost_are_in_the_list_of_events_and_never_come(
     simulator: Simulator, receiver: Receiver
 ) -> None:

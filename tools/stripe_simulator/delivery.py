@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 import httpx
@@ -136,9 +137,12 @@ class WebhookSender:
         )
 
     async def _post(self, payload: bytes) -> tuple[bool, str]:
+        faults = self._faults.webhooks
+        secrets = [self._secret] if faults.new_secret is None else [self._secret, faults.new_secret]
+        timestamp = int(self._clock.now().timestamp()) + faults.skew_seconds
         headers = {
             "Content-Type": "application/json; charset=utf-8",
-            "Stripe-Signature": signature(payload, secret=self._secret, timestamp=int(self._clock.now().timestamp())),
+            "Stripe-Signature": signature(payload, secrets=secrets, timestamp=timestamp),
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
         }
         try:
@@ -148,10 +152,14 @@ class WebhookSender:
         return response.is_success, str(response.status_code)
 
 
-def signature(payload: bytes, *, secret: str, timestamp: int) -> str:
-    """The Stripe-Signature header, by https://docs.stripe.com/webhooks#verify-manually."""
-    digest = hmac.new(secret.encode(), f"{timestamp}.".encode() + payload, hashlib.sha256).hexdigest()
-    return f"t={timestamp},v1={digest}"
+def signature(payload: bytes, *, secrets: Iterable[str], timestamp: int) -> str:
+    """The Stripe-Signature header, with one signature by each secret.
+
+    By https://docs.stripe.com/webhooks#verify-manually.
+    """
+    signed = f"{timestamp}.".encode() + payload
+    digests = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets]
+    return ",".join([f"t={timestamp}", *(f"v1={digest}" for digest in digests)])
 
 
 def after_attempt(delivery: Delivery, *, delivered: bool, outcome: str, now: float) -> Delivery:

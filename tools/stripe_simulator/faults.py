@@ -10,6 +10,7 @@ from tools.stripe_simulator.errors import api_error, lock_timeout, rate_limited
 
 _COUNT_MAX = 10_000
 _SECONDS_MAX = 120
+_SKEW_SECONDS_MAX = 86_400
 FAULTS_MAX = 100
 
 
@@ -55,7 +56,9 @@ class WebhookFaults(BaseModel):
     """How webhooks misbehave, until told otherwise.
 
     `hold` delivers nothing, `duplicate` delivers everything twice, `shuffle` delivers in random order, `thin` delivers
-    as API v2 does, without the object, `lose` never delivers what falls due meanwhile.
+    as API v2 does, without the object, `lose` never delivers what falls due meanwhile, `skew_seconds` signs by a clock
+    that is so much ahead (or, negative, behind), and `new_secret` signs with that one as well, as Stripe does while a
+    secret is rolled.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +68,8 @@ class WebhookFaults(BaseModel):
     shuffle: bool = False
     thin: bool = False
     lose: bool = False
+    skew_seconds: int = Field(default=0, ge=-_SKEW_SECONDS_MAX, le=_SKEW_SECONDS_MAX)
+    new_secret: str | None = Field(default=None, min_length=1)
 
 
 class FaultPlan(BaseModel):
