@@ -299,3 +299,24 @@ async def test_b34_no_unique_key_of_billings_has_a_column_that_may_be_null(scene
         """
     )
     assert nullable == []
+
+
+async def test_what_a_version_before_this_one_invoiced_is_not_invoiced_again(scene: Scene) -> None:
+    """Its lines have no key: they are read as what they were for, and only what differs is charged."""
+    await scene.sell("org-0")
+    scene.usage.use(1_100, START, organization_id="org-0")
+    await scene.workers[0].close("org-0", request_id="close", actor="tests")
+    with psycopg.connect(scene.database.owner_url) as owner:
+        owner.execute(
+            "UPDATE billing.invoice_lines SET due_kind = NULL, category = NULL, interval_start = NULL,"
+            " interval_end = NULL, charge_id = NULL, segment_start = NULL, difference_quantity = 0, last_sequence = 0"
+        )
+    scene.usage.use(20, START, organization_id="org-0")
+    scene.move_to(SECOND_MONTH)
+    await scene.work()
+    assert scene.totals() == {"org-0": [5400, 5000]}
+    adjustments = scene.rows(
+        "SELECT amount_minor, difference_quantity, first_sequence, last_sequence FROM billing.invoice_lines"
+        " WHERE kind = 'ADJUSTMENT'"
+    )
+    assert adjustments == [(100, 20 * 60_000, 1, 2)]

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import timestamp_pb2
 
 from cli.catalog import plans_to_pb, read_catalog
 from kit.errors import DependencyUnavailable
@@ -453,6 +455,56 @@ async def test_pages_of_invoices_hold_every_invoice_once(world: World) -> None:
         seen += [each.number for each in page.invoices]
     assert seen == numbers[::-1]
     assert (await world.invoices(page_size=5)).next_page_token == ""
+
+
+async def test_invoices_are_listed_by_state_and_time(world: World) -> None:
+    await world.close()
+    await world.subscribe()
+    world.clock.advance(timedelta(hours=1))
+    made = await world.close()
+    later = timestamp_pb2.Timestamp()
+    later.FromDatetime(world.clock.now())
+
+    async def numbers(**wanted: Any) -> list[str]:
+        request = billing_pb2.ListInvoicesRequest(**wanted)
+        return [each.number for each in (await world.billing.ListInvoices(request, metadata=key(ACME))).invoices]
+
+    assert await numbers(states=[billing_pb2.INVOICE_STATE_PAID]) == ["TB-000001"]
+    assert await numbers(states=[billing_pb2.INVOICE_STATE_FINALIZED]) == [made.number]
+    assert await numbers(start_time=later) == [made.number]
+    assert await numbers(end_time=later) == ["TB-000001"]
+    with pytest.raises(grpc.aio.AioRpcError, match="not a state"):
+        await numbers(states=[billing_pb2.INVOICE_STATE_UNSPECIFIED])
+
+
+async def test_a_period_that_is_over_is_closed_and_looked_at_again_by_its_start(world: World) -> None:
+    sold = await world.subscribe()
+    world.usage.events["acme"].append(Used("agent_minutes", 1_100 * MINUTE, NOW))
+    world.clock.advance(timedelta(days=40))
+
+    async def close(request_id: str, start: timestamp_pb2.Timestamp) -> billing_pb2.CloseBillingPeriodResponse:
+        request = billing_pb2.CloseBillingPeriodRequest(
+            request_id=request_id,
+            organization_id="acme",
+            subscription_id=sold.subscription_id,
+            period_start_time=start,
+        )
+        return await world.billing.CloseBillingPeriod(request, metadata=key(ADMIN))
+
+    made = (await close("first", sold.period_start_time)).invoice
+    assert (made.cut, made.subscription_id) == (billing_pb2.INVOICE_CUT_PERIOD, sold.subscription_id)
+    assert (made.subtotal, made.tax, made.credits, made.legal_entity_id) == ("103.00", "0.00", "0.00", "default")
+    (overage,) = [line for line in made.lines if line.meter]
+    assert (overage.amount, overage.charge_id, overage.difference_quantity) == ("5.00", "agent_minutes", 1_100 * MINUTE)
+    assert (overage.first_sequence, overage.last_sequence) == (0, 1)
+    assert not (await close("second", sold.period_start_time)).HasField("invoice")
+    world.usage.events["acme"].append(Used("agent_minutes", 20 * MINUTE, NOW))
+    again = (await close("third", sold.period_start_time)).invoice
+    assert (again.cut, again.total) == (billing_pb2.INVOICE_CUT_RERATED, "1.00")
+    assert again.lines[0].corrects_invoice_id == made.invoice_id
+    assert (await close("second", sold.period_start_time)).HasField("invoice") is False
+    elsewhere = timestamp_pb2.Timestamp(seconds=sold.period_start_time.seconds + 1)
+    assert await refusal(close("fourth", elsewhere)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
 @pytest.mark.parametrize(
