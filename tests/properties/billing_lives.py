@@ -293,7 +293,7 @@ class Lived:
     @property
     def plans(self) -> dict[PlanRef, Plan]:
         """Every plan that it ever is on."""
-        return {PlanRef(phase.plan.name, 1): _to_plan(phase.plan, self._currency) for phase in self.life.case.phases}
+        return {PlanRef(phase.plan.name, 1): plan_of(phase.plan, self._currency) for phase in self.life.case.phases}
 
     @property
     def _currency(self) -> str:
@@ -344,7 +344,8 @@ class Lived:
         return (Redemption(redemption_id="red", coupon=coupon, start_time=anchor, redeem_time=anchor),)
 
 
-def _to_plan(plan: OraclePlan, currency_code: str) -> Plan:
+def plan_of(plan: OraclePlan, currency_code: str) -> Plan:
+    """The same plan, as billing has it."""
     book = PriceBook(
         currency_code=currency_code,
         base_price=Money(plan.base, currency_code),
