@@ -69,6 +69,7 @@ func startSuite(t *testing.T) *suite {
 			billingv1.RegisterCouponServiceServer(to, billingv1.UnimplementedCouponServiceServer{})
 			billingv1.RegisterCreditNoteServiceServer(to, billingv1.UnimplementedCreditNoteServiceServer{})
 			billingv1.RegisterRevenueServiceServer(to, billingv1.UnimplementedRevenueServiceServer{})
+			billingv1.RegisterPaymentServiceServer(to, billingv1.UnimplementedPaymentServiceServer{})
 			billingv1.RegisterStripeWebhookServiceServer(to, fakeStripeWebhook{suite: s})
 		},
 		"analytics": func(to *grpc.Server) {

@@ -25,6 +25,14 @@ _PASSED_ON_PREFIXES = ("OTEL_", "SSL_")
 # The settings that are the operator's to choose, by service. All others follow from the site; a test holds the two
 # together against every service's config.py, so that none is dropped without a word.
 _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
+    "billing": frozenset(
+        {
+            "TOLLBOOK_DUNNING_REMINDER_DAYS",
+            "TOLLBOOK_DUNNING_SUSPENSION_DAY",
+            "TOLLBOOK_DUNNING_UNCOLLECTIBLE_DAY",
+            "TOLLBOOK_RETURN_HOSTS",
+        }
+    ),
     "metering": frozenset(
         {
             "TOLLBOOK_ARCHIVE_DIR",

@@ -18,20 +18,24 @@ from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_change_list import PostgresChangeList
 from services.billing.adapters.postgres_close_list import PostgresCloseList
 from services.billing.adapters.postgres_coupons import PostgresCoupons
+from services.billing.adapters.postgres_dunning_list import PostgresDunningList
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.postgres_money_lists import PostgresCreditNoteList, PostgresExpiryList
 from services.billing.adapters.postgres_revenue import PostgresRevenueLists
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
+from services.billing.adapters.stripe.checkout import StripeCheckouts
 from services.billing.adapters.stripe.client import StripeApi
 from services.billing.adapters.stripe.credit_notes import StripeCreditNotes
 from services.billing.adapters.stripe.customers import StripeCustomers
 from services.billing.adapters.stripe.invoices import StripeInvoices
 from services.billing.adapters.stripe.payments import StripePayments
+from services.billing.adapters.stripe.subscriptions import StripeSubscriptions
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.apply_scheduled_changes import ApplyScheduledChanges
+from services.billing.application.begin_checkout import BeginCheckout
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
@@ -40,6 +44,7 @@ from services.billing.application.collect_invoices import CollectInvoices
 from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
+from services.billing.application.dun_invoices import DunInvoices
 from services.billing.application.expire_credits import ExpireCredits
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
@@ -49,19 +54,25 @@ from services.billing.application.hand_over_credit_notes import HandOverCreditNo
 from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.make_cut import MakeCut
+from services.billing.application.open_portal import OpenPortal
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.put_on_plan import PutOnPlan
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.report_revenue import ReportRevenue
 from services.billing.application.resume_subscription import ResumeSubscription
+from services.billing.application.settle_invoice import SettleInvoice
 from services.billing.application.store_stripe_event import StoreStripeEvent
+from services.billing.application.stripe_events.checkout import FinishCheckout
 from services.billing.application.stripe_events.customers import LookAtCustomer, UseFirstPaymentMethod
 from services.billing.application.stripe_events.disputes import KeepDispute, KeepRefunds
 from services.billing.application.stripe_events.drafts import HoldDraft
 from services.billing.application.stripe_events.payments import FollowInvoice
+from services.billing.application.stripe_events.subscriptions import FollowSubscription
 from services.billing.application.stripe_events.table import handlers
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.config import BillingSettings
+from services.billing.domain.return_urls import return_hosts
 from services.billing.rpc.billing_servicer import BillingServicer
 from services.billing.rpc.catalog_servicer import CatalogServicer
 from services.billing.rpc.coupon_servicer import CouponServicer
@@ -69,6 +80,7 @@ from services.billing.rpc.credit_note_servicer import CreditNoteServicer
 from services.billing.rpc.credit_servicer import CreditServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
+from services.billing.rpc.payment_servicer import PaymentServicer
 from services.billing.rpc.profile_servicer import BillingProfileServicer
 from services.billing.rpc.revenue_servicer import RevenueServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
@@ -97,35 +109,64 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     make_cut = MakeCut(books, find_plan, usage, clock)
     act = ActOnSubscription(books, plans, in_force, clock)
 
+    payments, checkouts, follow_payment = StripePayments(stripe), StripeCheckouts(stripe), FollowPayment(clock)
+    due_invoices, hosts = PostgresCollectionList(fleet), return_hosts(settings.return_hosts)
+    create_subscription = CreateSubscription(books, find_wanted_plan, in_force, clock)
+    change_plan, cancel_subscription = ChangePlan(find_wanted_plan, act), CancelSubscription(act)
+    put_on_plan = PutOnPlan(in_force, create_subscription, change_plan, cancel_subscription)
+
     catalog = CatalogServicer(
         plans=plans, diff_catalog=DiffCatalog(plans, usage), apply_catalog=ApplyCatalog(plans, usage)
     )
     billing = BillingServicer(
         books=books,
         subscription_in_force=in_force,
-        create_subscription=CreateSubscription(books, find_wanted_plan, in_force, clock),
-        change_plan=ChangePlan(find_wanted_plan, act),
-        cancel_subscription=CancelSubscription(act),
+        create_subscription=create_subscription,
+        change_plan=change_plan,
+        cancel_subscription=cancel_subscription,
         pause_subscription=PauseSubscription(act),
         resume_subscription=ResumeSubscription(act),
         get_subscription_usage=GetSubscriptionUsage(books, find_plan, usage, in_force, clock),
         list_entitlements=ListEntitlements(find_plan, in_force),
         preview_invoice=PreviewInvoice(books, in_force, make_cut),
         close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
+        begin_checkout=BeginCheckout(
+            books=books,
+            find_wanted_plan=find_wanted_plan,
+            subscription_in_force=in_force,
+            customers=customers,
+            checkouts=checkouts,
+            hosts=hosts,
+            clock=clock,
+        ),
+        open_portal=OpenPortal(
+            books=books,
+            subscription_in_force=in_force,
+            customers=customers,
+            checkouts=checkouts,
+            hosts=hosts,
+            clock=clock,
+        ),
         exists=organizations.exists,
     )
     entitlements = EntitlementServicer(
         heads=HeadWatch(PostgresEntitlementHeads(fleet).heads),
         read_entitlements=ReadEntitlements(books, find_plan, in_force, clock),
     )
-    payments = StripePayments(stripe)
     event_handlers = handlers(
-        follow_invoice=FollowInvoice(collector, FollowPayment(clock)),
+        follow_invoice=FollowInvoice(collector, follow_payment),
         hold_draft=HoldDraft(collector, customers),
         keep_refunds=KeepRefunds(payments, collector),
         keep_dispute=KeepDispute(payments, collector),
         look_at_customer=LookAtCustomer(customers),
         use_first_payment_method=UseFirstPaymentMethod(customers),
+        follow_subscription=FollowSubscription(StripeSubscriptions(stripe), customers, put_on_plan),
+        finish_checkout=FinishCheckout(checkouts, customers, books, put_on_plan),
+    )
+    settling = PaymentServicer(
+        books=books,
+        settle_invoice=SettleInvoice(books, due_invoices, collector, follow_payment, clock),
+        exists=organizations.exists,
     )
     webhook = StripeWebhookServicer(store_stripe_event=StoreStripeEvent(inbox, settings.stripe_webhook_secrets, clock))
 
@@ -144,10 +185,29 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[catalog, billing, entitlements, webhook, revenue, *money],
+        servicers=[catalog, billing, settling, entitlements, webhook, revenue, *money],
         workers={
             "collect_invoices": partial(
-                work_off, CollectInvoices(PostgresCollectionList(fleet), books, collector, customers, clock)
+                work_off,
+                CollectInvoices(
+                    due=due_invoices,
+                    books=books,
+                    collector=collector,
+                    customers=customers,
+                    follow_payment=follow_payment,
+                    clock=clock,
+                ),
+            ),
+            "dun_invoices": partial(
+                work_off,
+                DunInvoices(
+                    due=PostgresDunningList(fleet),
+                    books=books,
+                    collector=collector,
+                    policy=settings.dunning_policy,
+                    follow_payment=follow_payment,
+                    clock=clock,
+                ),
             ),
             "apply_scheduled_changes": partial(
                 work_off,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from kit.grpc.server import ServerSettings
+from services.billing.domain.dunning import DunningPolicy, dunning_policy
 
 
 class BillingSettings(ServerSettings):
@@ -24,6 +25,22 @@ class BillingSettings(ServerSettings):
     """Where Stripe's API answers instead of at Stripe, for the stand-in; empty: at Stripe."""
     stripe_webhook_secret: str = Field("", validation_alias="STRIPE_WEBHOOK_SECRET")
     """The webhook's signing secrets, separated by commas while one replaces another; empty: the webhook is off."""
+
+    dunning_reminder_days: str = "0,3,7"
+    """On which days after a payment failed its customer is written, separated by commas; empty: never."""
+    dunning_suspension_day: int = 14
+    """On which day the subscription is suspended; after the last reminder."""
+    dunning_uncollectible_day: int = 60
+    """On which day the invoice is given up; after the suspension."""
+    return_hosts: str = ""
+    """Where checkout and portal may send a customer back to: host or host:port, separated by commas. Empty: neither is
+    offered.
+    """
+
+    @property
+    def dunning_policy(self) -> DunningPolicy:
+        """The days, if they make sense together."""
+        return dunning_policy(self.dunning_reminder_days, self.dunning_suspension_day, self.dunning_uncollectible_day)
 
     @property
     def stripe_webhook_secrets(self) -> tuple[str, ...]:

@@ -2,213 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import os
 import random
-import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import httpx
-import psycopg
 import pytest
 
-from kit.clock import SystemClock
 from kit.errors import DependencyUnavailable
-from kit.ids import new_id
 from kit.postgres.embedded import EmbeddedPostgres
-from kit.process import ChildProcess
-from kit.testing.clock import FakeClock
 from kit.testing.stores import free_port
-from services.billing.adapters.postgres_books.books import PostgresBooks
-from services.billing.adapters.postgres_catalog import PostgresPlans
-from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.stripe.client import StripeApi
 from services.billing.adapters.stripe.customers import StripeCustomers
-from services.billing.adapters.stripe.invoices import StripeInvoices
-from services.billing.adapters.stripe.payments import StripePayments
-from services.billing.application.collect_invoices import CollectInvoices
-from services.billing.application.follow_payment import FollowPayment
-from services.billing.application.handle_stripe_events import HandleStripeEvents
 from services.billing.application.ports.collection import CollectedInvoice
-from services.billing.application.store_stripe_event import StoreStripeEvent
-from services.billing.application.stripe_events.customers import LookAtCustomer, UseFirstPaymentMethod
-from services.billing.application.stripe_events.disputes import KeepDispute, KeepRefunds
-from services.billing.application.stripe_events.drafts import HoldDraft
-from services.billing.application.stripe_events.payments import FollowInvoice
-from services.billing.application.stripe_events.table import handlers
 from services.billing.domain.errors import CollectionRefused
-from services.billing.domain.invoices import Invoice, InvoiceState, total_of
-from services.billing.domain.periods import period_at
+from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.stripe_objects import StripeInvoice
-from services.billing.domain.subscriptions import Subscription
-from tests.integration.billing_database import BillingDatabase, billing_database
-from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER
-from tests.unit.billing.rated import rate
-from tests.unit.billing.timelines import begun, by_tests
+from tests.integration.billing_scene import ACME, API_KEY, Scene, Simulator, billing_scene, running_simulator
 
 # Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-API_KEY, SECRET = "sk_test_billing", "whsec_billing"
-ACME = "acme"
-
-
-@dataclass
-class Simulator:
-    """The simulator, and plain calls to it."""
-
-    url: str
-
-    def call(self, method: str, path: str, **options: Any) -> Any:
-        headers = {"Authorization": f"Bearer {API_KEY}"}
-        answer = httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, **options)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def invoices(self) -> list[Any]:
-        return list(self.call("GET", "/v1/invoices?limit=100")["data"])
-
-    def events(self) -> list[Any]:
-        """Oldest first."""
-        return list(self.call("GET", "/v1/events?limit=100")["data"])[::-1]
-
-    def inject(self, *calls: dict[str, Any]) -> None:
-        self.call("POST", "/_simulator/faults", json={"calls": calls})
-
 
 @pytest.fixture
 async def simulator(tmp_path: Path) -> AsyncIterator[Simulator]:
-    port = free_port()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "STRIPE_SIMULATOR_ADDRESS": f"127.0.0.1:{port}",
-        "STRIPE_SIMULATOR_STATE": str(tmp_path / "stripe"),
-        "STRIPE_SIMULATOR_API_KEY": API_KEY,
-    }
-    command = [sys.executable, "-m", "tools.stripe_simulator"]
-    process = ChildProcess(command, environment=environment, log_path=tmp_path / "stripe.log")
-    await process.start()
-    try:
-        transport = httpx.AsyncHTTPTransport(retries=8)
-        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
-            # Refused connections are tried again with growing pauses, some thirty seconds in all.
-            assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
-        yield Simulator(f"http://127.0.0.1:{port}")
-    finally:
-        await process.stop(signal.SIGTERM, 5)
-
-
-@dataclass
-class Scene:
-    """Billing's workers over a database of their own."""
-
-    database: BillingDatabase
-    books: PostgresBooks
-    collector: StripeInvoices
-    customers: StripeCustomers
-    clock: FakeClock
-    collect: CollectInvoices
-    store: StoreStripeEvent
-    handle: HandleStripeEvents
-    sold: Subscription
-
-    async def finalize(self, *, months: int = 0) -> Invoice:
-        """An invoice of 54.00."""
-        period = period_at(self.sold.anchor, self.sold.anchor + timedelta(days=31 * months))
-        lines = rate(STARTER, period, {"agent_minutes": 1_100 * MINUTE}, METERS)
-        invoice = Invoice(
-            organization_id=ACME,
-            subscription_id=self.sold.subscription_id,
-            plan_id="starter",
-            plan_version=1,
-            state=InvoiceState.FINALIZED,
-            total=total_of(lines, "USD"),
-            lines=lines,
-            period=period,
-            closed_through_sequence=1,
-            invoice_id=new_id("inv"),
-            finalize_time=self.clock.now(),
-        )
-        async with self.books.open(ACME) as book:
-            return await book.invoices.finalize(invoice, actor="tests", request_id="r")
-
-    def collect_through(self, api: StripeApi) -> CollectInvoices:
-        """The same worker, with another way to Stripe."""
-        due = PostgresCollectionList(self.database.fleet)
-        return CollectInvoices(due, self.books, StripeInvoices(api, self.clock), StripeCustomers(api), self.clock)
-
-    async def read(self, invoice: Invoice) -> Invoice:
-        async with self.books.read(ACME) as book:
-            return await book.invoices.get(invoice.invoice_id)
-
-    async def work_until_idle(self) -> int:
-        """Collects, moving the clock past every pause; answers how many attempts it took."""
-        attempts = 0
-        for _ in range(12):
-            attempts += await self.collect()
-            if not self.rows("SELECT 1 FROM billing.due_invoices WHERE parked_reason = ''"):
-                return attempts
-            self.clock.advance(timedelta(hours=1))
-        raise AssertionError(self.rows("SELECT * FROM billing.due_invoices"))
-
-    async def deliver(self, event: Any, *, secret: str = SECRET) -> None:
-        payload = json.dumps(event).encode()
-        timestamp = int(self.clock.now().timestamp())
-        digest = hmac.new(secret.encode(), f"{timestamp}.".encode() + payload, hashlib.sha256).hexdigest()
-        await self.store(payload, f"t={timestamp},v1={digest}")
-
-    async def handle_all(self) -> None:
-        while await self.handle():
-            pass
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.database.owner_url) as owner:
-            return owner.execute(query.encode()).fetchall()
+    async with running_simulator(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
 async def scene(postgres: EmbeddedPostgres, simulator: Simulator) -> AsyncIterator[Scene]:
-    clock = FakeClock(SystemClock().now())
-    async with billing_database(postgres.url) as database:
-        books = PostgresBooks(database.tenant)
-        api = StripeApi(API_KEY, simulator.url, timeout_seconds=5)
-        collector, customers, payments = StripeInvoices(api, clock), StripeCustomers(api), StripePayments(api)
-        await PostgresPlans(database.tenant, database.fleet).apply(PLANS, request_id="r", digest=b"", actor="tests")
-        async with books.open(ACME) as book:
-            timeline = begun("starter", start=datetime(2026, 1, 31, tzinfo=UTC))
-            sold = await book.subscriptions.begin(timeline, by_tests(clock.now()))
-        inbox = PostgresStripeInbox(database.fleet)
-        yield Scene(
-            database,
-            books,
-            collector,
-            customers,
-            clock,
-            CollectInvoices(PostgresCollectionList(database.fleet), books, collector, customers, clock),
-            StoreStripeEvent(inbox, [SECRET], clock),
-            HandleStripeEvents(
-                inbox,
-                books,
-                handlers(
-                    follow_invoice=FollowInvoice(collector, FollowPayment(clock)),
-                    hold_draft=HoldDraft(collector, customers),
-                    keep_refunds=KeepRefunds(payments, collector),
-                    keep_dispute=KeepDispute(payments, collector),
-                    look_at_customer=LookAtCustomer(customers),
-                    use_first_payment_method=UseFirstPaymentMethod(customers),
-                ),
-                clock,
-            ),
-            sold,
-        )
-        await api.close()
+    async with billing_scene(postgres.url, simulator) as assembled:
+        yield assembled
 
 
 @pytest.fixture(autouse=True)

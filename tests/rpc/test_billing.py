@@ -31,10 +31,16 @@ from services.billing.adapters.memory.books import MemoryBooks
 from services.billing.adapters.memory.catalog import MemoryPlans
 from services.billing.adapters.memory.collection_list import MemoryCollectionList
 from services.billing.adapters.memory.organizations import MemoryOrganizations
+from services.billing.adapters.memory.stripe import (
+    MemoryCheckoutsAtStripe,
+    MemoryCustomersAtStripe,
+    MemoryStripe,
+)
 from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
 from services.billing.adapters.memory.usage import MemoryUsage, Used
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
+from services.billing.application.begin_checkout import BeginCheckout
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
@@ -42,20 +48,24 @@ from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
 from services.billing.application.find_plan import FindPlan
 from services.billing.application.find_wanted_plan import FindWantedPlan
+from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.get_subscription_usage import GetSubscriptionUsage
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.make_cut import MakeCut
+from services.billing.application.open_portal import OpenPortal
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.resume_subscription import ResumeSubscription
+from services.billing.application.settle_invoice import SettleInvoice
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.periods import Period
 from services.billing.rpc.billing_servicer import BillingServicer
 from services.billing.rpc.catalog_servicer import CatalogServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
+from services.billing.rpc.payment_servicer import PaymentServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
 from tests.unit.billing.plans import METERS, MINUTE
 from tollbook.billing.v1 import (
@@ -65,6 +75,8 @@ from tollbook.billing.v1 import (
     catalog_pb2_grpc,
     entitlements_pb2,
     entitlements_pb2_grpc,
+    payments_pb2,
+    payments_pb2_grpc,
     stripe_webhook_pb2,
     stripe_webhook_pb2_grpc,
 )
@@ -80,6 +92,7 @@ KEYS = {
 }
 ADMIN, ACME, GLOBEX, QUOTA = "tb_admin_1", "tb_live_acme", "tb_live_globex", "tb_service_quota"
 SECRET = "whsec_tests"
+HOSTS = frozenset({"app.example.com"})
 
 
 class MeteringThatMayBeDown(MemoryUsage):
@@ -194,6 +207,30 @@ async def unstocked() -> AsyncIterator[World]:
                 list_entitlements=ListEntitlements(find_plan, in_force),
                 preview_invoice=PreviewInvoice(books, in_force, make_cut),
                 close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
+                begin_checkout=BeginCheckout(
+                    books=books,
+                    find_wanted_plan=find_wanted_plan,
+                    subscription_in_force=in_force,
+                    customers=MemoryCustomersAtStripe(),
+                    checkouts=MemoryCheckoutsAtStripe(),
+                    hosts=HOSTS,
+                    clock=clock,
+                ),
+                open_portal=OpenPortal(
+                    books=books,
+                    subscription_in_force=in_force,
+                    customers=MemoryCustomersAtStripe(),
+                    checkouts=MemoryCheckoutsAtStripe(),
+                    hosts=HOSTS,
+                    clock=clock,
+                ),
+                exists=exists,
+            ),
+            PaymentServicer(
+                books=books,
+                settle_invoice=SettleInvoice(
+                    books, MemoryCollectionList(books), MemoryStripe(), FollowPayment(clock), clock
+                ),
                 exists=exists,
             ),
             EntitlementServicer(
@@ -1118,3 +1155,94 @@ async def test_a_trial_and_free_cost_nothing_whatever_is_used(life: Life) -> Non
 async def test_no_more_periods_are_told_at_once_than_may_be(life: Life) -> None:
     assert (await refusal(usage(life, period_count=13)))[1] == "LIMIT_EXCEEDED"
     assert (await refusal(usage(life, period_count=-1)))[1] == "INVALID_FIELD"
+
+
+# --- settlements, checkout, portal
+
+
+def payments(world: World) -> payments_pb2_grpc.PaymentServiceAsyncStub:
+    return payments_pb2_grpc.PaymentServiceStub(world.channel)
+
+
+async def closed(world: World) -> billing_pb2.Invoice:
+    await world.subscribe()
+    return await world.close()
+
+
+async def test_an_operator_voids_an_invoice_and_a_retry_is_answered_alike(world: World) -> None:
+    invoice = await closed(world)
+    request = payments_pb2.VoidInvoiceRequest(request_id="void", organization_id="acme", invoice_id=invoice.invoice_id)
+    voided = (await payments(world).VoidInvoice(request, metadata=key(ADMIN))).invoice
+    assert voided.state == billing_pb2.INVOICE_STATE_VOID
+    assert (await payments(world).VoidInvoice(request, metadata=key(ADMIN))).invoice == voided
+    again = payments_pb2.MarkInvoicePaidRequest(
+        request_id="paid", organization_id="acme", invoice_id=invoice.invoice_id
+    )
+    assert (await refusal(payments(world).MarkInvoicePaid(again, metadata=key(ADMIN))))[1] == "INVALID_STATE"
+
+
+async def test_an_invoice_is_given_up_and_paid_after_all(world: World) -> None:
+    invoice = await closed(world)
+    names = {"organization_id": "acme", "invoice_id": invoice.invoice_id}
+    given_up = payments_pb2.MarkInvoiceUncollectibleRequest(request_id="u", **names)
+    answer = await payments(world).MarkInvoiceUncollectible(given_up, metadata=key(ADMIN))
+    assert answer.invoice.state == billing_pb2.INVOICE_STATE_UNCOLLECTIBLE
+    paid = payments_pb2.MarkInvoicePaidRequest(request_id="p", **names)
+    assert (await payments(world).MarkInvoicePaid(paid, metadata=key(ADMIN))).invoice.state == (
+        billing_pb2.INVOICE_STATE_PAID
+    )
+    seen = payments_pb2.GetInvoicePaymentsRequest(invoice_id=invoice.invoice_id)
+    assert not (await payments(world).GetInvoicePayments(seen, metadata=key(ACME))).HasField("dunning")
+
+
+async def test_a_tenants_key_settles_nothing_and_sees_only_its_own(world: World) -> None:
+    invoice = await closed(world)
+    void = payments_pb2.VoidInvoiceRequest(request_id="v", organization_id="acme", invoice_id=invoice.invoice_id)
+    assert (await refusal(payments(world).VoidInvoice(void, metadata=key(ACME))))[1] == "SCOPE_MISSING"
+    seen = payments_pb2.GetInvoicePaymentsRequest(invoice_id=invoice.invoice_id)
+    assert (await refusal(payments(world).GetInvoicePayments(seen, metadata=key(GLOBEX))))[1] == "NOT_FOUND"
+
+
+def checkout(**fields: str) -> billing_pb2.CreateCheckoutSessionRequest:
+    given = {
+        "request_id": "c",
+        "plan_id": "pro",
+        "success_url": "https://app.example.com/done",
+        "cancel_url": "https://app.example.com/plans?from=checkout",
+    }
+    return billing_pb2.CreateCheckoutSessionRequest(**(given | fields))
+
+
+async def test_a_checkout_is_one_page_per_request(world: World) -> None:
+    pages = [await world.billing.CreateCheckoutSession(checkout(), metadata=key(ACME)) for _ in range(2)]
+    assert pages[0] == pages[1]
+    other = await world.billing.CreateCheckoutSession(checkout(request_id="d"), metadata=key(ACME))
+    assert other.stripe_checkout_id != pages[0].stripe_checkout_id
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"success_url": "https://evil.example/done"}, "INVALID_FIELD"),
+        ({"cancel_url": "http://app.example.com/"}, "INVALID_FIELD"),
+        ({"success_url": "https://app.example.com@evil.example/"}, "INVALID_FIELD"),
+        ({"success_url": ""}, "INVALID_FIELD"),
+        ({"plan_id": "free"}, "INVALID_FIELD"),
+        ({"plan_id": "nope"}, "NOT_FOUND"),
+        ({"request_id": ""}, "INVALID_FIELD"),
+    ],
+)
+async def test_a_checkout_that_makes_no_sense_is_refused(world: World, fields: dict[str, str], reason: str) -> None:
+    assert (await refusal(world.billing.CreateCheckoutSession(checkout(**fields), metadata=key(ACME))))[1] == reason
+
+
+async def test_a_plan_in_force_is_not_sold_again(world: World) -> None:
+    await world.subscribe("pro")
+    assert (await refusal(world.billing.CreateCheckoutSession(checkout(), metadata=key(ACME))))[1] == "INVALID_STATE"
+
+
+async def test_a_portal_comes_back_to_allowed_hosts_only(world: World) -> None:
+    request = billing_pb2.CreatePortalSessionRequest(return_url="https://app.example.com/billing")
+    assert (await world.billing.CreatePortalSession(request, metadata=key(ACME))).url
+    elsewhere = billing_pb2.CreatePortalSessionRequest(return_url="https://evil.example/billing")
+    assert (await refusal(world.billing.CreatePortalSession(elsewhere, metadata=key(ACME))))[1] == "INVALID_FIELD"

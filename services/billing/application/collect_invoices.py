@@ -8,10 +8,12 @@ import structlog
 
 from kit.clock import Clock
 from kit.errors import Refused
+from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.ports.books import Books
 from services.billing.application.ports.collection import CollectionList, Collector, DueInvoice
 from services.billing.application.ports.payments import WaitingDraft
 from services.billing.application.ports.stripe import CustomersAtStripe
+from services.billing.application.stripe_customer import stripe_customer
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused, CustomerGone
 from services.billing.domain.invoices import Invoice
@@ -26,14 +28,17 @@ class CollectInvoices:
 
     def __init__(
         self,
+        *,
         due: CollectionList,
         books: Books,
         collector: Collector,
         customers: CustomersAtStripe,
+        follow_payment: FollowPayment,
         clock: Clock,
     ) -> None:
         self._due = due
         self._customers = customers
+        self._follow_payment = follow_payment
         self._books = books
         self._collector = collector
         self._clock = clock
@@ -75,7 +80,14 @@ class CollectInvoices:
         async with self._books.read(due.organization_id) as reader:
             invoice = await reader.invoices.get(due.invoice_id)
         draft = await self._draft_for(due, invoice)
-        customer_id = await self._customer(due, invoice, draft)
+        customer_id = await stripe_customer(
+            self._books,
+            self._customers,
+            due.organization_id,
+            now=invoice.finalize_time or self._clock.now(),
+            attempt_count=due.attempt_count,
+            found=draft.stripe_customer_id if draft is not None else "",
+        )
         try:
             if draft is not None and draft.stripe_customer_id == customer_id:
                 collected = await self._collector.adopt(
@@ -87,8 +99,12 @@ class CollectInvoices:
             async with self._books.open(due.organization_id) as book:
                 await book.customer.forget_stripe_id(customer_id)
             raise
+        # What Stripe drafted may have been charged before it was ours: whose event came then was nobody's.
+        theirs = await self._collector.look_up(collected.stripe_invoice_id) if draft is not None else None
         async with self._books.open(due.organization_id) as book:
             await book.invoices.set_collected(due.invoice_id, collected.stripe_invoice_id)
+            if theirs is not None:
+                await self._follow_payment(book, invoice, theirs, actor="collector")
         log.info("invoice_collected", invoice_id=due.invoice_id, stripe_id=collected.stripe_invoice_id)
 
     async def _draft_for(self, due: DueInvoice, invoice: Invoice) -> WaitingDraft | None:
@@ -106,20 +122,3 @@ class CollectInvoices:
                     await book.payments.use_draft(draft.stripe_invoice_id, due.invoice_id)
                     return draft
                 await book.payments.drop_draft(draft.stripe_invoice_id)
-
-    async def _customer(self, due: DueInvoice, invoice: Invoice, draft: WaitingDraft | None) -> str:
-        async with self._books.read(due.organization_id) as reader:
-            customer_id = await reader.customer.stripe_id()
-            generation = await reader.customer.generation()
-        if customer_id:
-            return customer_id
-        customer_id = draft.stripe_customer_id if draft is not None else ""
-        if not customer_id:
-            since = (invoice.finalize_time or self._clock.now()) - limits.CUSTOMER_MADE_BACK
-            customer_id = await self._customers.ensure(
-                due.organization_id, since=since, attempt_count=due.attempt_count, generation=generation
-            )
-        async with self._books.open(due.organization_id) as book:
-            await book.customer.set_stripe_id(customer_id)
-            # Another invoice's attempt may have been first: all of an organization's go to the one that is kept.
-            return await book.customer.stripe_id()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from kit.clock import Clock
 from services.billing.application.give_back_credits import give_back_credits
 from services.billing.application.ports.books import Book
+from services.billing.application.ports.mails import Mail
+from services.billing.application.settle_standing import invoice_in_mail, settle_standing
 from services.billing.domain.invoices import Invoice, InvoiceState
+from services.billing.domain.mails import MailKind
 from services.billing.domain.payments import state_told
 from services.billing.domain.stripe_objects import StripeInvoice
 
@@ -32,7 +37,7 @@ class FollowPayment:
             await give_back_credits(book, invoice.invoice_id, at=now)
         match state:
             case InvoiceState.PAID | InvoiceState.VOID:
-                await book.dunning.end(invoice.invoice_id, now=now)
+                await self._end_dunning(book, invoice, state, now)
             case InvoiceState.PAST_DUE:
                 await book.dunning.begin(invoice.invoice_id, now=now)
             case InvoiceState.UNCOLLECTIBLE:
@@ -40,4 +45,13 @@ class FollowPayment:
                 await book.dunning.note(invoice.invoice_id, (), is_suspending=True, next_time=None, now=now)
             case _:
                 pass
+        await settle_standing(book, actor=actor, now=now)
         return state.value.lower()
+
+    async def _end_dunning(self, book: Book, invoice: Invoice, state: InvoiceState, now: datetime) -> None:
+        was_dunned = any(each.invoice_id == invoice.invoice_id for each in await book.dunning.open_ones())
+        await book.dunning.end(invoice.invoice_id, now=now)
+        if was_dunned and state is InvoiceState.PAID:
+            # Who was asked for money is told that it came.
+            data = invoice_in_mail(invoice)
+            await book.mails.add(Mail(kind=MailKind.PAYMENT_RECEIVED, reason=invoice.invoice_id, data=data), now=now)

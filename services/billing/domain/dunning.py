@@ -7,7 +7,7 @@ overtaken (no worker ran for days) is left out, so nobody gets three reminders a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from kit.errors import InvalidField
 from services.billing.domain import limits
+from services.billing.domain.subscriptions import PaymentStanding
 
 
 class DunningAction(Enum):
@@ -38,6 +39,11 @@ class DunningStep:
     after: timedelta
     """How long after the failed payment."""
 
+    @property
+    def is_first_reminder(self) -> bool:
+        """Whether it tells of the failure itself."""
+        return self.name == "REMIND_1"
+
 
 @dataclass(frozen=True, slots=True)
 class DunningPolicy:
@@ -46,6 +52,10 @@ class DunningPolicy:
     reminder_days: tuple[int, ...] = (0, 3, 7)
     suspension_day: int = 14
     uncollectible_day: int = 60
+
+    def suspension_time(self, begin_time: datetime) -> datetime:
+        """When what failed then suspends."""
+        return begin_time + timedelta(days=self.suspension_day)
 
     def steps(self) -> tuple[DunningStep, ...]:
         """The steps in their order."""
@@ -118,3 +128,13 @@ class Dunning:
     """Whether it has come to its suspension."""
     done: frozenset[str] = frozenset()
     """The names of its steps that were done or left out."""
+
+
+def standing_of(dunnings: Iterable[Dunning]) -> PaymentStanding:
+    """What all unpaid invoices of an organization say about its subscription: one that has come to its suspension
+    suspends, any other leaves it in grace.
+    """
+    open_ones = list(dunnings)
+    if any(each.is_suspending for each in open_ones):
+        return PaymentStanding.SUSPENDED
+    return PaymentStanding.PAST_DUE if open_ones else PaymentStanding.GOOD

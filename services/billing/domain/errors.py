@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from kit.errors import Kind, Refused
 
 
@@ -42,6 +44,17 @@ class MailRefused(Exception):
 
 class TemplateBroken(Exception):
     """A mail's template cannot be read or filled in. Its message names the file and the place."""
+
+
+class InvoiceBusy(Refused):
+    """The invoice {invoice_id} is being handed to Stripe at this moment; try again in {seconds} s."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "DEPENDENCY_UNAVAILABLE"
+
+    def __init__(self, *, invoice_id: str, seconds: float) -> None:
+        super().__init__(invoice_id=invoice_id, seconds=seconds)
+        self.retry_delay = timedelta(seconds=seconds)
 
 
 class CustomerGone(CollectionRefused):

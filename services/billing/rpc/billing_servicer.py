@@ -10,12 +10,14 @@ from kit.errors import InvalidField, ScopeMissing
 from kit.grpc.call import CallerKind, OrganizationExists, current_actor, current_principal, organization_of
 from kit.grpc.context import ServicerContext
 from kit.grpc.convert import moment_from_pb
+from services.billing.application.begin_checkout import BeginCheckout
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.get_subscription_usage import GetSubscriptionUsage
 from services.billing.application.list_entitlements import ListEntitlements
+from services.billing.application.open_portal import OpenPortal
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.books import Books
 from services.billing.application.preview_invoice import PreviewInvoice
@@ -61,6 +63,8 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         list_entitlements: ListEntitlements,
         preview_invoice: PreviewInvoice,
         close_billing_period: CloseBillingPeriod,
+        begin_checkout: BeginCheckout,
+        open_portal: OpenPortal,
         exists: OrganizationExists,
     ) -> None:
         self._books = books
@@ -74,6 +78,8 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self._list_entitlements = list_entitlements
         self._preview_invoice = preview_invoice
         self._close_billing_period = close_billing_period
+        self._begin_checkout = begin_checkout
+        self._open_portal = open_portal
         self._exists = exists
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -220,3 +226,25 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         async with self._books.read(organization_id) as book:
             invoice = await book.invoices.get(request.invoice_id)
         return billing_pb2.GetInvoiceResponse(invoice=invoice_to_pb(invoice))
+
+    async def CreateCheckoutSession(
+        self, request: billing_pb2.CreateCheckoutSessionRequest, context: ServicerContext
+    ) -> billing_pb2.CreateCheckoutSessionResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        page = await self._begin_checkout(
+            organization_id,
+            request.plan_id,
+            success_url=request.success_url,
+            cancel_url=request.cancel_url,
+            request_id=request.request_id,
+        )
+        return billing_pb2.CreateCheckoutSessionResponse(url=page.url, stripe_checkout_id=page.stripe_id)
+
+    async def CreatePortalSession(
+        self, request: billing_pb2.CreatePortalSessionRequest, context: ServicerContext
+    ) -> billing_pb2.CreatePortalSessionResponse:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        page = await self._open_portal(organization_id, return_url=request.return_url)
+        return billing_pb2.CreatePortalSessionResponse(url=page.url)

@@ -32,6 +32,10 @@ class MemoryPayments:
         self._pages.change(None)
         return True
 
+    async def take_off(self, invoice_id: str) -> None:
+        """As PaymentBook."""
+        self._world.due.pop((self._organization_id, invoice_id), None)
+
     async def refunds(self, invoice_id: str) -> Sequence[StripeRefund]:
         """As PaymentBook."""
         return [refund for about, refund in self._pages.refunds.values() if about == invoice_id]

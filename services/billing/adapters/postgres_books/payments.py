@@ -46,6 +46,10 @@ class PostgresPayments:
         await self._page.append(kind=f"invoice_{state.value.lower()}", body=body)
         return True
 
+    async def take_off(self, invoice_id: str) -> None:
+        """As PaymentBook."""
+        await self._page.execute(_DELETE_DUE, self._page.names(invoice_id=invoice_id))
+
     async def refunds(self, invoice_id: str) -> Sequence[StripeRefund]:
         """As PaymentBook."""
         rows = await self._page.execute(_REFUNDS, self._page.names(invoice_id=invoice_id))

@@ -48,6 +48,15 @@ class StripeInvoices:
             await self._take_lines_off(invoice, stripe_invoice_id, attempt_count)
             named = self._named(invoice) | {"auto_advance": False}
             theirs = self._read(await self._api(self._invoices.update_async, stripe_invoice_id, named))  # type: ignore[arg-type]  # a dict built in two places
+        elif not theirs.invoice_id and theirs.status in _TAKEN:
+            _require_amount(invoice, theirs)
+            # It is charged already, under a number of Stripe's own: all that is left is to say whose it is.
+            metadata = {"metadata": self._named(invoice)["metadata"]}
+            await self._api(self._invoices.update_async, stripe_invoice_id, metadata)  # type: ignore[arg-type]  # the same
+            return CollectedInvoice(stripe_invoice_id)
+        elif theirs.status in _TAKEN and theirs.number != invoice.number:
+            _require_amount(invoice, theirs)
+            return CollectedInvoice(stripe_invoice_id)
         return await self._complete(invoice, theirs, attempt_count)
 
     async def hold(self, stripe_invoice_id: str) -> StripeInvoice | None:
@@ -179,6 +188,14 @@ def _line_to_stripe(invoice: Invoice, line: CollectedLine) -> dict[str, Any]:
 
 def _voided(theirs: StripeInvoice) -> StripeInvoice:
     return replace(theirs, status=StripeInvoiceStatus.VOID)
+
+
+def _require_amount(ours: Invoice, theirs: StripeInvoice) -> None:
+    expected, found = (ours.total.currency_code, ours.total.minor), (theirs.currency_code, theirs.total_minor)
+    if found != expected:
+        raise CollectionRefused(
+            f"{theirs.stripe_invoice_id}: Stripe itself finalized {found} (currency, total), ours is {expected}"
+        )
 
 
 def _require_equal(ours: Invoice, theirs: StripeInvoice) -> None:

@@ -44,6 +44,10 @@ class PaymentBook(PaymentReader, Protocol):
         """
         ...
 
+    async def take_off(self, invoice_id: str) -> None:
+        """Takes an invoice off the list of what is to be collected."""
+        ...
+
     async def keep_refund(self, invoice_id: str, refund: StripeRefund) -> None:
         """Keeps a refund as it is now."""
         ...

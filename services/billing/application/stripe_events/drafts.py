@@ -11,6 +11,8 @@ from services.billing.application.ports.stripe_events import DueEvent
 from services.billing.application.stripe_events.effects import Effect, Nothing
 from services.billing.domain.stripe_objects import StripeInvoiceStatus
 
+_CHARGED = frozenset({StripeInvoiceStatus.OPEN, StripeInvoiceStatus.PAID})
+
 
 class HoldDraft:
     """Keeps Stripe's draft from finalizing itself. What goes onto it is the invoice that our own close makes, when the
@@ -35,14 +37,19 @@ class HoldDraft:
         if not organization_id:
             # Somebody else's, in the same account: not ours to touch.
             return Nothing("not an invoice of ours")
-        if theirs.status is not StripeInvoiceStatus.DRAFT:
-            return Nothing(f"{theirs.status.value} at Stripe before it could be held")
-        await self._collector.hold(theirs.stripe_invoice_id)
+        outcome = "held"
+        if theirs.status is StripeInvoiceStatus.DRAFT:
+            await self._collector.hold(theirs.stripe_invoice_id)
+        elif theirs.status in _CHARGED and theirs.total_minor:
+            # A subscription's first invoice is charged at once. It stands for ours if it is of the same amount.
+            outcome = f"{theirs.status.value} at Stripe before it could be held: to be compared with ours"
+        else:
+            return Nothing(f"{theirs.status.value} at Stripe, over {theirs.total_minor}")
 
         async def apply(book: Book) -> str:
             if await book.subscriptions.in_force() is None:
                 raise NotFound(what="organization", name=organization_id)
             await book.payments.keep_draft(WaitingDraft(theirs.stripe_invoice_id, theirs.stripe_customer_id))
-            return "held"
+            return outcome
 
         return Effect(organization_id, apply)

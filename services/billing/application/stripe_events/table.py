@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from services.billing.application.stripe_events.checkout import FinishCheckout
 from services.billing.application.stripe_events.customers import LookAtCustomer, UseFirstPaymentMethod
 from services.billing.application.stripe_events.disputes import KeepDispute, KeepRefunds
 from services.billing.application.stripe_events.drafts import HoldDraft
 from services.billing.application.stripe_events.effects import Handler
 from services.billing.application.stripe_events.payments import FollowInvoice
+from services.billing.application.stripe_events.subscriptions import FollowSubscription
 
 
 def handlers(
@@ -19,9 +21,17 @@ def handlers(
     keep_dispute: KeepDispute,
     look_at_customer: LookAtCustomer,
     use_first_payment_method: UseFirstPaymentMethod,
+    follow_subscription: FollowSubscription,
+    finish_checkout: FinishCheckout,
 ) -> Mapping[str, Handler]:
     """The table."""
     return {
+        "checkout.session.completed": finish_checkout,
+        "customer.subscription.created": follow_subscription,
+        "customer.subscription.updated": follow_subscription,
+        "customer.subscription.deleted": follow_subscription,
+        "customer.subscription.paused": follow_subscription,
+        "customer.subscription.resumed": follow_subscription,
         "invoice.created": hold_draft,
         "invoice.finalized": follow_invoice,
         "invoice.paid": follow_invoice,

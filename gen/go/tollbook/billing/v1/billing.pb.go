@@ -2682,6 +2682,244 @@ func (x *GetInvoiceResponse) GetInvoice() *Invoice {
 	return nil
 }
 
+// What to buy.
+type CreateCheckoutSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same request again answers the same page, for a day.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The plan; not `free`.
+	PlanId string `protobuf:"bytes,3,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// Where the customer goes afterwards: https, on a host that the operator allows; up to 2048 bytes.
+	SuccessUrl string `protobuf:"bytes,4,opt,name=success_url,json=successUrl,proto3" json:"success_url,omitempty"`
+	// Where the customer goes who does not go through with it; the same rules.
+	CancelUrl     string `protobuf:"bytes,5,opt,name=cancel_url,json=cancelUrl,proto3" json:"cancel_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCheckoutSessionRequest) Reset() {
+	*x = CreateCheckoutSessionRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCheckoutSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCheckoutSessionRequest) ProtoMessage() {}
+
+func (x *CreateCheckoutSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCheckoutSessionRequest.ProtoReflect.Descriptor instead.
+func (*CreateCheckoutSessionRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CreateCheckoutSessionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateCheckoutSessionRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CreateCheckoutSessionRequest) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *CreateCheckoutSessionRequest) GetSuccessUrl() string {
+	if x != nil {
+		return x.SuccessUrl
+	}
+	return ""
+}
+
+func (x *CreateCheckoutSessionRequest) GetCancelUrl() string {
+	if x != nil {
+		return x.CancelUrl
+	}
+	return ""
+}
+
+// The page.
+type CreateCheckoutSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to send the customer; good for a day.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// The session's id at Stripe.
+	StripeCheckoutId string `protobuf:"bytes,2,opt,name=stripe_checkout_id,json=stripeCheckoutId,proto3" json:"stripe_checkout_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *CreateCheckoutSessionResponse) Reset() {
+	*x = CreateCheckoutSessionResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCheckoutSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCheckoutSessionResponse) ProtoMessage() {}
+
+func (x *CreateCheckoutSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCheckoutSessionResponse.ProtoReflect.Descriptor instead.
+func (*CreateCheckoutSessionResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CreateCheckoutSessionResponse) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *CreateCheckoutSessionResponse) GetStripeCheckoutId() string {
+	if x != nil {
+		return x.StripeCheckoutId
+	}
+	return ""
+}
+
+// Whose page.
+type CreatePortalSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Where the customer goes afterwards: https, on a host that the operator allows; up to 2048 bytes.
+	ReturnUrl     string `protobuf:"bytes,2,opt,name=return_url,json=returnUrl,proto3" json:"return_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePortalSessionRequest) Reset() {
+	*x = CreatePortalSessionRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePortalSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePortalSessionRequest) ProtoMessage() {}
+
+func (x *CreatePortalSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePortalSessionRequest.ProtoReflect.Descriptor instead.
+func (*CreatePortalSessionRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CreatePortalSessionRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CreatePortalSessionRequest) GetReturnUrl() string {
+	if x != nil {
+		return x.ReturnUrl
+	}
+	return ""
+}
+
+// The page.
+type CreatePortalSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to send the customer, now: it is good for some minutes.
+	Url           string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePortalSessionResponse) Reset() {
+	*x = CreatePortalSessionResponse{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePortalSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePortalSessionResponse) ProtoMessage() {}
+
+func (x *CreatePortalSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePortalSessionResponse.ProtoReflect.Descriptor instead.
+func (*CreatePortalSessionResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CreatePortalSessionResponse) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
 var File_tollbook_billing_v1_billing_proto protoreflect.FileDescriptor
 
 const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
@@ -2878,7 +3116,25 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\n" +
 	"invoice_id\x18\x02 \x01(\tR\tinvoiceId\"L\n" +
 	"\x12GetInvoiceResponse\x126\n" +
-	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice*a\n" +
+	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice\"\xbf\x01\n" +
+	"\x1cCreateCheckoutSessionRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
+	"\aplan_id\x18\x03 \x01(\tR\x06planId\x12\x1f\n" +
+	"\vsuccess_url\x18\x04 \x01(\tR\n" +
+	"successUrl\x12\x1d\n" +
+	"\n" +
+	"cancel_url\x18\x05 \x01(\tR\tcancelUrl\"_\n" +
+	"\x1dCreateCheckoutSessionResponse\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12,\n" +
+	"\x12stripe_checkout_id\x18\x02 \x01(\tR\x10stripeCheckoutId\"d\n" +
+	"\x1aCreatePortalSessionRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x1d\n" +
+	"\n" +
+	"return_url\x18\x02 \x01(\tR\treturnUrl\"/\n" +
+	"\x1bCreatePortalSessionResponse\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url*a\n" +
 	"\n" +
 	"ChangeTime\x12\x1b\n" +
 	"\x17CHANGE_TIME_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -2921,7 +3177,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x18INVOICE_LINE_KIND_CREDIT\x10\t\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_ROUNDING\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xd0\x0e\n" +
+	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xa2\x11\n" +
 	"\x0eBillingService\x12\x9d\x01\n" +
 	"\x12CreateSubscription\x12..tollbook.billing.v1.CreateSubscriptionRequest\x1a/.tollbook.billing.v1.CreateSubscriptionResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/subscriptions\x12\x90\x01\n" +
 	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x8f\x01\n" +
@@ -2931,7 +3187,9 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x11PauseSubscription\x12-.tollbook.billing.v1.PauseSubscriptionRequest\x1a..tollbook.billing.v1.PauseSubscriptionResponse\"+\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/api/v1/subscription:pause\x12\xa3\x01\n" +
 	"\x12ResumeSubscription\x12..tollbook.billing.v1.ResumeSubscriptionRequest\x1a/.tollbook.billing.v1.ResumeSubscriptionResponse\",\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/subscription:resume\x12\xa5\x01\n" +
 	"\x14GetSubscriptionUsage\x120.tollbook.billing.v1.GetSubscriptionUsageRequest\x1a1.tollbook.billing.v1.GetSubscriptionUsageResponse\"(\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/subscription/usage\x12\x93\x01\n" +
-	"\x10ListEntitlements\x12,.tollbook.billing.v1.ListEntitlementsRequest\x1a-.tollbook.billing.v1.ListEntitlementsResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/entitlements\x12\x91\x01\n" +
+	"\x10ListEntitlements\x12,.tollbook.billing.v1.ListEntitlementsRequest\x1a-.tollbook.billing.v1.ListEntitlementsResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/entitlements\x12\xaa\x01\n" +
+	"\x15CreateCheckoutSession\x121.tollbook.billing.v1.CreateCheckoutSessionRequest\x1a2.tollbook.billing.v1.CreateCheckoutSessionResponse\"*\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/api/v1/checkout-sessions\x12\xa2\x01\n" +
+	"\x13CreatePortalSession\x12/.tollbook.billing.v1.CreatePortalSessionRequest\x1a0.tollbook.billing.v1.CreatePortalSessionResponse\"(\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/api/v1/portal-sessions\x12\x91\x01\n" +
 	"\x0ePreviewInvoice\x12*.tollbook.billing.v1.PreviewInvoiceRequest\x1a+.tollbook.billing.v1.PreviewInvoiceResponse\"&\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/invoices:preview\x12\xa5\x01\n" +
 	"\x12CloseBillingPeriod\x12..tollbook.billing.v1.CloseBillingPeriodRequest\x1a/.tollbook.billing.v1.CloseBillingPeriodResponse\".\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/api/v1/billing-periods:close\x12\x83\x01\n" +
 	"\fListInvoices\x12(.tollbook.billing.v1.ListInvoicesRequest\x1a).tollbook.billing.v1.ListInvoicesResponse\"\x1e\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/invoices\x12\x8a\x01\n" +
@@ -2952,96 +3210,100 @@ func file_tollbook_billing_v1_billing_proto_rawDescGZIP() []byte {
 }
 
 var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_tollbook_billing_v1_billing_proto_goTypes = []any{
-	(ChangeTime)(0),                      // 0: tollbook.billing.v1.ChangeTime
-	(SubscriptionStatus)(0),              // 1: tollbook.billing.v1.SubscriptionStatus
-	(InvoiceCut)(0),                      // 2: tollbook.billing.v1.InvoiceCut
-	(InvoiceState)(0),                    // 3: tollbook.billing.v1.InvoiceState
-	(InvoiceLineKind)(0),                 // 4: tollbook.billing.v1.InvoiceLineKind
-	(*Subscription)(nil),                 // 5: tollbook.billing.v1.Subscription
-	(*SubscriptionPhase)(nil),            // 6: tollbook.billing.v1.SubscriptionPhase
-	(*CreateSubscriptionRequest)(nil),    // 7: tollbook.billing.v1.CreateSubscriptionRequest
-	(*CreateSubscriptionResponse)(nil),   // 8: tollbook.billing.v1.CreateSubscriptionResponse
-	(*GetSubscriptionRequest)(nil),       // 9: tollbook.billing.v1.GetSubscriptionRequest
-	(*GetSubscriptionResponse)(nil),      // 10: tollbook.billing.v1.GetSubscriptionResponse
-	(*ChangePlanRequest)(nil),            // 11: tollbook.billing.v1.ChangePlanRequest
-	(*ChangePlanResponse)(nil),           // 12: tollbook.billing.v1.ChangePlanResponse
-	(*CancelSubscriptionRequest)(nil),    // 13: tollbook.billing.v1.CancelSubscriptionRequest
-	(*CancelSubscriptionResponse)(nil),   // 14: tollbook.billing.v1.CancelSubscriptionResponse
-	(*PauseSubscriptionRequest)(nil),     // 15: tollbook.billing.v1.PauseSubscriptionRequest
-	(*PauseSubscriptionResponse)(nil),    // 16: tollbook.billing.v1.PauseSubscriptionResponse
-	(*ResumeSubscriptionRequest)(nil),    // 17: tollbook.billing.v1.ResumeSubscriptionRequest
-	(*ResumeSubscriptionResponse)(nil),   // 18: tollbook.billing.v1.ResumeSubscriptionResponse
-	(*GetSubscriptionUsageRequest)(nil),  // 19: tollbook.billing.v1.GetSubscriptionUsageRequest
-	(*GetSubscriptionUsageResponse)(nil), // 20: tollbook.billing.v1.GetSubscriptionUsageResponse
-	(*PeriodUsage)(nil),                  // 21: tollbook.billing.v1.PeriodUsage
-	(*MeterUsage)(nil),                   // 22: tollbook.billing.v1.MeterUsage
-	(*ListEntitlementsRequest)(nil),      // 23: tollbook.billing.v1.ListEntitlementsRequest
-	(*ListEntitlementsResponse)(nil),     // 24: tollbook.billing.v1.ListEntitlementsResponse
-	(*EntitledLimit)(nil),                // 25: tollbook.billing.v1.EntitledLimit
-	(*Invoice)(nil),                      // 26: tollbook.billing.v1.Invoice
-	(*InvoiceLine)(nil),                  // 27: tollbook.billing.v1.InvoiceLine
-	(*PreviewInvoiceRequest)(nil),        // 28: tollbook.billing.v1.PreviewInvoiceRequest
-	(*PreviewInvoiceResponse)(nil),       // 29: tollbook.billing.v1.PreviewInvoiceResponse
-	(*CloseBillingPeriodRequest)(nil),    // 30: tollbook.billing.v1.CloseBillingPeriodRequest
-	(*CloseBillingPeriodResponse)(nil),   // 31: tollbook.billing.v1.CloseBillingPeriodResponse
-	(*ListInvoicesRequest)(nil),          // 32: tollbook.billing.v1.ListInvoicesRequest
-	(*ListInvoicesResponse)(nil),         // 33: tollbook.billing.v1.ListInvoicesResponse
-	(*GetInvoiceRequest)(nil),            // 34: tollbook.billing.v1.GetInvoiceRequest
-	(*GetInvoiceResponse)(nil),           // 35: tollbook.billing.v1.GetInvoiceResponse
-	nil,                                  // 36: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	(*timestamppb.Timestamp)(nil),        // 37: google.protobuf.Timestamp
-	(*Plan)(nil),                         // 38: tollbook.billing.v1.Plan
-	(PlanLimitKind)(0),                   // 39: tollbook.billing.v1.PlanLimitKind
+	(ChangeTime)(0),                       // 0: tollbook.billing.v1.ChangeTime
+	(SubscriptionStatus)(0),               // 1: tollbook.billing.v1.SubscriptionStatus
+	(InvoiceCut)(0),                       // 2: tollbook.billing.v1.InvoiceCut
+	(InvoiceState)(0),                     // 3: tollbook.billing.v1.InvoiceState
+	(InvoiceLineKind)(0),                  // 4: tollbook.billing.v1.InvoiceLineKind
+	(*Subscription)(nil),                  // 5: tollbook.billing.v1.Subscription
+	(*SubscriptionPhase)(nil),             // 6: tollbook.billing.v1.SubscriptionPhase
+	(*CreateSubscriptionRequest)(nil),     // 7: tollbook.billing.v1.CreateSubscriptionRequest
+	(*CreateSubscriptionResponse)(nil),    // 8: tollbook.billing.v1.CreateSubscriptionResponse
+	(*GetSubscriptionRequest)(nil),        // 9: tollbook.billing.v1.GetSubscriptionRequest
+	(*GetSubscriptionResponse)(nil),       // 10: tollbook.billing.v1.GetSubscriptionResponse
+	(*ChangePlanRequest)(nil),             // 11: tollbook.billing.v1.ChangePlanRequest
+	(*ChangePlanResponse)(nil),            // 12: tollbook.billing.v1.ChangePlanResponse
+	(*CancelSubscriptionRequest)(nil),     // 13: tollbook.billing.v1.CancelSubscriptionRequest
+	(*CancelSubscriptionResponse)(nil),    // 14: tollbook.billing.v1.CancelSubscriptionResponse
+	(*PauseSubscriptionRequest)(nil),      // 15: tollbook.billing.v1.PauseSubscriptionRequest
+	(*PauseSubscriptionResponse)(nil),     // 16: tollbook.billing.v1.PauseSubscriptionResponse
+	(*ResumeSubscriptionRequest)(nil),     // 17: tollbook.billing.v1.ResumeSubscriptionRequest
+	(*ResumeSubscriptionResponse)(nil),    // 18: tollbook.billing.v1.ResumeSubscriptionResponse
+	(*GetSubscriptionUsageRequest)(nil),   // 19: tollbook.billing.v1.GetSubscriptionUsageRequest
+	(*GetSubscriptionUsageResponse)(nil),  // 20: tollbook.billing.v1.GetSubscriptionUsageResponse
+	(*PeriodUsage)(nil),                   // 21: tollbook.billing.v1.PeriodUsage
+	(*MeterUsage)(nil),                    // 22: tollbook.billing.v1.MeterUsage
+	(*ListEntitlementsRequest)(nil),       // 23: tollbook.billing.v1.ListEntitlementsRequest
+	(*ListEntitlementsResponse)(nil),      // 24: tollbook.billing.v1.ListEntitlementsResponse
+	(*EntitledLimit)(nil),                 // 25: tollbook.billing.v1.EntitledLimit
+	(*Invoice)(nil),                       // 26: tollbook.billing.v1.Invoice
+	(*InvoiceLine)(nil),                   // 27: tollbook.billing.v1.InvoiceLine
+	(*PreviewInvoiceRequest)(nil),         // 28: tollbook.billing.v1.PreviewInvoiceRequest
+	(*PreviewInvoiceResponse)(nil),        // 29: tollbook.billing.v1.PreviewInvoiceResponse
+	(*CloseBillingPeriodRequest)(nil),     // 30: tollbook.billing.v1.CloseBillingPeriodRequest
+	(*CloseBillingPeriodResponse)(nil),    // 31: tollbook.billing.v1.CloseBillingPeriodResponse
+	(*ListInvoicesRequest)(nil),           // 32: tollbook.billing.v1.ListInvoicesRequest
+	(*ListInvoicesResponse)(nil),          // 33: tollbook.billing.v1.ListInvoicesResponse
+	(*GetInvoiceRequest)(nil),             // 34: tollbook.billing.v1.GetInvoiceRequest
+	(*GetInvoiceResponse)(nil),            // 35: tollbook.billing.v1.GetInvoiceResponse
+	(*CreateCheckoutSessionRequest)(nil),  // 36: tollbook.billing.v1.CreateCheckoutSessionRequest
+	(*CreateCheckoutSessionResponse)(nil), // 37: tollbook.billing.v1.CreateCheckoutSessionResponse
+	(*CreatePortalSessionRequest)(nil),    // 38: tollbook.billing.v1.CreatePortalSessionRequest
+	(*CreatePortalSessionResponse)(nil),   // 39: tollbook.billing.v1.CreatePortalSessionResponse
+	nil,                                   // 40: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	(*timestamppb.Timestamp)(nil),         // 41: google.protobuf.Timestamp
+	(*Plan)(nil),                          // 42: tollbook.billing.v1.Plan
+	(PlanLimitKind)(0),                    // 43: tollbook.billing.v1.PlanLimitKind
 }
 var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	1,  // 0: tollbook.billing.v1.Subscription.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	37, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	37, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
-	37, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
-	37, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
-	37, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
-	37, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
+	41, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	41, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
+	41, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
+	41, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
+	41, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
+	41, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
 	6,  // 7: tollbook.billing.v1.Subscription.phases:type_name -> tollbook.billing.v1.SubscriptionPhase
 	6,  // 8: tollbook.billing.v1.Subscription.scheduled_change:type_name -> tollbook.billing.v1.SubscriptionPhase
-	37, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
+	41, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
 	5,  // 10: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
-	38, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	42, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
 	5,  // 12: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 13: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 14: tollbook.billing.v1.ChangePlanRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
-	38, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	42, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
 	5,  // 16: tollbook.billing.v1.ChangePlanResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 17: tollbook.billing.v1.CancelSubscriptionRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
 	5,  // 18: tollbook.billing.v1.CancelSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 19: tollbook.billing.v1.PauseSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 20: tollbook.billing.v1.ResumeSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	21, // 21: tollbook.billing.v1.GetSubscriptionUsageResponse.periods:type_name -> tollbook.billing.v1.PeriodUsage
-	37, // 22: tollbook.billing.v1.PeriodUsage.start_time:type_name -> google.protobuf.Timestamp
-	37, // 23: tollbook.billing.v1.PeriodUsage.end_time:type_name -> google.protobuf.Timestamp
+	41, // 22: tollbook.billing.v1.PeriodUsage.start_time:type_name -> google.protobuf.Timestamp
+	41, // 23: tollbook.billing.v1.PeriodUsage.end_time:type_name -> google.protobuf.Timestamp
 	22, // 24: tollbook.billing.v1.PeriodUsage.meters:type_name -> tollbook.billing.v1.MeterUsage
 	1,  // 25: tollbook.billing.v1.ListEntitlementsResponse.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	37, // 26: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
-	37, // 27: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
+	41, // 26: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
+	41, // 27: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
 	25, // 28: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
-	36, // 29: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	39, // 30: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
+	40, // 29: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	43, // 30: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
 	3,  // 31: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
 	27, // 32: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
-	37, // 33: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
-	37, // 34: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
-	37, // 35: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
+	41, // 33: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
+	41, // 34: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
+	41, // 35: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
 	2,  // 36: tollbook.billing.v1.Invoice.cut:type_name -> tollbook.billing.v1.InvoiceCut
 	4,  // 37: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
-	37, // 38: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
-	37, // 39: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
+	41, // 38: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
+	41, // 39: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
 	26, // 40: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	37, // 41: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
+	41, // 41: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
 	26, // 42: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
 	3,  // 43: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
-	37, // 44: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
-	37, // 45: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
+	41, // 44: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
+	41, // 45: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
 	26, // 46: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
 	26, // 47: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
 	7,  // 48: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
@@ -3052,24 +3314,28 @@ var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	17, // 53: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
 	19, // 54: tollbook.billing.v1.BillingService.GetSubscriptionUsage:input_type -> tollbook.billing.v1.GetSubscriptionUsageRequest
 	23, // 55: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
-	28, // 56: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
-	30, // 57: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
-	32, // 58: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
-	34, // 59: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
-	8,  // 60: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
-	10, // 61: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
-	12, // 62: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
-	14, // 63: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
-	16, // 64: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
-	18, // 65: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
-	20, // 66: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
-	24, // 67: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
-	29, // 68: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
-	31, // 69: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
-	33, // 70: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
-	35, // 71: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
-	60, // [60:72] is the sub-list for method output_type
-	48, // [48:60] is the sub-list for method input_type
+	36, // 56: tollbook.billing.v1.BillingService.CreateCheckoutSession:input_type -> tollbook.billing.v1.CreateCheckoutSessionRequest
+	38, // 57: tollbook.billing.v1.BillingService.CreatePortalSession:input_type -> tollbook.billing.v1.CreatePortalSessionRequest
+	28, // 58: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
+	30, // 59: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
+	32, // 60: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
+	34, // 61: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
+	8,  // 62: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
+	10, // 63: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
+	12, // 64: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
+	14, // 65: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
+	16, // 66: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
+	18, // 67: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
+	20, // 68: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
+	24, // 69: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
+	37, // 70: tollbook.billing.v1.BillingService.CreateCheckoutSession:output_type -> tollbook.billing.v1.CreateCheckoutSessionResponse
+	39, // 71: tollbook.billing.v1.BillingService.CreatePortalSession:output_type -> tollbook.billing.v1.CreatePortalSessionResponse
+	29, // 72: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
+	31, // 73: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
+	33, // 74: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
+	35, // 75: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
+	62, // [62:76] is the sub-list for method output_type
+	48, // [48:62] is the sub-list for method input_type
 	48, // [48:48] is the sub-list for extension type_name
 	48, // [48:48] is the sub-list for extension extendee
 	0,  // [0:48] is the sub-list for field type_name
@@ -3090,7 +3356,7 @@ func file_tollbook_billing_v1_billing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_billing_proto_rawDesc), len(file_tollbook_billing_v1_billing_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   32,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,18 +22,20 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	BillingService_CreateSubscription_FullMethodName   = "/tollbook.billing.v1.BillingService/CreateSubscription"
-	BillingService_GetSubscription_FullMethodName      = "/tollbook.billing.v1.BillingService/GetSubscription"
-	BillingService_ChangePlan_FullMethodName           = "/tollbook.billing.v1.BillingService/ChangePlan"
-	BillingService_CancelSubscription_FullMethodName   = "/tollbook.billing.v1.BillingService/CancelSubscription"
-	BillingService_PauseSubscription_FullMethodName    = "/tollbook.billing.v1.BillingService/PauseSubscription"
-	BillingService_ResumeSubscription_FullMethodName   = "/tollbook.billing.v1.BillingService/ResumeSubscription"
-	BillingService_GetSubscriptionUsage_FullMethodName = "/tollbook.billing.v1.BillingService/GetSubscriptionUsage"
-	BillingService_ListEntitlements_FullMethodName     = "/tollbook.billing.v1.BillingService/ListEntitlements"
-	BillingService_PreviewInvoice_FullMethodName       = "/tollbook.billing.v1.BillingService/PreviewInvoice"
-	BillingService_CloseBillingPeriod_FullMethodName   = "/tollbook.billing.v1.BillingService/CloseBillingPeriod"
-	BillingService_ListInvoices_FullMethodName         = "/tollbook.billing.v1.BillingService/ListInvoices"
-	BillingService_GetInvoice_FullMethodName           = "/tollbook.billing.v1.BillingService/GetInvoice"
+	BillingService_CreateSubscription_FullMethodName    = "/tollbook.billing.v1.BillingService/CreateSubscription"
+	BillingService_GetSubscription_FullMethodName       = "/tollbook.billing.v1.BillingService/GetSubscription"
+	BillingService_ChangePlan_FullMethodName            = "/tollbook.billing.v1.BillingService/ChangePlan"
+	BillingService_CancelSubscription_FullMethodName    = "/tollbook.billing.v1.BillingService/CancelSubscription"
+	BillingService_PauseSubscription_FullMethodName     = "/tollbook.billing.v1.BillingService/PauseSubscription"
+	BillingService_ResumeSubscription_FullMethodName    = "/tollbook.billing.v1.BillingService/ResumeSubscription"
+	BillingService_GetSubscriptionUsage_FullMethodName  = "/tollbook.billing.v1.BillingService/GetSubscriptionUsage"
+	BillingService_ListEntitlements_FullMethodName      = "/tollbook.billing.v1.BillingService/ListEntitlements"
+	BillingService_CreateCheckoutSession_FullMethodName = "/tollbook.billing.v1.BillingService/CreateCheckoutSession"
+	BillingService_CreatePortalSession_FullMethodName   = "/tollbook.billing.v1.BillingService/CreatePortalSession"
+	BillingService_PreviewInvoice_FullMethodName        = "/tollbook.billing.v1.BillingService/PreviewInvoice"
+	BillingService_CloseBillingPeriod_FullMethodName    = "/tollbook.billing.v1.BillingService/CloseBillingPeriod"
+	BillingService_ListInvoices_FullMethodName          = "/tollbook.billing.v1.BillingService/ListInvoices"
+	BillingService_GetInvoice_FullMethodName            = "/tollbook.billing.v1.BillingService/GetInvoice"
 )
 
 // BillingServiceClient is the client API for BillingService service.
@@ -63,6 +65,12 @@ type BillingServiceClient interface {
 	GetSubscriptionUsage(ctx context.Context, in *GetSubscriptionUsageRequest, opts ...grpc.CallOption) (*GetSubscriptionUsageResponse, error)
 	// The limits and features in force.
 	ListEntitlements(ctx context.Context, in *ListEntitlementsRequest, opts ...grpc.CallOption) (*ListEntitlementsResponse, error)
+	// A page of Stripe's where the customer says how to pay for a plan. The plan begins, and its first invoice is charged,
+	// when the customer is through with it. FAILED_PRECONDITION with INVALID_STATE when the plan is in force already, or no
+	// host to come back to is configured.
+	CreateCheckoutSession(ctx context.Context, in *CreateCheckoutSessionRequest, opts ...grpc.CallOption) (*CreateCheckoutSessionResponse, error)
+	// A page of Stripe's where the customer manages cards and sees receipts.
+	CreatePortalSession(ctx context.Context, in *CreatePortalSessionRequest, opts ...grpc.CallOption) (*CreatePortalSessionResponse, error)
 	// What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
 	// add to that. Changes nothing.
 	PreviewInvoice(ctx context.Context, in *PreviewInvoiceRequest, opts ...grpc.CallOption) (*PreviewInvoiceResponse, error)
@@ -165,6 +173,26 @@ func (c *billingServiceClient) ListEntitlements(ctx context.Context, in *ListEnt
 	return out, nil
 }
 
+func (c *billingServiceClient) CreateCheckoutSession(ctx context.Context, in *CreateCheckoutSessionRequest, opts ...grpc.CallOption) (*CreateCheckoutSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateCheckoutSessionResponse)
+	err := c.cc.Invoke(ctx, BillingService_CreateCheckoutSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *billingServiceClient) CreatePortalSession(ctx context.Context, in *CreatePortalSessionRequest, opts ...grpc.CallOption) (*CreatePortalSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreatePortalSessionResponse)
+	err := c.cc.Invoke(ctx, BillingService_CreatePortalSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *billingServiceClient) PreviewInvoice(ctx context.Context, in *PreviewInvoiceRequest, opts ...grpc.CallOption) (*PreviewInvoiceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PreviewInvoiceResponse)
@@ -232,6 +260,12 @@ type BillingServiceServer interface {
 	GetSubscriptionUsage(context.Context, *GetSubscriptionUsageRequest) (*GetSubscriptionUsageResponse, error)
 	// The limits and features in force.
 	ListEntitlements(context.Context, *ListEntitlementsRequest) (*ListEntitlementsResponse, error)
+	// A page of Stripe's where the customer says how to pay for a plan. The plan begins, and its first invoice is charged,
+	// when the customer is through with it. FAILED_PRECONDITION with INVALID_STATE when the plan is in force already, or no
+	// host to come back to is configured.
+	CreateCheckoutSession(context.Context, *CreateCheckoutSessionRequest) (*CreateCheckoutSessionResponse, error)
+	// A page of Stripe's where the customer manages cards and sees receipts.
+	CreatePortalSession(context.Context, *CreatePortalSessionRequest) (*CreatePortalSessionResponse, error)
 	// What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
 	// add to that. Changes nothing.
 	PreviewInvoice(context.Context, *PreviewInvoiceRequest) (*PreviewInvoiceResponse, error)
@@ -277,6 +311,12 @@ func (UnimplementedBillingServiceServer) GetSubscriptionUsage(context.Context, *
 }
 func (UnimplementedBillingServiceServer) ListEntitlements(context.Context, *ListEntitlementsRequest) (*ListEntitlementsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEntitlements not implemented")
+}
+func (UnimplementedBillingServiceServer) CreateCheckoutSession(context.Context, *CreateCheckoutSessionRequest) (*CreateCheckoutSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateCheckoutSession not implemented")
+}
+func (UnimplementedBillingServiceServer) CreatePortalSession(context.Context, *CreatePortalSessionRequest) (*CreatePortalSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreatePortalSession not implemented")
 }
 func (UnimplementedBillingServiceServer) PreviewInvoice(context.Context, *PreviewInvoiceRequest) (*PreviewInvoiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PreviewInvoice not implemented")
@@ -455,6 +495,42 @@ func _BillingService_ListEntitlements_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BillingService_CreateCheckoutSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateCheckoutSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BillingServiceServer).CreateCheckoutSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BillingService_CreateCheckoutSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BillingServiceServer).CreateCheckoutSession(ctx, req.(*CreateCheckoutSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BillingService_CreatePortalSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreatePortalSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BillingServiceServer).CreatePortalSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BillingService_CreatePortalSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BillingServiceServer).CreatePortalSession(ctx, req.(*CreatePortalSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _BillingService_PreviewInvoice_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PreviewInvoiceRequest)
 	if err := dec(in); err != nil {
@@ -565,6 +641,14 @@ var BillingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEntitlements",
 			Handler:    _BillingService_ListEntitlements_Handler,
+		},
+		{
+			MethodName: "CreateCheckoutSession",
+			Handler:    _BillingService_CreateCheckoutSession_Handler,
+		},
+		{
+			MethodName: "CreatePortalSession",
+			Handler:    _BillingService_CreatePortalSession_Handler,
 		},
 		{
 			MethodName: "PreviewInvoice",

@@ -75,6 +75,16 @@ class BillingServiceStub:
                 request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.SerializeToString,
                 response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsResponse.FromString,
                 _registered_method=True)
+        self.CreateCheckoutSession = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/CreateCheckoutSession',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreateCheckoutSessionRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreateCheckoutSessionResponse.FromString,
+                _registered_method=True)
+        self.CreatePortalSession = channel.unary_unary(
+                '/tollbook.billing.v1.BillingService/CreatePortalSession',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreatePortalSessionRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreatePortalSessionResponse.FromString,
+                _registered_method=True)
         self.PreviewInvoice = channel.unary_unary(
                 '/tollbook.billing.v1.BillingService/PreviewInvoice',
                 request_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.PreviewInvoiceRequest.SerializeToString,
@@ -162,6 +172,22 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCheckoutSession(self, request, context):
+        """A page of Stripe's where the customer says how to pay for a plan. The plan begins, and its first invoice is charged,
+        when the customer is through with it. FAILED_PRECONDITION with INVALID_STATE when the plan is in force already, or no
+        host to come back to is configured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreatePortalSession(self, request, context):
+        """A page of Stripe's where the customer manages cards and sees receipts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PreviewInvoice(self, request, context):
         """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
         add to that. Changes nothing.
@@ -236,6 +262,16 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.ListEntitlements,
                     request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.FromString,
                     response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsResponse.SerializeToString,
+            ),
+            'CreateCheckoutSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCheckoutSession,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreateCheckoutSessionRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreateCheckoutSessionResponse.SerializeToString,
+            ),
+            'CreatePortalSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePortalSession,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreatePortalSessionRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_billing__pb2.CreatePortalSessionResponse.SerializeToString,
             ),
             'PreviewInvoice': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewInvoice,
@@ -475,6 +511,60 @@ class BillingService:
             '/tollbook.billing.v1.BillingService/ListEntitlements',
             tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsRequest.SerializeToString,
             tollbook_dot_billing_dot_v1_dot_billing__pb2.ListEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCheckoutSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/CreateCheckoutSession',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.CreateCheckoutSessionRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.CreateCheckoutSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePortalSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.BillingService/CreatePortalSession',
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.CreatePortalSessionRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_billing__pb2.CreatePortalSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,13 @@ class BillingServiceStub:
     """
     ListEntitlements: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]
     """The limits and features in force."""
+    CreateCheckoutSession: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CreateCheckoutSessionRequest, _billing_pb2.CreateCheckoutSessionResponse]
+    """A page of Stripe's where the customer says how to pay for a plan. The plan begins, and its first invoice is charged,
+    when the customer is through with it. FAILED_PRECONDITION with INVALID_STATE when the plan is in force already, or no
+    host to come back to is configured.
+    """
+    CreatePortalSession: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CreatePortalSessionRequest, _billing_pb2.CreatePortalSessionResponse]
+    """A page of Stripe's where the customer manages cards and sees receipts."""
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]
     """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
     add to that. Changes nothing.
@@ -105,6 +112,13 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """
     ListEntitlements: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListEntitlementsRequest, _billing_pb2.ListEntitlementsResponse]  # type: ignore[assignment]
     """The limits and features in force."""
+    CreateCheckoutSession: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreateCheckoutSessionRequest, _billing_pb2.CreateCheckoutSessionResponse]  # type: ignore[assignment]
+    """A page of Stripe's where the customer says how to pay for a plan. The plan begins, and its first invoice is charged,
+    when the customer is through with it. FAILED_PRECONDITION with INVALID_STATE when the plan is in force already, or no
+    host to come back to is configured.
+    """
+    CreatePortalSession: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreatePortalSessionRequest, _billing_pb2.CreatePortalSessionResponse]  # type: ignore[assignment]
+    """A page of Stripe's where the customer manages cards and sees receipts."""
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
     """What the current period would be invoiced at, if it closed now; when it was closed early already, what its end would
     add to that. Changes nothing.
@@ -195,6 +209,25 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListEntitlementsResponse, _abc.Awaitable[_billing_pb2.ListEntitlementsResponse]]:
         """The limits and features in force."""
+
+    @_abc_1.abstractmethod
+    def CreateCheckoutSession(
+        self,
+        request: _billing_pb2.CreateCheckoutSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.CreateCheckoutSessionResponse, _abc.Awaitable[_billing_pb2.CreateCheckoutSessionResponse]]:
+        """A page of Stripe's where the customer says how to pay for a plan. The plan begins, and its first invoice is charged,
+        when the customer is through with it. FAILED_PRECONDITION with INVALID_STATE when the plan is in force already, or no
+        host to come back to is configured.
+        """
+
+    @_abc_1.abstractmethod
+    def CreatePortalSession(
+        self,
+        request: _billing_pb2.CreatePortalSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.CreatePortalSessionResponse, _abc.Awaitable[_billing_pb2.CreatePortalSessionResponse]]:
+        """A page of Stripe's where the customer manages cards and sees receipts."""
 
     @_abc_1.abstractmethod
     def PreviewInvoice(
