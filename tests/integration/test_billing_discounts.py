@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -32,19 +32,24 @@ from services.billing.application.find_wanted_plan import FindWantedPlan
 from services.billing.application.grant_credits import GrantCredits
 from services.billing.application.make_cut import MakeCut
 from services.billing.application.redeem_coupon import RedeemCoupon
+from services.billing.application.set_billing_terms import SetBillingTerms
 from services.billing.application.set_tax_rates import SetTaxRates
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.coupons import Coupon, CouponDuration, Redemption
 from services.billing.domain.credit_notes import CreditDestination, CreditNoteReason
 from services.billing.domain.credits import CreditAccount
+from services.billing.domain.errors import CurrencyNotOffered
 from services.billing.domain.invoices import Invoice, LineKind
+from services.billing.domain.profile import BillingTerms
 from services.billing.domain.tax import TaxRate
 from tests.integration.billing_database import BillingDatabase, billing_database
-from tests.unit.billing.plans import METERS, MINUTE, PLANS
+from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER, book, minutes_charge
 
 # The 31st: the days on which months begin differ.
 NOW = datetime(2026, 12, 31, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
+IN_YEN = book(Money(7000, "JPY"), minutes_charge(included=1_000))
+BOTH = replace(STARTER, plan_id="both", price_books=(*STARTER.price_books, IN_YEN))
 CUSTOMERS = [f"org-{number}" for number in range(8)]
 HALF_FOR_THREE = Coupon(
     coupon_id="LAUNCH50",
@@ -68,8 +73,8 @@ class Scene:
     create: CreateSubscription
     close_due: CloseDueSubscriptions
 
-    async def sell(self, organization_id: str) -> None:
-        await self.create(organization_id, "starter", start_time=None, request_id=new_id("req"), actor="tests")
+    async def sell(self, organization_id: str, plan_id: str = "starter") -> None:
+        await self.create(organization_id, plan_id, start_time=None, request_id=new_id("req"), actor="tests")
 
     async def pass_days(self, count: int) -> None:
         """Lets time pass day by day, and what is due by itself happen."""
@@ -80,12 +85,12 @@ class Scene:
 
     async def invoices(self, organization_id: str) -> Sequence[Invoice]:
         """Oldest first."""
-        async with self.books.read(organization_id) as book:
-            return list(reversed(await book.invoices.newest_first(before=None, count=100)))
+        async with self.books.read(organization_id) as reader:
+            return list(reversed(await reader.invoices.newest_first(before=None, count=100)))
 
     async def available(self, organization_id: str) -> Money:
-        async with self.books.read(organization_id) as book:
-            return (await book.credits.balances())["USD"][CreditAccount.AVAILABLE]
+        async with self.books.read(organization_id) as reader:
+            return (await reader.credits.balances())["USD"][CreditAccount.AVAILABLE]
 
 
 @pytest.fixture
@@ -94,7 +99,7 @@ async def scene(postgres: EmbeddedPostgres) -> AsyncIterator[Scene]:
     organizations = MemoryOrganizations(dict.fromkeys(CUSTOMERS, NOW - 60 * DAY))
     async with billing_database(postgres.url) as database:
         books, plans = PostgresBooks(database.tenant), PostgresPlans(database.tenant, database.fleet)
-        await plans.apply(PLANS, request_id="stock", digest=b"", actor="tests")
+        await plans.apply([*PLANS, BOTH], request_id="stock", digest=b"", actor="tests")
         in_force = SubscriptionInForce(books, plans, organizations, clock)
         make_cut = MakeCut(books, FindPlan(books, plans), usage, clock)
         yield Scene(
@@ -187,6 +192,20 @@ async def test_a_new_tax_is_charged_from_its_first_instant_on(scene: Scene) -> N
     assert sums(await scene.invoices("org-0"), LineKind.TAX) == [0, 0, 980]
 
 
+async def test_what_was_agreed_is_the_currency_of_a_subscription_that_names_none(scene: Scene) -> None:
+    for customer, currency_code in (("org-0", "JPY"), ("org-1", ""), ("org-2", "EUR")):
+        terms = BillingTerms(currency_code=currency_code)
+        verb = SetBillingTerms(scene.books, scene.clock)
+        await verb(customer, terms, request_id="terms", actor="tests")
+    await scene.sell("org-0", "both")
+    await scene.sell("org-1", "both")
+    await scene.pass_days(1)
+    totals = [(await scene.invoices(customer))[0].total for customer in ("org-0", "org-1")]
+    assert [total.currency_code for total in totals] == ["JPY", "USD"]
+    with pytest.raises(CurrencyNotOffered):
+        await scene.sell("org-2")
+
+
 async def test_a_credit_note_takes_back_tax_and_what_credits_paid_and_the_next_invoice_is_paid_by_it(
     scene: Scene,
 ) -> None:
@@ -195,8 +214,8 @@ async def test_a_credit_note_takes_back_tax_and_what_credits_paid_and_the_next_i
     await SetTaxRates(scene.books, scene.clock)("org-0", [vat], start_time=None, request_id="r", actor="tests")
     await scene.pass_days(1)
     (opening,) = await scene.invoices("org-0")
-    async with scene.books.open("org-0") as book:
-        await book.invoices.set_paid(opening.invoice_id, "in_1")
+    async with scene.books.open("org-0") as opened:
+        await opened.invoices.set_paid(opening.invoice_id, "in_1")
     note = await CreateCreditNote(scene.books, scene.clock)(
         "org-0",
         opening.invoice_id,

@@ -46,9 +46,9 @@ class CreateSubscription:
     ) -> Standing:
         """Puts the organization on the newest version of the plan, or on terms in its place. Supersedes `free`.
 
-        start_time None: now. currency_code empty: the plan's first. trial_days None: the plan's, once in an
-        organization's life. is_opened_at_once: its opening is invoiced now and not a while later, for what was bought
-        and paid already. The same request again answers the subscription it made.
+        start_time None: now. currency_code empty: the one agreed with the customer, else the plan's first. trial_days
+        None: the plan's, once in an organization's life. is_opened_at_once: its opening is invoiced now and not a while
+        later, for what was bought and paid already. The same request again answers the subscription it made.
 
         Raises AlreadyExists when a plan other than `free` is in force, NotFound for an unknown plan, InvalidState for
         one that is not sold, InvalidField for a start_time ahead, too far back or within a time that is billed already,
@@ -75,10 +75,12 @@ class CreateSubscription:
             start = start_of_subscription(start_time, now)
             before = await book.subscriptions.timelines()
             _require_not_billed(before, start)
+            agreed = (await book.profile.current()).terms.currency_code
+            currency = currency_code or agreed or wanted.plan.default_book.currency_code
             timeline = lifecycle.begin(
                 new_id("sub"),
                 wanted.ref,
-                currency_code=wanted.plan.book(currency_code or wanted.plan.default_book.currency_code).currency_code,
+                currency_code=wanted.plan.book(currency).currency_code,
                 start=start,
                 trial_days=_trial_days(trial_days, wanted, before),
                 opening=now if is_opened_at_once else now + limits.CLOSE_AFTER,

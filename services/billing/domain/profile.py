@@ -14,7 +14,6 @@ from services.billing.domain import limits
 from services.billing.domain.texts import require_name, require_text
 
 DEFAULT_LEGAL_ENTITY = "default"
-DEFAULT_CURRENCY = "USD"
 DEFAULT_LOCALE = "en"
 DEFAULT_TERM_DAYS = 14
 """Only counts for who pays by transfer; a card is charged at once."""
@@ -55,8 +54,8 @@ class BillingTerms:
 
     legal_entity_id: str = DEFAULT_LEGAL_ENTITY
     """Who bills it."""
-    currency_code: str = DEFAULT_CURRENCY
-    """Of subscriptions that name none."""
+    currency_code: str = ""
+    """Of subscriptions that name none; empty: their plan's first."""
     collection_method: CollectionMethod = CollectionMethod.CHARGE_AUTOMATICALLY
     term_days: int = DEFAULT_TERM_DAYS
 
@@ -113,7 +112,8 @@ def require_terms(terms: BillingTerms) -> None:
     """Raises InvalidField unless the terms can be kept."""
     require_name("terms.legal_entity_id", terms.legal_entity_id)
     try:
-        currency_exponent(terms.currency_code)
+        if terms.currency_code:
+            currency_exponent(terms.currency_code)
     except UnknownCurrency:
         raise InvalidField(field="terms.currency_code", problem="not a currency that can be billed") from None
     if not 0 <= terms.term_days <= limits.TERM_DAYS_MAX:

@@ -8,7 +8,6 @@ from kit.errors import InvalidField
 from kit.grpc.convert import moment_to_pb
 from kit.money import format_decimal, parse_decimal
 from services.billing.domain.profile import (
-    DEFAULT_CURRENCY,
     DEFAULT_LEGAL_ENTITY,
     DEFAULT_TERM_DAYS,
     BillingProfile,
@@ -61,7 +60,7 @@ def terms_from_pb(message: profile_pb2.BillingTerms) -> BillingTerms:
         raise InvalidField(field="terms.collection_method", problem="unknown")
     return BillingTerms(
         legal_entity_id=message.legal_entity_id or DEFAULT_LEGAL_ENTITY,
-        currency_code=message.currency_code or DEFAULT_CURRENCY,
+        currency_code=message.currency_code,
         collection_method=_METHODS[message.collection_method],
         term_days=message.term_days if message.HasField("term_days") else DEFAULT_TERM_DAYS,
     )

@@ -394,7 +394,7 @@ type Subscription struct {
 	PeriodEndTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=period_end_time,json=periodEndTime,proto3" json:"period_end_time,omitempty"`
 	// The customer at Stripe; set by the server, empty until known there.
 	StripeCustomerId string `protobuf:"bytes,9,opt,name=stripe_customer_id,json=stripeCustomerId,proto3" json:"stripe_customer_id,omitempty"`
-	// The currency of everything it is charged; empty: the plan's first.
+	// The currency of everything it is charged; empty: the one agreed with the customer, else the plan's first.
 	CurrencyCode string `protobuf:"bytes,10,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
 	// Where its monthly periods are counted from: its start, or the end of its trial; set by the server.
 	AnchorTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=anchor_time,json=anchorTime,proto3" json:"anchor_time,omitempty"`

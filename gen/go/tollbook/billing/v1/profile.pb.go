@@ -224,7 +224,7 @@ type BillingTerms struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who bills it; empty: `default`.
 	LegalEntityId string `protobuf:"bytes,1,opt,name=legal_entity_id,json=legalEntityId,proto3" json:"legal_entity_id,omitempty"`
-	// The currency of subscriptions that name none, ISO 4217; empty: `USD`.
+	// The currency of subscriptions that name none, ISO 4217; empty: the first one of their plan.
 	CurrencyCode string `protobuf:"bytes,2,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
 	// How invoices are paid; unspecified: the card is charged.
 	CollectionMethod CollectionMethod `protobuf:"varint,3,opt,name=collection_method,json=collectionMethod,proto3,enum=tollbook.billing.v1.CollectionMethod" json:"collection_method,omitempty"`

@@ -258,7 +258,7 @@ class Subscription(_message.Message):
     stripe_customer_id: _builtins.str
     """The customer at Stripe; set by the server, empty until known there."""
     currency_code: _builtins.str
-    """The currency of everything it is charged; empty: the plan's first."""
+    """The currency of everything it is charged; empty: the one agreed with the customer, else the plan's first."""
     has_custom_terms: _builtins.bool
     """Whether the organization's own terms are in force in place of the plan version's; set by the server."""
     @_builtins.property

@@ -127,7 +127,7 @@ class BillingTerms(_message.Message):
     legal_entity_id: _builtins.str
     """Who bills it; empty: `default`."""
     currency_code: _builtins.str
-    """The currency of subscriptions that name none, ISO 4217; empty: `USD`."""
+    """The currency of subscriptions that name none, ISO 4217; empty: the first one of their plan."""
     collection_method: Global___CollectionMethod.ValueType
     """How invoices are paid; unspecified: the card is charged."""
     term_days: _builtins.int
