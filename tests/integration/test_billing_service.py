@@ -211,6 +211,29 @@ async def test_the_service_sells_closes_and_answers_while_stripe_is_away(
     assert reason_of(refused.value) == "WEBHOOK_DISABLED"
 
 
+async def test_the_service_makes_by_itself_the_cuts_whose_time_has_come(
+    channel: grpc.aio.Channel, database: BillingDatabase
+) -> None:
+    stub = billing_pb2_grpc.BillingServiceStub(channel)
+    await catalog_pb2_grpc.CatalogServiceStub(channel).ApplyCatalog(catalog(), metadata=as_admin())
+    wanted = billing_pb2.Subscription(organization_id="acme", plan_id="starter")
+    selling = billing_pb2.CreateSubscriptionRequest(request_id="sell", subscription=wanted)
+    await stub.CreateSubscription(selling, metadata=as_admin())
+    with psycopg.connect(database.owner_url) as owner:
+        # Half an hour has passed since.
+        owner.execute("UPDATE billing.subscriptions SET opening_time = now()")
+        owner.execute("UPDATE billing.due_closes SET next_attempt_time = now()")
+    listing = billing_pb2.ListInvoicesRequest(organization_id="acme")
+    async with asyncio.timeout(START_SECONDS):
+        # Another process makes it: nothing here can be waited for but its answer.
+        while not (found := (await stub.ListInvoices(listing, metadata=as_admin())).invoices):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert [(each.total, each.cut) for each in found] == [("49.00", billing_pb2.INVOICE_CUT_OPENING)]
+    with psycopg.connect(database.owner_url) as owner:
+        (waiting,) = owner.execute("SELECT next_attempt_time > now() + interval '27 days' FROM billing.due_closes")
+    assert waiting == (True,)
+
+
 @pytest.mark.parametrize("variable", ["TOLLBOOK_POSTGRES_TENANT_URL", "TOLLBOOK_POSTGRES_FLEET_URL"])
 async def test_a_service_whose_role_could_see_everything_does_not_start(
     variable: str, environment: dict[str, str], database: BillingDatabase, tmp_path: Path
