@@ -147,9 +147,9 @@ class Delivery:
             log.error("usage_not_kept error=%s", error)  # noqa: TRY400 - the disk's trouble, not ours
 
     async def _attempt(self, batch: list[Waiting]) -> None:
-        await self._keep(batch)
         attempt = _Attempt(self._suite, self._buffer, self._call_seconds)
         try:
+            await self._keep(batch)
             await attempt.send(batch)
         finally:
             unsent = [item for item in batch if item not in attempt.settled]
