@@ -29,6 +29,8 @@ _OWN_SERVICES = {
         "tollbook.billing.v1.CreditService",
         "tollbook.billing.v1.EntitlementFeedService",
         "tollbook.billing.v1.LegalEntityService",
+        "tollbook.billing.v1.PaymentService",
+        "tollbook.billing.v1.RevenueService",
         "tollbook.billing.v1.StripeWebhookService",
     },
     "analytics": {"tollbook.analytics.v1.AnalyticsService", "tollbook.analytics.v1.PriceService"},
