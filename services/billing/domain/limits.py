@@ -31,8 +31,9 @@ ADJUSTED_FOR = timedelta(days=67)
 a longest month more, because what comes after one month's cut is found by the next one's."""
 CLOSE_ATTEMPTS_MAX = 5
 """How often a close starts anew because something changed meanwhile."""
-CLOSED_AT_ONCE = 8
-"""How many organizations one process closes at the same time; one that hangs takes up one place."""
+CLOSED_AT_ONCE = 4
+"""How many organizations one process closes at the same time; one that hangs takes up one place. Half of the
+connections to Postgres: calls that come meanwhile have the others."""
 USAGE_PERIODS_MAX = 12
 """Of one report; each is a few questions to metering."""
 PAGE_INVOICES_MAX = 100
