@@ -30,6 +30,7 @@ _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
             "TOLLBOOK_DUNNING_REMINDER_DAYS",
             "TOLLBOOK_DUNNING_SUSPENSION_DAY",
             "TOLLBOOK_DUNNING_UNCOLLECTIBLE_DAY",
+            "TOLLBOOK_INVOICE_FONTS",
             "TOLLBOOK_RETURN_HOSTS",
         }
     ),

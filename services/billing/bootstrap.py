@@ -32,6 +32,7 @@ from services.billing.adapters.stripe.customers import StripeCustomers
 from services.billing.adapters.stripe.invoices import StripeInvoices
 from services.billing.adapters.stripe.payments import StripePayments
 from services.billing.adapters.stripe.subscriptions import StripeSubscriptions
+from services.billing.adapters.typst_papers.renderer import TypstPapers
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.apply_scheduled_changes import ApplyScheduledChanges
@@ -57,6 +58,7 @@ from services.billing.application.make_cut import MakeCut
 from services.billing.application.open_portal import OpenPortal
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.print_papers import PrintPapers
 from services.billing.application.put_on_plan import PutOnPlan
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.report_revenue import ReportRevenue
@@ -107,6 +109,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     in_force = SubscriptionInForce(books, plans, AccountsOrganizations(organizations), clock)
     find_plan, find_wanted_plan = FindPlan(books, plans), FindWantedPlan(plans, usage)
     make_cut = MakeCut(books, find_plan, usage, clock)
+    entities = PostgresLegalEntities(tenant, fleet)
     act = ActOnSubscription(books, plans, in_force, clock)
 
     payments, checkouts, follow_payment = StripePayments(stripe), StripeCheckouts(stripe), FollowPayment(clock)
@@ -118,6 +121,15 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     catalog = CatalogServicer(
         plans=plans, diff_catalog=DiffCatalog(plans, usage), apply_catalog=ApplyCatalog(plans, usage)
     )
+    preview_invoice = PreviewInvoice(books, in_force, make_cut)
+    print_papers = PrintPapers(
+        books=books,
+        entities=entities,
+        usage=usage,
+        preview_invoice=preview_invoice,
+        papers=TypstPapers(settings.invoice_font_paths),
+        clock=clock,
+    )
     billing = BillingServicer(
         books=books,
         subscription_in_force=in_force,
@@ -128,7 +140,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         resume_subscription=ResumeSubscription(act),
         get_subscription_usage=GetSubscriptionUsage(books, find_plan, usage, in_force, clock),
         list_entitlements=ListEntitlements(find_plan, in_force),
-        preview_invoice=PreviewInvoice(books, in_force, make_cut),
+        preview_invoice=preview_invoice,
+        print_papers=print_papers,
         close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
         begin_checkout=BeginCheckout(
             books=books,
@@ -173,10 +186,10 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     revenue = RevenueServicer(report_revenue=ReportRevenue(PostgresRevenueLists(fleet), clock))
     money: list[Servicer] = [
         BillingProfileServicer(books=books, clock=clock, exists=organizations.exists),
-        LegalEntityServicer(entities=PostgresLegalEntities(tenant, fleet)),
+        LegalEntityServicer(entities=entities),
         CreditServicer(books=books, clock=clock, exists=organizations.exists),
         CouponServicer(books=books, coupons=PostgresCoupons(tenant, fleet), clock=clock, exists=organizations.exists),
-        CreditNoteServicer(books=books, clock=clock, exists=organizations.exists),
+        CreditNoteServicer(books=books, print_papers=print_papers, clock=clock, exists=organizations.exists),
     ]
 
     async def prepare() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from kit.grpc.server import ServerSettings
@@ -37,10 +39,18 @@ class BillingSettings(ServerSettings):
     offered.
     """
 
+    invoice_fonts: str = ""
+    """Folders with fonts for invoices, separated by colons; fonts with Latin, Greek and Cyrillic are there without."""
+
     @property
     def dunning_policy(self) -> DunningPolicy:
         """The days, if they make sense together."""
         return dunning_policy(self.dunning_reminder_days, self.dunning_suspension_day, self.dunning_uncollectible_day)
+
+    @property
+    def invoice_font_paths(self) -> tuple[Path, ...]:
+        """Each folder of the list."""
+        return tuple(Path(part) for part in self.invoice_fonts.split(":") if part)
 
     @property
     def stripe_webhook_secrets(self) -> tuple[str, ...]:

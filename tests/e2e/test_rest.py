@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.running_suite import RunningSuite, Tenant, wait_for
+from tests.papers import text_of_pdf
 
 _LIMIT_REACHED = "Plan limit reached. Upgrade to continue."
 _FREE_LIMIT_MS = 100 * 60_000
@@ -336,6 +337,13 @@ def test_webhook_with_a_bad_signature_is_refused(suite: RunningSuite, signature:
     with suite.rest(None) as client:
         body = _json(client.post("/api/webhooks/stripe", content=payload, headers=headers), status=400)
     assert _reason(body) == "SIGNATURE_INVALID"
+
+
+def test_the_next_invoice_can_be_looked_at_on_paper(rest: httpx.Client) -> None:
+    answer = rest.get("/api/v1/invoices/preview/pdf")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/pdf")
+    assert "DRAFT" in text_of_pdf(answer.content)
+    assert _reason(_json(rest.get("/api/v1/invoices/inv_unknown/pdf"), status=404)) == "NOT_FOUND"
 
 
 def test_openapi_describes_the_rest_interface_without_a_key(suite: RunningSuite) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import timestamp_pb2
 
 from cli.catalog import plans_to_pb, read_catalog
@@ -30,6 +31,7 @@ from kit.testing.servers import KnownKeys, serving
 from services.billing.adapters.memory.books import MemoryBooks
 from services.billing.adapters.memory.catalog import MemoryPlans
 from services.billing.adapters.memory.collection_list import MemoryCollectionList
+from services.billing.adapters.memory.operators import MemoryLegalEntities
 from services.billing.adapters.memory.organizations import MemoryOrganizations
 from services.billing.adapters.memory.stripe import (
     MemoryCheckoutsAtStripe,
@@ -38,6 +40,7 @@ from services.billing.adapters.memory.stripe import (
 )
 from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
 from services.billing.adapters.memory.usage import MemoryUsage, Used
+from services.billing.adapters.typst_papers.renderer import TypstPapers
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.begin_checkout import BeginCheckout
@@ -56,6 +59,7 @@ from services.billing.application.open_portal import OpenPortal
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.usage import UsageTotals
 from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.print_papers import PrintPapers
 from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.settle_invoice import SettleInvoice
@@ -67,6 +71,7 @@ from services.billing.rpc.catalog_servicer import CatalogServicer
 from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.payment_servicer import PaymentServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
+from tests.papers import text_of_pdf
 from tests.unit.billing.plans import METERS, MINUTE
 from tollbook.billing.v1 import (
     billing_pb2,
@@ -158,6 +163,10 @@ class World:
         request = billing_pb2.GetInvoiceRequest(invoice_id=invoice_id)
         return (await self.billing.GetInvoice(request, metadata=key(secret))).invoice
 
+    async def pdf(self, invoice_id: str, secret: str = ACME) -> HttpBody:
+        request = billing_pb2.GetInvoicePdfRequest(invoice_id=invoice_id)
+        return await self.billing.GetInvoicePdf(request, metadata=key(secret))
+
     async def apply(self, *plans: catalog_pb2.Plan, request_id: str = "") -> catalog_pb2.ApplyCatalogResponse:
         request = catalog_pb2.ApplyCatalogRequest(request_id=request_id or self.request_id(), plans=plans)
         return await catalog_pb2_grpc.CatalogServiceStub(self.channel).ApplyCatalog(request, metadata=key(ADMIN))
@@ -222,6 +231,14 @@ async def unstocked() -> AsyncIterator[World]:
                     customers=MemoryCustomersAtStripe(),
                     checkouts=MemoryCheckoutsAtStripe(),
                     hosts=HOSTS,
+                    clock=clock,
+                ),
+                print_papers=PrintPapers(
+                    books=books,
+                    entities=MemoryLegalEntities(books),
+                    usage=usage,
+                    preview_invoice=PreviewInvoice(books, in_force, make_cut),
+                    papers=TypstPapers(),
                     clock=clock,
                 ),
                 exists=exists,
@@ -415,6 +432,32 @@ async def test_the_preview_is_what_closing_then_makes(world: World) -> None:
     assert made.closed_through_sequence == 17
     for field_name in ("lines", "total", "period_start_time", "period_end_time", "plan_id", "plan_version"):
         assert getattr(preview, field_name) == getattr(made, field_name)
+
+
+async def test_an_invoice_on_paper_is_one_file_until_its_state_changes(world: World) -> None:
+    await world.subscribe(start=NOW - timedelta(days=5))
+    world.usage.used["acme"] = UsageTotals({"agent_minutes": 1_100 * MINUTE}, 17)
+    preview, made = await world.pdf("preview"), await world.close()
+    world.clock.advance(timedelta(days=3))
+    first, again = await world.pdf(made.invoice_id), await world.pdf(made.invoice_id)
+    assert (first.content_type, first.data) == ("application/pdf", again.data)
+    said, said_before = text_of_pdf(first.data), text_of_pdf(preview.data)
+    for each in (made.number, made.total, "acme", "100", "ledger events 1 to 17", "$0.05 per minute"):
+        assert each in said
+    assert "DRAFT" in said_before
+    assert "DRAFT" not in said
+    assert made.number not in said_before
+    async with world.books.open("acme") as book:
+        await book.invoices.set_paid(made.invoice_id, "in_1")
+    assert "PAID" in text_of_pdf((await world.pdf(made.invoice_id)).data)
+
+
+async def test_nobody_prints_an_invoice_of_another_organization(world: World) -> None:
+    await world.subscribe()
+    made = await world.close()
+    missing = (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    assert await refusal(world.pdf(made.invoice_id, GLOBEX)) == missing
+    assert await refusal(world.pdf("inv_unknown")) == missing
 
 
 async def test_a_preview_leaves_nothing_behind(world: World) -> None:

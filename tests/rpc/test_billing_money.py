@@ -23,8 +23,11 @@ from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.billing.adapters.memory.books import MemoryBooks
 from services.billing.adapters.memory.operators import MemoryCoupons, MemoryExpiryList, MemoryLegalEntities
+from services.billing.adapters.memory.usage import MemoryUsage
+from services.billing.adapters.typst_papers.renderer import TypstPapers
 from services.billing.application.expire_credits import ExpireCredits
 from services.billing.application.ports.subscriptions import Act
+from services.billing.application.print_papers import PrintPapers
 from services.billing.domain.credits import apply_credits
 from services.billing.domain.invoices import Invoice, InvoiceState, Line, LineKind, total_of
 from services.billing.domain.periods import Period, nth_start
@@ -35,6 +38,7 @@ from services.billing.rpc.credit_note_servicer import CreditNoteServicer
 from services.billing.rpc.credit_servicer import CreditServicer
 from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
 from services.billing.rpc.profile_servicer import BillingProfileServicer
+from tests.papers import text_of_pdf
 from tollbook.billing.v1 import (
     coupons_pb2,
     coupons_pb2_grpc,
@@ -176,14 +180,26 @@ async def world() -> AsyncIterator[World]:
     async def prepare() -> None:
         return None
 
+    async def no_preview(organization_id: str) -> Invoice:
+        raise NotImplementedError(organization_id)
+
+    entities = MemoryLegalEntities(books)
+    print_papers = PrintPapers(
+        books=books,
+        entities=entities,
+        usage=MemoryUsage(),
+        preview_invoice=no_preview,
+        papers=TypstPapers(),
+        clock=clock,
+    )
     application = Application(
         authenticator=Authenticator(KnownKeys(KEYS), {}),
         servicers=[
             BillingProfileServicer(books=books, clock=clock, exists=exists),
-            LegalEntityServicer(entities=MemoryLegalEntities(books)),
+            LegalEntityServicer(entities=entities),
             CreditServicer(books=books, clock=clock, exists=exists),
             CouponServicer(books=books, coupons=MemoryCoupons(books), clock=clock, exists=exists),
-            CreditNoteServicer(books=books, clock=clock, exists=exists),
+            CreditNoteServicer(books=books, print_papers=print_papers, clock=clock, exists=exists),
         ],
         prepare=prepare,
     )
@@ -551,6 +567,15 @@ async def test_a_repeated_credit_note_is_one(world: World) -> None:
     assert len({each.credit_note_id for each in found}) == 1
     assert (await world.balance())["granted"] == "49.00"
     assert await refusal(world.note(invoice, request_id="once", memo="other")) == "REQUEST_ID_REUSED"
+
+
+async def test_a_credit_note_on_paper_says_what_it_takes_back_and_why(world: World) -> None:
+    invoice = await world.invoice(await world.subscribe(start=NOW), 4900, 499)
+    note = await world.note(invoice, memo="Outage on 3 November")
+    request = {"organization_id": "acme", "credit_note_id": note.credit_note_id}
+    said = text_of_pdf((await world.call("notes", "GetCreditNotePdf", ADMIN, **request)).data)
+    for each in ("Credit note", note.number, invoice.number, f"\u2212{note.total}", "Outage on 3 November"):
+        assert each in said
 
 
 async def test_credit_notes_page_newest_first(world: World) -> None:

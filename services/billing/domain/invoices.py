@@ -76,7 +76,8 @@ class LineKind(Enum):
     """What was below zero, put to the customer's credit."""
 
 
-_AFTER_SUBTOTAL = frozenset({LineKind.TAX, LineKind.CREDIT, LineKind.ROUNDING, LineKind.TO_CREDIT})
+AFTER_SUBTOTAL = frozenset({LineKind.TAX, LineKind.CREDIT, LineKind.ROUNDING, LineKind.TO_CREDIT})
+"""What follows from the other lines, and stands below their sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ class Invoice:
     @property
     def subtotal(self) -> Money:
         """The sum of what is charged and discounted, before taxes."""
-        return total_of([line for line in self.lines if line.kind not in _AFTER_SUBTOTAL], self.total.currency_code)
+        return total_of([line for line in self.lines if line.kind not in AFTER_SUBTOTAL], self.total.currency_code)
 
     @property
     def tax(self) -> Money:

@@ -6,16 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kit.money import Money
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Party:
-    """Who sells, or who buys."""
-
-    name: str
-    address_lines: tuple[str, ...] = ()
-    tax_id: str = ""
-    email: str = ""
+from services.billing.domain.profile import Party
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +65,3 @@ def printed(amount: Money) -> str:
     whole, point, decimals = text.partition(".")
     grouped = f"{int(whole):,}".replace(",", "\u202f")
     return ("\u2212" if amount.minor < 0 else "") + grouped + point + decimals
-
-
-def printed_date(moment: datetime) -> str:
-    """`20 Nov 2026`."""
-    return f"{moment.day} {moment:%b %Y}"

@@ -19,7 +19,7 @@ _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 def base_fee_text(plan: Plan, period: Period) -> str:
     """`Starter plan, 20 Nov 2026 to 20 Dec 2026`."""
-    return f"{plan.display_name} plan, {_date(period.start)} to {_date(period.end)}"
+    return f"{plan.display_name} plan, {date_text(period.start)} to {date_text(period.end)}"
 
 
 def usage_text(charge: Charge, meter: Meter, charged_quantity: int, currency_code: str) -> str:
@@ -28,15 +28,19 @@ def usage_text(charge: Charge, meter: Meter, charged_quantity: int, currency_cod
     """
     units = Fraction(charged_quantity, meter.base_units_per_display_unit)
     included = Fraction(charge.included_quantity, meter.base_units_per_display_unit)
-    beyond = f" beyond {_quantity(included)} included" if included else ""
+    beyond = f" beyond {quantity_text(included)} included" if included else ""
     price = charge.price
-    at = f" at {_price(price.unit_price, currency_code)} per {meter.display_unit}" if isinstance(price, PerUnit) else ""
-    return f"{charge.display_name}{beyond}: {_quantity(units)}{at}"
+    at = (
+        f" at {price_text(price.unit_price, currency_code)} per {meter.display_unit}"
+        if isinstance(price, PerUnit)
+        else ""
+    )
+    return f"{charge.display_name}{beyond}: {quantity_text(units)}{at}"
 
 
 def flat_fee_text(charge: Charge, period: Period) -> str:
     """`Support, 20 Nov 2026 to 20 Dec 2026`."""
-    return f"{charge.display_name}, {_date(period.start)} to {_date(period.end)}"
+    return f"{charge.display_name}, {date_text(period.start)} to {date_text(period.end)}"
 
 
 def minimum_text(minimum: Money) -> str:
@@ -51,7 +55,7 @@ def correction_text(description: str, invoice_number: str) -> str:
 
 def withdrawal_text(period: Period, invoice_number: str) -> str:
     """`Correction of TB-000042: not due, 20 Nov 2026 to 20 Dec 2026`."""
-    return correction_text(f"not due, {_date(period.start)} to {_date(period.end)}", invoice_number)
+    return correction_text(f"not due, {date_text(period.start)} to {date_text(period.end)}", invoice_number)
 
 
 CREDIT_TEXT = "Prepaid credits"
@@ -59,17 +63,20 @@ ROUNDING_TEXT = "Rounding"
 TO_CREDIT_TEXT = "Put to your credit"
 
 
-def _date(moment: datetime) -> str:
+def date_text(moment: datetime) -> str:
+    """`20 Nov 2026`."""
     return f"{moment.day} {moment:%b %Y}"
 
 
-def _quantity(units: Fraction) -> str:
+def quantity_text(units: Fraction) -> str:
+    """`1 099.8`: a quantity of display units."""
     shown = Decimal(round_half_away(units * 10**_SHOWN_DECIMALS)).scaleb(-_SHOWN_DECIMALS)
     whole, point, decimals = format_decimal(shown).partition(".")
     return f"{int(whole):,}".replace(",", " ") + point + decimals
 
 
-def _price(price: Decimal, currency_code: str) -> str:
+def price_text(price: Decimal, currency_code: str) -> str:
+    """`$0.05`, or `7 JPY`: a price with all its decimals."""
     whole, _, decimals = format_decimal(price).partition(".")
     decimals = decimals.ljust(currency_exponent(currency_code), "0")
     number = f"{whole}.{decimals}" if decimals else whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import grpc
+from google.api.httpbody_pb2 import HttpBody
 
 from kit.errors import InvalidField, ScopeMissing
 from kit.grpc.call import CallerKind, OrganizationExists, current_actor, current_principal, organization_of
@@ -21,6 +22,7 @@ from services.billing.application.open_portal import OpenPortal
 from services.billing.application.pause_subscription import PauseSubscription
 from services.billing.application.ports.books import Books
 from services.billing.application.preview_invoice import PreviewInvoice
+from services.billing.application.print_papers import PrintPapers
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.invoices import InvoiceKey
@@ -32,6 +34,7 @@ from services.billing.rpc.convert import (
     page_token_from_pb,
     page_token_to_pb,
 )
+from services.billing.rpc.convert_papers import file_to_pb
 from services.billing.rpc.convert_subscriptions import (
     change_time_from_pb,
     custom_terms_from_pb,
@@ -42,6 +45,9 @@ from services.billing.rpc.convert_subscriptions import (
     usage_to_pb,
 )
 from tollbook.billing.v1 import billing_pb2, billing_pb2_grpc
+
+_PREVIEW = "preview"
+"""In place of an invoice's id."""
 
 
 class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
@@ -65,6 +71,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         close_billing_period: CloseBillingPeriod,
         begin_checkout: BeginCheckout,
         open_portal: OpenPortal,
+        print_papers: PrintPapers,
         exists: OrganizationExists,
     ) -> None:
         self._books = books
@@ -80,6 +87,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self._close_billing_period = close_billing_period
         self._begin_checkout = begin_checkout
         self._open_portal = open_portal
+        self._print_papers = print_papers
         self._exists = exists
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -248,3 +256,10 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         organization_id = await organization_of(request.organization_id, exists=self._exists)
         page = await self._open_portal(organization_id, return_url=request.return_url)
         return billing_pb2.CreatePortalSessionResponse(url=page.url)
+
+    async def GetInvoicePdf(self, request: billing_pb2.GetInvoicePdfRequest, context: ServicerContext) -> HttpBody:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        if request.invoice_id == _PREVIEW:
+            return file_to_pb(await self._print_papers.preview(organization_id))
+        return file_to_pb(await self._print_papers.invoice(organization_id, request.invoice_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import grpc
+from google.api.httpbody_pb2 import HttpBody
 
 from kit.clock import Clock, from_unix_microseconds, unix_microseconds
 from kit.errors import LimitExceeded
@@ -13,10 +14,12 @@ from kit.grpc.context import ServicerContext
 from services.billing.application.create_credit_note import CreateCreditNote
 from services.billing.application.ports.books import Books
 from services.billing.application.ports.credit_notes import CreditNoteKey
+from services.billing.application.print_papers import PrintPapers
 from services.billing.domain import limits
 from services.billing.domain.credit_notes import CitedLine
 from services.billing.rpc.convert_amounts import money_from_pb
 from services.billing.rpc.convert_credit_notes import credit_note_to_pb, destination_from_pb, reason_from_pb
+from services.billing.rpc.convert_papers import file_to_pb
 from services.billing.rpc.page_tokens import invalid_token, page_size_of, parts_of, token_of
 from tollbook.billing.v1 import credit_notes_pb2, credit_notes_pb2_grpc
 
@@ -26,9 +29,10 @@ class CreditNoteServicer(credit_notes_pb2_grpc.CreditNoteServiceServicer):
 
     service_name: ClassVar[str] = "tollbook.billing.v1.CreditNoteService"
 
-    def __init__(self, *, books: Books, clock: Clock, exists: OrganizationExists) -> None:
+    def __init__(self, *, books: Books, print_papers: PrintPapers, clock: Clock, exists: OrganizationExists) -> None:
         self._books = books
         self._exists = exists
+        self._print_papers = print_papers
         self._create_credit_note = CreateCreditNote(books, clock)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -61,6 +65,13 @@ class CreditNoteServicer(credit_notes_pb2_grpc.CreditNoteServiceServicer):
         async with self._books.read(await organization_of(request.organization_id, exists=self._exists)) as book:
             note = await book.credit_notes.get(request.credit_note_id)
         return credit_notes_pb2.GetCreditNoteResponse(credit_note=credit_note_to_pb(note))
+
+    async def GetCreditNotePdf(
+        self, request: credit_notes_pb2.GetCreditNotePdfRequest, context: ServicerContext
+    ) -> HttpBody:
+        """See the proto."""
+        organization_id = await organization_of(request.organization_id, exists=self._exists)
+        return file_to_pb(await self._print_papers.credit_note(organization_id, request.credit_note_id))
 
     async def ListCreditNotes(
         self, request: credit_notes_pb2.ListCreditNotesRequest, context: ServicerContext

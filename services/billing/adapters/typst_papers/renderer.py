@@ -10,7 +10,8 @@ from pathlib import Path
 
 import typst
 
-from services.billing.domain.papers import Paper, Party
+from services.billing.domain.papers import Paper
+from services.billing.domain.profile import Party
 
 _TEMPLATE = Path(__file__).with_name("paper.typ")
 
@@ -38,7 +39,8 @@ class TypstPapers:
             ignore_system_fonts=True,
             sys_inputs={"paper": json.dumps(_to_json(paper))},
             pdf_standards="a-2a",
-            timestamp=paper.issue_time,
+            # A PDF says when it was made to the second.
+            timestamp=paper.issue_time.replace(microsecond=0),
         )
 
 
@@ -59,4 +61,9 @@ def _to_json(paper: Paper) -> dict[str, object]:
 
 
 def _party(party: Party) -> dict[str, object]:
-    return asdict(party)
+    return {
+        "name": party.legal_name,
+        "address_lines": [*party.address_lines, *([party.country_code] if party.country_code else [])],
+        "tax_id": party.tax_id,
+        "email": party.mail,
+    }

@@ -11,6 +11,7 @@ package billingv1
 
 import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
+	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -2920,11 +2921,66 @@ func (x *CreatePortalSessionResponse) GetUrl() string {
 	return ""
 }
 
+// Which paper.
+type GetInvoicePdfRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The invoice's id, or `preview`.
+	InvoiceId     string `protobuf:"bytes,2,opt,name=invoice_id,json=invoiceId,proto3" json:"invoice_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInvoicePdfRequest) Reset() {
+	*x = GetInvoicePdfRequest{}
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInvoicePdfRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInvoicePdfRequest) ProtoMessage() {}
+
+func (x *GetInvoicePdfRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_billing_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInvoicePdfRequest.ProtoReflect.Descriptor instead.
+func (*GetInvoicePdfRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_billing_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GetInvoicePdfRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *GetInvoicePdfRequest) GetInvoiceId() string {
+	if x != nil {
+		return x.InvoiceId
+	}
+	return ""
+}
+
 var File_tollbook_billing_v1_billing_proto protoreflect.FileDescriptor
 
 const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\n" +
-	"!tollbook/billing/v1/billing.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a!tollbook/billing/v1/catalog.proto\"\xf0\x06\n" +
+	"!tollbook/billing/v1/billing.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a!tollbook/billing/v1/catalog.proto\"\xf0\x06\n" +
 	"\fSubscription\x12'\n" +
 	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -3134,7 +3190,11 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\n" +
 	"return_url\x18\x02 \x01(\tR\treturnUrl\"/\n" +
 	"\x1bCreatePortalSessionResponse\x12\x10\n" +
-	"\x03url\x18\x01 \x01(\tR\x03url*a\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\"^\n" +
+	"\x14GetInvoicePdfRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x1d\n" +
+	"\n" +
+	"invoice_id\x18\x02 \x01(\tR\tinvoiceId*a\n" +
 	"\n" +
 	"ChangeTime\x12\x1b\n" +
 	"\x17CHANGE_TIME_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -3177,7 +3237,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x18INVOICE_LINE_KIND_CREDIT\x10\t\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_ROUNDING\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xa2\x11\n" +
+	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xa6\x12\n" +
 	"\x0eBillingService\x12\x9d\x01\n" +
 	"\x12CreateSubscription\x12..tollbook.billing.v1.CreateSubscriptionRequest\x1a/.tollbook.billing.v1.CreateSubscriptionResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/subscriptions\x12\x90\x01\n" +
 	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x8f\x01\n" +
@@ -3194,7 +3254,8 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x12CloseBillingPeriod\x12..tollbook.billing.v1.CloseBillingPeriodRequest\x1a/.tollbook.billing.v1.CloseBillingPeriodResponse\".\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/api/v1/billing-periods:close\x12\x83\x01\n" +
 	"\fListInvoices\x12(.tollbook.billing.v1.ListInvoicesRequest\x1a).tollbook.billing.v1.ListInvoicesResponse\"\x1e\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/invoices\x12\x8a\x01\n" +
 	"\n" +
-	"GetInvoice\x12&.tollbook.billing.v1.GetInvoiceRequest\x1a'.tollbook.billing.v1.GetInvoiceResponse\"+\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/v1/invoices/{invoice_id}B\xd1\x01\n" +
+	"GetInvoice\x12&.tollbook.billing.v1.GetInvoiceRequest\x1a'.tollbook.billing.v1.GetInvoiceResponse\"+\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/v1/invoices/{invoice_id}\x12\x81\x01\n" +
+	"\rGetInvoicePdf\x12).tollbook.billing.v1.GetInvoicePdfRequest\x1a\x14.google.api.HttpBody\"/\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02#\x12!/api/v1/invoices/{invoice_id}/pdfB\xd1\x01\n" +
 	"\x17com.tollbook.billing.v1B\fBillingProtoP\x01Z:tollbook.dev/tollbook/gen/go/tollbook/billing/v1;billingv1\xa2\x02\x03TBX\xaa\x02\x13Tollbook.Billing.V1\xca\x02\x13Tollbook\\Billing\\V1\xe2\x02\x1fTollbook\\Billing\\V1\\GPBMetadata\xea\x02\x15Tollbook::Billing::V1b\x06proto3"
 
 var (
@@ -3210,7 +3271,7 @@ func file_tollbook_billing_v1_billing_proto_rawDescGZIP() []byte {
 }
 
 var file_tollbook_billing_v1_billing_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_tollbook_billing_v1_billing_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_tollbook_billing_v1_billing_proto_goTypes = []any{
 	(ChangeTime)(0),                       // 0: tollbook.billing.v1.ChangeTime
 	(SubscriptionStatus)(0),               // 1: tollbook.billing.v1.SubscriptionStatus
@@ -3252,58 +3313,60 @@ var file_tollbook_billing_v1_billing_proto_goTypes = []any{
 	(*CreateCheckoutSessionResponse)(nil), // 37: tollbook.billing.v1.CreateCheckoutSessionResponse
 	(*CreatePortalSessionRequest)(nil),    // 38: tollbook.billing.v1.CreatePortalSessionRequest
 	(*CreatePortalSessionResponse)(nil),   // 39: tollbook.billing.v1.CreatePortalSessionResponse
-	nil,                                   // 40: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	(*timestamppb.Timestamp)(nil),         // 41: google.protobuf.Timestamp
-	(*Plan)(nil),                          // 42: tollbook.billing.v1.Plan
-	(PlanLimitKind)(0),                    // 43: tollbook.billing.v1.PlanLimitKind
+	(*GetInvoicePdfRequest)(nil),          // 40: tollbook.billing.v1.GetInvoicePdfRequest
+	nil,                                   // 41: tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	(*timestamppb.Timestamp)(nil),         // 42: google.protobuf.Timestamp
+	(*Plan)(nil),                          // 43: tollbook.billing.v1.Plan
+	(PlanLimitKind)(0),                    // 44: tollbook.billing.v1.PlanLimitKind
+	(*httpbody.HttpBody)(nil),             // 45: google.api.HttpBody
 }
 var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	1,  // 0: tollbook.billing.v1.Subscription.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	41, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	41, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
-	41, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
-	41, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
-	41, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
-	41, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
+	42, // 1: tollbook.billing.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	42, // 2: tollbook.billing.v1.Subscription.period_start_time:type_name -> google.protobuf.Timestamp
+	42, // 3: tollbook.billing.v1.Subscription.period_end_time:type_name -> google.protobuf.Timestamp
+	42, // 4: tollbook.billing.v1.Subscription.anchor_time:type_name -> google.protobuf.Timestamp
+	42, // 5: tollbook.billing.v1.Subscription.trial_end_time:type_name -> google.protobuf.Timestamp
+	42, // 6: tollbook.billing.v1.Subscription.cancel_time:type_name -> google.protobuf.Timestamp
 	6,  // 7: tollbook.billing.v1.Subscription.phases:type_name -> tollbook.billing.v1.SubscriptionPhase
 	6,  // 8: tollbook.billing.v1.Subscription.scheduled_change:type_name -> tollbook.billing.v1.SubscriptionPhase
-	41, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
+	42, // 9: tollbook.billing.v1.SubscriptionPhase.start_time:type_name -> google.protobuf.Timestamp
 	5,  // 10: tollbook.billing.v1.CreateSubscriptionRequest.subscription:type_name -> tollbook.billing.v1.Subscription
-	42, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	43, // 11: tollbook.billing.v1.CreateSubscriptionRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
 	5,  // 12: tollbook.billing.v1.CreateSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 13: tollbook.billing.v1.GetSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 14: tollbook.billing.v1.ChangePlanRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
-	42, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
+	43, // 15: tollbook.billing.v1.ChangePlanRequest.custom_terms:type_name -> tollbook.billing.v1.Plan
 	5,  // 16: tollbook.billing.v1.ChangePlanResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	0,  // 17: tollbook.billing.v1.CancelSubscriptionRequest.change_time:type_name -> tollbook.billing.v1.ChangeTime
 	5,  // 18: tollbook.billing.v1.CancelSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 19: tollbook.billing.v1.PauseSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	5,  // 20: tollbook.billing.v1.ResumeSubscriptionResponse.subscription:type_name -> tollbook.billing.v1.Subscription
 	21, // 21: tollbook.billing.v1.GetSubscriptionUsageResponse.periods:type_name -> tollbook.billing.v1.PeriodUsage
-	41, // 22: tollbook.billing.v1.PeriodUsage.start_time:type_name -> google.protobuf.Timestamp
-	41, // 23: tollbook.billing.v1.PeriodUsage.end_time:type_name -> google.protobuf.Timestamp
+	42, // 22: tollbook.billing.v1.PeriodUsage.start_time:type_name -> google.protobuf.Timestamp
+	42, // 23: tollbook.billing.v1.PeriodUsage.end_time:type_name -> google.protobuf.Timestamp
 	22, // 24: tollbook.billing.v1.PeriodUsage.meters:type_name -> tollbook.billing.v1.MeterUsage
 	1,  // 25: tollbook.billing.v1.ListEntitlementsResponse.status:type_name -> tollbook.billing.v1.SubscriptionStatus
-	41, // 26: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
-	41, // 27: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
+	42, // 26: tollbook.billing.v1.ListEntitlementsResponse.period_start_time:type_name -> google.protobuf.Timestamp
+	42, // 27: tollbook.billing.v1.ListEntitlementsResponse.period_end_time:type_name -> google.protobuf.Timestamp
 	25, // 28: tollbook.billing.v1.ListEntitlementsResponse.limits:type_name -> tollbook.billing.v1.EntitledLimit
-	40, // 29: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
-	43, // 30: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
+	41, // 29: tollbook.billing.v1.ListEntitlementsResponse.features:type_name -> tollbook.billing.v1.ListEntitlementsResponse.FeaturesEntry
+	44, // 30: tollbook.billing.v1.EntitledLimit.limit_kind:type_name -> tollbook.billing.v1.PlanLimitKind
 	3,  // 31: tollbook.billing.v1.Invoice.state:type_name -> tollbook.billing.v1.InvoiceState
 	27, // 32: tollbook.billing.v1.Invoice.lines:type_name -> tollbook.billing.v1.InvoiceLine
-	41, // 33: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
-	41, // 34: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
-	41, // 35: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
+	42, // 33: tollbook.billing.v1.Invoice.period_start_time:type_name -> google.protobuf.Timestamp
+	42, // 34: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
+	42, // 35: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
 	2,  // 36: tollbook.billing.v1.Invoice.cut:type_name -> tollbook.billing.v1.InvoiceCut
 	4,  // 37: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
-	41, // 38: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
-	41, // 39: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
+	42, // 38: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
+	42, // 39: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
 	26, // 40: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	41, // 41: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
+	42, // 41: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
 	26, // 42: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
 	3,  // 43: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
-	41, // 44: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
-	41, // 45: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
+	42, // 44: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
+	42, // 45: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
 	26, // 46: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
 	26, // 47: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
 	7,  // 48: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
@@ -3320,22 +3383,24 @@ var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	30, // 59: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
 	32, // 60: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
 	34, // 61: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
-	8,  // 62: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
-	10, // 63: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
-	12, // 64: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
-	14, // 65: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
-	16, // 66: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
-	18, // 67: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
-	20, // 68: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
-	24, // 69: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
-	37, // 70: tollbook.billing.v1.BillingService.CreateCheckoutSession:output_type -> tollbook.billing.v1.CreateCheckoutSessionResponse
-	39, // 71: tollbook.billing.v1.BillingService.CreatePortalSession:output_type -> tollbook.billing.v1.CreatePortalSessionResponse
-	29, // 72: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
-	31, // 73: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
-	33, // 74: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
-	35, // 75: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
-	62, // [62:76] is the sub-list for method output_type
-	48, // [48:62] is the sub-list for method input_type
+	40, // 62: tollbook.billing.v1.BillingService.GetInvoicePdf:input_type -> tollbook.billing.v1.GetInvoicePdfRequest
+	8,  // 63: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
+	10, // 64: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
+	12, // 65: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
+	14, // 66: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
+	16, // 67: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
+	18, // 68: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
+	20, // 69: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
+	24, // 70: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
+	37, // 71: tollbook.billing.v1.BillingService.CreateCheckoutSession:output_type -> tollbook.billing.v1.CreateCheckoutSessionResponse
+	39, // 72: tollbook.billing.v1.BillingService.CreatePortalSession:output_type -> tollbook.billing.v1.CreatePortalSessionResponse
+	29, // 73: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
+	31, // 74: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
+	33, // 75: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
+	35, // 76: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
+	45, // 77: tollbook.billing.v1.BillingService.GetInvoicePdf:output_type -> google.api.HttpBody
+	63, // [63:78] is the sub-list for method output_type
+	48, // [48:63] is the sub-list for method input_type
 	48, // [48:48] is the sub-list for extension type_name
 	48, // [48:48] is the sub-list for extension extendee
 	0,  // [0:48] is the sub-list for field type_name
@@ -3356,7 +3421,7 @@ func file_tollbook_billing_v1_billing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_billing_proto_rawDesc), len(file_tollbook_billing_v1_billing_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ package billingv1
 
 import (
 	context "context"
+	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -36,6 +37,7 @@ const (
 	BillingService_CloseBillingPeriod_FullMethodName    = "/tollbook.billing.v1.BillingService/CloseBillingPeriod"
 	BillingService_ListInvoices_FullMethodName          = "/tollbook.billing.v1.BillingService/ListInvoices"
 	BillingService_GetInvoice_FullMethodName            = "/tollbook.billing.v1.BillingService/GetInvoice"
+	BillingService_GetInvoicePdf_FullMethodName         = "/tollbook.billing.v1.BillingService/GetInvoicePdf"
 )
 
 // BillingServiceClient is the client API for BillingService service.
@@ -83,6 +85,11 @@ type BillingServiceClient interface {
 	ListInvoices(ctx context.Context, in *ListInvoicesRequest, opts ...grpc.CallOption) (*ListInvoicesResponse, error)
 	// One invoice.
 	GetInvoice(ctx context.Context, in *GetInvoiceRequest, opts ...grpc.CallOption) (*GetInvoiceResponse, error)
+	// One invoice on paper, as a PDF file; `preview` instead of an invoice's id: the preview. It says who sold and who
+	// bought as of when it was issued. The same invoice in the same state is the same file, byte by byte.
+	// buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+	GetInvoicePdf(ctx context.Context, in *GetInvoicePdfRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error)
 }
 
 type billingServiceClient struct {
@@ -233,6 +240,16 @@ func (c *billingServiceClient) GetInvoice(ctx context.Context, in *GetInvoiceReq
 	return out, nil
 }
 
+func (c *billingServiceClient) GetInvoicePdf(ctx context.Context, in *GetInvoicePdfRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(httpbody.HttpBody)
+	err := c.cc.Invoke(ctx, BillingService_GetInvoicePdf_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BillingServiceServer is the server API for BillingService service.
 // All implementations must embed UnimplementedBillingServiceServer
 // for forward compatibility.
@@ -278,6 +295,11 @@ type BillingServiceServer interface {
 	ListInvoices(context.Context, *ListInvoicesRequest) (*ListInvoicesResponse, error)
 	// One invoice.
 	GetInvoice(context.Context, *GetInvoiceRequest) (*GetInvoiceResponse, error)
+	// One invoice on paper, as a PDF file; `preview` instead of an invoice's id: the preview. It says who sold and who
+	// bought as of when it was issued. The same invoice in the same state is the same file, byte by byte.
+	// buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+	GetInvoicePdf(context.Context, *GetInvoicePdfRequest) (*httpbody.HttpBody, error)
 	mustEmbedUnimplementedBillingServiceServer()
 }
 
@@ -329,6 +351,9 @@ func (UnimplementedBillingServiceServer) ListInvoices(context.Context, *ListInvo
 }
 func (UnimplementedBillingServiceServer) GetInvoice(context.Context, *GetInvoiceRequest) (*GetInvoiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetInvoice not implemented")
+}
+func (UnimplementedBillingServiceServer) GetInvoicePdf(context.Context, *GetInvoicePdfRequest) (*httpbody.HttpBody, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetInvoicePdf not implemented")
 }
 func (UnimplementedBillingServiceServer) mustEmbedUnimplementedBillingServiceServer() {}
 func (UnimplementedBillingServiceServer) testEmbeddedByValue()                        {}
@@ -603,6 +628,24 @@ func _BillingService_GetInvoice_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BillingService_GetInvoicePdf_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetInvoicePdfRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BillingServiceServer).GetInvoicePdf(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BillingService_GetInvoicePdf_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BillingServiceServer).GetInvoicePdf(ctx, req.(*GetInvoicePdfRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // BillingService_ServiceDesc is the grpc.ServiceDesc for BillingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -665,6 +708,10 @@ var BillingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetInvoice",
 			Handler:    _BillingService_GetInvoice_Handler,
+		},
+		{
+			MethodName: "GetInvoicePdf",
+			Handler:    _BillingService_GetInvoicePdf_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -8,6 +8,7 @@ package billingv1
 
 import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
+	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -817,11 +818,66 @@ func (x *ListCreditNotesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Which paper.
+type GetCreditNotePdfRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The credit note's id.
+	CreditNoteId  string `protobuf:"bytes,2,opt,name=credit_note_id,json=creditNoteId,proto3" json:"credit_note_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCreditNotePdfRequest) Reset() {
+	*x = GetCreditNotePdfRequest{}
+	mi := &file_tollbook_billing_v1_credit_notes_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCreditNotePdfRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCreditNotePdfRequest) ProtoMessage() {}
+
+func (x *GetCreditNotePdfRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_credit_notes_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCreditNotePdfRequest.ProtoReflect.Descriptor instead.
+func (*GetCreditNotePdfRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_credit_notes_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetCreditNotePdfRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *GetCreditNotePdfRequest) GetCreditNoteId() string {
+	if x != nil {
+		return x.CreditNoteId
+	}
+	return ""
+}
+
 var File_tollbook_billing_v1_credit_notes_proto protoreflect.FileDescriptor
 
 const file_tollbook_billing_v1_credit_notes_proto_rawDesc = "" +
 	"\n" +
-	"&tollbook/billing/v1/credit_notes.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xec\x04\n" +
+	"&tollbook/billing/v1/credit_notes.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xec\x04\n" +
 	"\n" +
 	"CreditNote\x12$\n" +
 	"\x0ecredit_note_id\x18\x01 \x01(\tR\fcreditNoteId\x12'\n" +
@@ -879,7 +935,10 @@ const file_tollbook_billing_v1_credit_notes_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"\x85\x01\n" +
 	"\x17ListCreditNotesResponse\x12B\n" +
 	"\fcredit_notes\x18\x01 \x03(\v2\x1f.tollbook.billing.v1.CreditNoteR\vcreditNotes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xe2\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"h\n" +
+	"\x17GetCreditNotePdfRequest\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12$\n" +
+	"\x0ecredit_note_id\x18\x02 \x01(\tR\fcreditNoteId*\xe2\x01\n" +
 	"\x10CreditNoteReason\x12\"\n" +
 	"\x1eCREDIT_NOTE_REASON_UNSPECIFIED\x10\x00\x12$\n" +
 	" CREDIT_NOTE_REASON_BILLING_ERROR\x10\x01\x12 \n" +
@@ -890,10 +949,11 @@ const file_tollbook_billing_v1_credit_notes_proto_rawDesc = "" +
 	"\x11CreditDestination\x12\"\n" +
 	"\x1eCREDIT_DESTINATION_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19CREDIT_DESTINATION_CREDIT\x10\x01\x12\x1d\n" +
-	"\x19CREDIT_DESTINATION_REFUND\x10\x022\xdd\x03\n" +
+	"\x19CREDIT_DESTINATION_REFUND\x10\x022\xef\x04\n" +
 	"\x11CreditNoteService\x12\x96\x01\n" +
 	"\x10CreateCreditNote\x12,.tollbook.billing.v1.CreateCreditNoteRequest\x1a-.tollbook.billing.v1.CreateCreditNoteResponse\"%\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/api/v1/credit-notes\x12\x9b\x01\n" +
-	"\rGetCreditNote\x12).tollbook.billing.v1.GetCreditNoteRequest\x1a*.tollbook.billing.v1.GetCreditNoteResponse\"3\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02'\x12%/api/v1/credit-notes/{credit_note_id}\x12\x90\x01\n" +
+	"\rGetCreditNote\x12).tollbook.billing.v1.GetCreditNoteRequest\x1a*.tollbook.billing.v1.GetCreditNoteResponse\"3\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02'\x12%/api/v1/credit-notes/{credit_note_id}\x12\x8f\x01\n" +
+	"\x10GetCreditNotePdf\x12,.tollbook.billing.v1.GetCreditNotePdfRequest\x1a\x14.google.api.HttpBody\"7\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02+\x12)/api/v1/credit-notes/{credit_note_id}/pdf\x12\x90\x01\n" +
 	"\x0fListCreditNotes\x12+.tollbook.billing.v1.ListCreditNotesRequest\x1a,.tollbook.billing.v1.ListCreditNotesResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/credit-notesB\xd5\x01\n" +
 	"\x17com.tollbook.billing.v1B\x10CreditNotesProtoP\x01Z:tollbook.dev/tollbook/gen/go/tollbook/billing/v1;billingv1\xa2\x02\x03TBX\xaa\x02\x13Tollbook.Billing.V1\xca\x02\x13Tollbook\\Billing\\V1\xe2\x02\x1fTollbook\\Billing\\V1\\GPBMetadata\xea\x02\x15Tollbook::Billing::V1b\x06proto3"
 
@@ -910,7 +970,7 @@ func file_tollbook_billing_v1_credit_notes_proto_rawDescGZIP() []byte {
 }
 
 var file_tollbook_billing_v1_credit_notes_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tollbook_billing_v1_credit_notes_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tollbook_billing_v1_credit_notes_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_tollbook_billing_v1_credit_notes_proto_goTypes = []any{
 	(CreditNoteReason)(0),            // 0: tollbook.billing.v1.CreditNoteReason
 	(CreditDestination)(0),           // 1: tollbook.billing.v1.CreditDestination
@@ -923,12 +983,14 @@ var file_tollbook_billing_v1_credit_notes_proto_goTypes = []any{
 	(*GetCreditNoteResponse)(nil),    // 8: tollbook.billing.v1.GetCreditNoteResponse
 	(*ListCreditNotesRequest)(nil),   // 9: tollbook.billing.v1.ListCreditNotesRequest
 	(*ListCreditNotesResponse)(nil),  // 10: tollbook.billing.v1.ListCreditNotesResponse
-	(*timestamppb.Timestamp)(nil),    // 11: google.protobuf.Timestamp
+	(*GetCreditNotePdfRequest)(nil),  // 11: tollbook.billing.v1.GetCreditNotePdfRequest
+	(*timestamppb.Timestamp)(nil),    // 12: google.protobuf.Timestamp
+	(*httpbody.HttpBody)(nil),        // 13: google.api.HttpBody
 }
 var file_tollbook_billing_v1_credit_notes_proto_depIdxs = []int32{
 	3,  // 0: tollbook.billing.v1.CreditNote.lines:type_name -> tollbook.billing.v1.CreditNoteLine
 	0,  // 1: tollbook.billing.v1.CreditNote.reason:type_name -> tollbook.billing.v1.CreditNoteReason
-	11, // 2: tollbook.billing.v1.CreditNote.create_time:type_name -> google.protobuf.Timestamp
+	12, // 2: tollbook.billing.v1.CreditNote.create_time:type_name -> google.protobuf.Timestamp
 	4,  // 3: tollbook.billing.v1.CreateCreditNoteRequest.lines:type_name -> tollbook.billing.v1.CitedLine
 	0,  // 4: tollbook.billing.v1.CreateCreditNoteRequest.reason:type_name -> tollbook.billing.v1.CreditNoteReason
 	1,  // 5: tollbook.billing.v1.CreateCreditNoteRequest.destination:type_name -> tollbook.billing.v1.CreditDestination
@@ -937,12 +999,14 @@ var file_tollbook_billing_v1_credit_notes_proto_depIdxs = []int32{
 	2,  // 8: tollbook.billing.v1.ListCreditNotesResponse.credit_notes:type_name -> tollbook.billing.v1.CreditNote
 	5,  // 9: tollbook.billing.v1.CreditNoteService.CreateCreditNote:input_type -> tollbook.billing.v1.CreateCreditNoteRequest
 	7,  // 10: tollbook.billing.v1.CreditNoteService.GetCreditNote:input_type -> tollbook.billing.v1.GetCreditNoteRequest
-	9,  // 11: tollbook.billing.v1.CreditNoteService.ListCreditNotes:input_type -> tollbook.billing.v1.ListCreditNotesRequest
-	6,  // 12: tollbook.billing.v1.CreditNoteService.CreateCreditNote:output_type -> tollbook.billing.v1.CreateCreditNoteResponse
-	8,  // 13: tollbook.billing.v1.CreditNoteService.GetCreditNote:output_type -> tollbook.billing.v1.GetCreditNoteResponse
-	10, // 14: tollbook.billing.v1.CreditNoteService.ListCreditNotes:output_type -> tollbook.billing.v1.ListCreditNotesResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
+	11, // 11: tollbook.billing.v1.CreditNoteService.GetCreditNotePdf:input_type -> tollbook.billing.v1.GetCreditNotePdfRequest
+	9,  // 12: tollbook.billing.v1.CreditNoteService.ListCreditNotes:input_type -> tollbook.billing.v1.ListCreditNotesRequest
+	6,  // 13: tollbook.billing.v1.CreditNoteService.CreateCreditNote:output_type -> tollbook.billing.v1.CreateCreditNoteResponse
+	8,  // 14: tollbook.billing.v1.CreditNoteService.GetCreditNote:output_type -> tollbook.billing.v1.GetCreditNoteResponse
+	13, // 15: tollbook.billing.v1.CreditNoteService.GetCreditNotePdf:output_type -> google.api.HttpBody
+	10, // 16: tollbook.billing.v1.CreditNoteService.ListCreditNotes:output_type -> tollbook.billing.v1.ListCreditNotesResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -959,7 +1023,7 @@ func file_tollbook_billing_v1_credit_notes_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_credit_notes_proto_rawDesc), len(file_tollbook_billing_v1_credit_notes_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -115,6 +115,59 @@ func local_request_CreditNoteService_GetCreditNote_0(ctx context.Context, marsha
 	return msg, metadata, err
 }
 
+var filter_CreditNoteService_GetCreditNotePdf_0 = &utilities.DoubleArray{Encoding: map[string]int{"credit_note_id": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
+
+func request_CreditNoteService_GetCreditNotePdf_0(ctx context.Context, marshaler runtime.Marshaler, client CreditNoteServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetCreditNotePdfRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["credit_note_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "credit_note_id")
+	}
+	protoReq.CreditNoteId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "credit_note_id", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_CreditNoteService_GetCreditNotePdf_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetCreditNotePdf(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_CreditNoteService_GetCreditNotePdf_0(ctx context.Context, marshaler runtime.Marshaler, server CreditNoteServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetCreditNotePdfRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["credit_note_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "credit_note_id")
+	}
+	protoReq.CreditNoteId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "credit_note_id", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_CreditNoteService_GetCreditNotePdf_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.GetCreditNotePdf(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 var filter_CreditNoteService_ListCreditNotes_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
 func request_CreditNoteService_ListCreditNotes_0(ctx context.Context, marshaler runtime.Marshaler, client CreditNoteServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
@@ -195,6 +248,26 @@ func RegisterCreditNoteServiceHandlerServer(ctx context.Context, mux *runtime.Se
 			return
 		}
 		forward_CreditNoteService_GetCreditNote_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_CreditNoteService_GetCreditNotePdf_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/tollbook.billing.v1.CreditNoteService/GetCreditNotePdf", runtime.WithHTTPPathPattern("/api/v1/credit-notes/{credit_note_id}/pdf"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_CreditNoteService_GetCreditNotePdf_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_CreditNoteService_GetCreditNotePdf_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_CreditNoteService_ListCreditNotes_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -290,6 +363,23 @@ func RegisterCreditNoteServiceHandlerClient(ctx context.Context, mux *runtime.Se
 		}
 		forward_CreditNoteService_GetCreditNote_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_CreditNoteService_GetCreditNotePdf_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/tollbook.billing.v1.CreditNoteService/GetCreditNotePdf", runtime.WithHTTPPathPattern("/api/v1/credit-notes/{credit_note_id}/pdf"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_CreditNoteService_GetCreditNotePdf_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_CreditNoteService_GetCreditNotePdf_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodGet, pattern_CreditNoteService_ListCreditNotes_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -313,11 +403,13 @@ func RegisterCreditNoteServiceHandlerClient(ctx context.Context, mux *runtime.Se
 var (
 	pattern_CreditNoteService_CreateCreditNote_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v1", "credit-notes"}, ""))
 	pattern_CreditNoteService_GetCreditNote_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"api", "v1", "credit-notes", "credit_note_id"}, ""))
+	pattern_CreditNoteService_GetCreditNotePdf_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"api", "v1", "credit-notes", "credit_note_id", "pdf"}, ""))
 	pattern_CreditNoteService_ListCreditNotes_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v1", "credit-notes"}, ""))
 )
 
 var (
 	forward_CreditNoteService_CreateCreditNote_0 = runtime.ForwardResponseMessage
 	forward_CreditNoteService_GetCreditNote_0    = runtime.ForwardResponseMessage
+	forward_CreditNoteService_GetCreditNotePdf_0 = runtime.ForwardResponseMessage
 	forward_CreditNoteService_ListCreditNotes_0  = runtime.ForwardResponseMessage
 )

@@ -8,6 +8,7 @@ package billingv1
 
 import (
 	context "context"
+	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -21,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	CreditNoteService_CreateCreditNote_FullMethodName = "/tollbook.billing.v1.CreditNoteService/CreateCreditNote"
 	CreditNoteService_GetCreditNote_FullMethodName    = "/tollbook.billing.v1.CreditNoteService/GetCreditNote"
+	CreditNoteService_GetCreditNotePdf_FullMethodName = "/tollbook.billing.v1.CreditNoteService/GetCreditNotePdf"
 	CreditNoteService_ListCreditNotes_FullMethodName  = "/tollbook.billing.v1.CreditNoteService/ListCreditNotes"
 )
 
@@ -37,6 +39,10 @@ type CreditNoteServiceClient interface {
 	CreateCreditNote(ctx context.Context, in *CreateCreditNoteRequest, opts ...grpc.CallOption) (*CreateCreditNoteResponse, error)
 	// One credit note.
 	GetCreditNote(ctx context.Context, in *GetCreditNoteRequest, opts ...grpc.CallOption) (*GetCreditNoteResponse, error)
+	// One credit note on paper, as a PDF file.
+	// buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+	GetCreditNotePdf(ctx context.Context, in *GetCreditNotePdfRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error)
 	// The organization's credit notes, newest first.
 	ListCreditNotes(ctx context.Context, in *ListCreditNotesRequest, opts ...grpc.CallOption) (*ListCreditNotesResponse, error)
 }
@@ -69,6 +75,16 @@ func (c *creditNoteServiceClient) GetCreditNote(ctx context.Context, in *GetCred
 	return out, nil
 }
 
+func (c *creditNoteServiceClient) GetCreditNotePdf(ctx context.Context, in *GetCreditNotePdfRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(httpbody.HttpBody)
+	err := c.cc.Invoke(ctx, CreditNoteService_GetCreditNotePdf_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *creditNoteServiceClient) ListCreditNotes(ctx context.Context, in *ListCreditNotesRequest, opts ...grpc.CallOption) (*ListCreditNotesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCreditNotesResponse)
@@ -92,6 +108,10 @@ type CreditNoteServiceServer interface {
 	CreateCreditNote(context.Context, *CreateCreditNoteRequest) (*CreateCreditNoteResponse, error)
 	// One credit note.
 	GetCreditNote(context.Context, *GetCreditNoteRequest) (*GetCreditNoteResponse, error)
+	// One credit note on paper, as a PDF file.
+	// buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+	GetCreditNotePdf(context.Context, *GetCreditNotePdfRequest) (*httpbody.HttpBody, error)
 	// The organization's credit notes, newest first.
 	ListCreditNotes(context.Context, *ListCreditNotesRequest) (*ListCreditNotesResponse, error)
 	mustEmbedUnimplementedCreditNoteServiceServer()
@@ -109,6 +129,9 @@ func (UnimplementedCreditNoteServiceServer) CreateCreditNote(context.Context, *C
 }
 func (UnimplementedCreditNoteServiceServer) GetCreditNote(context.Context, *GetCreditNoteRequest) (*GetCreditNoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCreditNote not implemented")
+}
+func (UnimplementedCreditNoteServiceServer) GetCreditNotePdf(context.Context, *GetCreditNotePdfRequest) (*httpbody.HttpBody, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCreditNotePdf not implemented")
 }
 func (UnimplementedCreditNoteServiceServer) ListCreditNotes(context.Context, *ListCreditNotesRequest) (*ListCreditNotesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCreditNotes not implemented")
@@ -170,6 +193,24 @@ func _CreditNoteService_GetCreditNote_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CreditNoteService_GetCreditNotePdf_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCreditNotePdfRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CreditNoteServiceServer).GetCreditNotePdf(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CreditNoteService_GetCreditNotePdf_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CreditNoteServiceServer).GetCreditNotePdf(ctx, req.(*GetCreditNotePdfRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CreditNoteService_ListCreditNotes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListCreditNotesRequest)
 	if err := dec(in); err != nil {
@@ -202,6 +243,10 @@ var CreditNoteService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetCreditNote",
 			Handler:    _CreditNoteService_GetCreditNote_Handler,
+		},
+		{
+			MethodName: "GetCreditNotePdf",
+			Handler:    _CreditNoteService_GetCreditNotePdf_Handler,
 		},
 		{
 			MethodName: "ListCreditNotes",

@@ -6,6 +6,7 @@ Plans, subscriptions and invoices. Tollbook authors invoices, Stripe collects th
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from tollbook.billing.v1 import billing_pb2 as _billing_pb2
 import abc as _abc_1
@@ -81,6 +82,12 @@ class BillingServiceStub:
     """The organization's invoices, newest first."""
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetInvoiceRequest, _billing_pb2.GetInvoiceResponse]
     """One invoice."""
+    GetInvoicePdf: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetInvoicePdfRequest, _httpbody_pb2.HttpBody]
+    """One invoice on paper, as a PDF file; `preview` instead of an invoice's id: the preview. It says who sold and who
+    bought as of when it was issued. The same invoice in the same state is the same file, byte by byte.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+    """
 
 @_typing.type_check_only
 class BillingServiceAsyncStub(BillingServiceStub):
@@ -133,6 +140,12 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """The organization's invoices, newest first."""
     GetInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetInvoiceRequest, _billing_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     """One invoice."""
+    GetInvoicePdf: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetInvoicePdfRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """One invoice on paper, as a PDF file; `preview` instead of an invoice's id: the preview. It says who sold and who
+    bought as of when it was issued. The same invoice in the same state is the same file, byte by byte.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+    """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Subscriptions and invoices of one organization."""
@@ -266,5 +279,17 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GetInvoiceResponse, _abc.Awaitable[_billing_pb2.GetInvoiceResponse]]:
         """One invoice."""
+
+    @_abc_1.abstractmethod
+    def GetInvoicePdf(
+        self,
+        request: _billing_pb2.GetInvoicePdfRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """One invoice on paper, as a PDF file; `preview` instead of an invoice's id: the preview. It says who sold and who
+        bought as of when it was issued. The same invoice in the same state is the same file, byte by byte.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+        """
 
 def add_BillingServiceServicer_to_server(servicer: BillingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

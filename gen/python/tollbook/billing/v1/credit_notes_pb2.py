@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollbook.access.v1 import access_pb2 as tollbook_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollbook/billing/v1/credit_notes.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xb6\x03\n\nCreditNote\x12\x16\n\x0e\x63redit_note_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\t\x12\x12\n\ninvoice_id\x18\x04 \x01(\t\x12\x16\n\x0einvoice_number\x18\x05 \x01(\t\x12\x17\n\x0flegal_entity_id\x18\x06 \x01(\t\x12\x15\n\rcurrency_code\x18\x07 \x01(\t\x12\r\n\x05total\x18\x08 \x01(\t\x12\x32\n\x05lines\x18\t \x03(\x0b\x32#.tollbook.billing.v1.CreditNoteLine\x12\x0f\n\x07reduced\x18\n \x01(\t\x12\x10\n\x08\x63redited\x18\x0b \x01(\t\x12\x10\n\x08refunded\x18\x0c \x01(\t\x12\x35\n\x06reason\x18\r \x01(\x0e\x32%.tollbook.billing.v1.CreditNoteReason\x12\x0c\n\x04memo\x18\x0e \x01(\t\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15stripe_credit_note_id\x18\x10 \x01(\t\"Z\n\x0e\x43reditNoteLine\x12\x13\n\x0bline_number\x18\x01 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\x12\x0e\n\x06is_tax\x18\x04 \x01(\x08\"0\n\tCitedLine\x12\x13\n\x0bline_number\x18\x01 \x01(\x05\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\"\x8b\x02\n\x17\x43reateCreditNoteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x12\n\ninvoice_id\x18\x03 \x01(\t\x12-\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.tollbook.billing.v1.CitedLine\x12\x35\n\x06reason\x18\x05 \x01(\x0e\x32%.tollbook.billing.v1.CreditNoteReason\x12\x0c\n\x04memo\x18\x06 \x01(\t\x12;\n\x0b\x64\x65stination\x18\x07 \x01(\x0e\x32&.tollbook.billing.v1.CreditDestination\"P\n\x18\x43reateCreditNoteResponse\x12\x34\n\x0b\x63redit_note\x18\x01 \x01(\x0b\x32\x1f.tollbook.billing.v1.CreditNote\"G\n\x14GetCreditNoteRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63redit_note_id\x18\x02 \x01(\t\"M\n\x15GetCreditNoteResponse\x12\x34\n\x0b\x63redit_note\x18\x01 \x01(\x0b\x32\x1f.tollbook.billing.v1.CreditNote\"X\n\x16ListCreditNotesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x17ListCreditNotesResponse\x12\x35\n\x0c\x63redit_notes\x18\x01 \x03(\x0b\x32\x1f.tollbook.billing.v1.CreditNote\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xe2\x01\n\x10\x43reditNoteReason\x12\"\n\x1e\x43REDIT_NOTE_REASON_UNSPECIFIED\x10\x00\x12$\n CREDIT_NOTE_REASON_BILLING_ERROR\x10\x01\x12 \n\x1c\x43REDIT_NOTE_REASON_DUPLICATE\x10\x02\x12#\n\x1f\x43REDIT_NOTE_REASON_ORDER_CHANGE\x10\x03\x12\x1f\n\x1b\x43REDIT_NOTE_REASON_GOODWILL\x10\x04\x12\x1c\n\x18\x43REDIT_NOTE_REASON_OTHER\x10\x05*u\n\x11\x43reditDestination\x12\"\n\x1e\x43REDIT_DESTINATION_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43REDIT_DESTINATION_CREDIT\x10\x01\x12\x1d\n\x19\x43REDIT_DESTINATION_REFUND\x10\x02\x32\xdd\x03\n\x11\x43reditNoteService\x12\x96\x01\n\x10\x43reateCreditNote\x12,.tollbook.billing.v1.CreateCreditNoteRequest\x1a-.tollbook.billing.v1.CreateCreditNoteResponse\"%\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/credit-notes:\x01*\x12\x9b\x01\n\rGetCreditNote\x12).tollbook.billing.v1.GetCreditNoteRequest\x1a*.tollbook.billing.v1.GetCreditNoteResponse\"3\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\'\x12%/api/v1/credit-notes/{credit_note_id}\x12\x90\x01\n\x0fListCreditNotes\x12+.tollbook.billing.v1.ListCreditNotesRequest\x1a,.tollbook.billing.v1.ListCreditNotesResponse\"\"\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/credit-notesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollbook/billing/v1/credit_notes.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xb6\x03\n\nCreditNote\x12\x16\n\x0e\x63redit_note_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\t\x12\x12\n\ninvoice_id\x18\x04 \x01(\t\x12\x16\n\x0einvoice_number\x18\x05 \x01(\t\x12\x17\n\x0flegal_entity_id\x18\x06 \x01(\t\x12\x15\n\rcurrency_code\x18\x07 \x01(\t\x12\r\n\x05total\x18\x08 \x01(\t\x12\x32\n\x05lines\x18\t \x03(\x0b\x32#.tollbook.billing.v1.CreditNoteLine\x12\x0f\n\x07reduced\x18\n \x01(\t\x12\x10\n\x08\x63redited\x18\x0b \x01(\t\x12\x10\n\x08refunded\x18\x0c \x01(\t\x12\x35\n\x06reason\x18\r \x01(\x0e\x32%.tollbook.billing.v1.CreditNoteReason\x12\x0c\n\x04memo\x18\x0e \x01(\t\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15stripe_credit_note_id\x18\x10 \x01(\t\"Z\n\x0e\x43reditNoteLine\x12\x13\n\x0bline_number\x18\x01 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\x12\x0e\n\x06is_tax\x18\x04 \x01(\x08\"0\n\tCitedLine\x12\x13\n\x0bline_number\x18\x01 \x01(\x05\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\"\x8b\x02\n\x17\x43reateCreditNoteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x12\n\ninvoice_id\x18\x03 \x01(\t\x12-\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.tollbook.billing.v1.CitedLine\x12\x35\n\x06reason\x18\x05 \x01(\x0e\x32%.tollbook.billing.v1.CreditNoteReason\x12\x0c\n\x04memo\x18\x06 \x01(\t\x12;\n\x0b\x64\x65stination\x18\x07 \x01(\x0e\x32&.tollbook.billing.v1.CreditDestination\"P\n\x18\x43reateCreditNoteResponse\x12\x34\n\x0b\x63redit_note\x18\x01 \x01(\x0b\x32\x1f.tollbook.billing.v1.CreditNote\"G\n\x14GetCreditNoteRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63redit_note_id\x18\x02 \x01(\t\"M\n\x15GetCreditNoteResponse\x12\x34\n\x0b\x63redit_note\x18\x01 \x01(\x0b\x32\x1f.tollbook.billing.v1.CreditNote\"X\n\x16ListCreditNotesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x17ListCreditNotesResponse\x12\x35\n\x0c\x63redit_notes\x18\x01 \x03(\x0b\x32\x1f.tollbook.billing.v1.CreditNote\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x17GetCreditNotePdfRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63redit_note_id\x18\x02 \x01(\t*\xe2\x01\n\x10\x43reditNoteReason\x12\"\n\x1e\x43REDIT_NOTE_REASON_UNSPECIFIED\x10\x00\x12$\n CREDIT_NOTE_REASON_BILLING_ERROR\x10\x01\x12 \n\x1c\x43REDIT_NOTE_REASON_DUPLICATE\x10\x02\x12#\n\x1f\x43REDIT_NOTE_REASON_ORDER_CHANGE\x10\x03\x12\x1f\n\x1b\x43REDIT_NOTE_REASON_GOODWILL\x10\x04\x12\x1c\n\x18\x43REDIT_NOTE_REASON_OTHER\x10\x05*u\n\x11\x43reditDestination\x12\"\n\x1e\x43REDIT_DESTINATION_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43REDIT_DESTINATION_CREDIT\x10\x01\x12\x1d\n\x19\x43REDIT_DESTINATION_REFUND\x10\x02\x32\xef\x04\n\x11\x43reditNoteService\x12\x96\x01\n\x10\x43reateCreditNote\x12,.tollbook.billing.v1.CreateCreditNoteRequest\x1a-.tollbook.billing.v1.CreateCreditNoteResponse\"%\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/credit-notes:\x01*\x12\x9b\x01\n\rGetCreditNote\x12).tollbook.billing.v1.GetCreditNoteRequest\x1a*.tollbook.billing.v1.GetCreditNoteResponse\"3\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\'\x12%/api/v1/credit-notes/{credit_note_id}\x12\x8f\x01\n\x10GetCreditNotePdf\x12,.tollbook.billing.v1.GetCreditNotePdfRequest\x1a\x14.google.api.HttpBody\"7\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02+\x12)/api/v1/credit-notes/{credit_note_id}/pdf\x12\x90\x01\n\x0fListCreditNotes\x12+.tollbook.billing.v1.ListCreditNotesRequest\x1a,.tollbook.billing.v1.ListCreditNotesResponse\"\"\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/credit-notesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,30 +39,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDITNOTESERVICE'].methods_by_name['CreateCreditNote']._serialized_options = b'\262\341\030\002\010\002\202\323\344\223\002\031\"\024/api/v1/credit-notes:\001*'
   _globals['_CREDITNOTESERVICE'].methods_by_name['GetCreditNote']._loaded_options = None
   _globals['_CREDITNOTESERVICE'].methods_by_name['GetCreditNote']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002\'\022%/api/v1/credit-notes/{credit_note_id}'
+  _globals['_CREDITNOTESERVICE'].methods_by_name['GetCreditNotePdf']._loaded_options = None
+  _globals['_CREDITNOTESERVICE'].methods_by_name['GetCreditNotePdf']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002+\022)/api/v1/credit-notes/{credit_note_id}/pdf'
   _globals['_CREDITNOTESERVICE'].methods_by_name['ListCreditNotes']._loaded_options = None
   _globals['_CREDITNOTESERVICE'].methods_by_name['ListCreditNotes']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002\026\022\024/api/v1/credit-notes'
-  _globals['_CREDITNOTEREASON']._serialized_start=1444
-  _globals['_CREDITNOTEREASON']._serialized_end=1670
-  _globals['_CREDITDESTINATION']._serialized_start=1672
-  _globals['_CREDITDESTINATION']._serialized_end=1789
-  _globals['_CREDITNOTE']._serialized_start=160
-  _globals['_CREDITNOTE']._serialized_end=598
-  _globals['_CREDITNOTELINE']._serialized_start=600
-  _globals['_CREDITNOTELINE']._serialized_end=690
-  _globals['_CITEDLINE']._serialized_start=692
-  _globals['_CITEDLINE']._serialized_end=740
-  _globals['_CREATECREDITNOTEREQUEST']._serialized_start=743
-  _globals['_CREATECREDITNOTEREQUEST']._serialized_end=1010
-  _globals['_CREATECREDITNOTERESPONSE']._serialized_start=1012
-  _globals['_CREATECREDITNOTERESPONSE']._serialized_end=1092
-  _globals['_GETCREDITNOTEREQUEST']._serialized_start=1094
-  _globals['_GETCREDITNOTEREQUEST']._serialized_end=1165
-  _globals['_GETCREDITNOTERESPONSE']._serialized_start=1167
-  _globals['_GETCREDITNOTERESPONSE']._serialized_end=1244
-  _globals['_LISTCREDITNOTESREQUEST']._serialized_start=1246
-  _globals['_LISTCREDITNOTESREQUEST']._serialized_end=1334
-  _globals['_LISTCREDITNOTESRESPONSE']._serialized_start=1336
-  _globals['_LISTCREDITNOTESRESPONSE']._serialized_end=1441
-  _globals['_CREDITNOTESERVICE']._serialized_start=1792
-  _globals['_CREDITNOTESERVICE']._serialized_end=2269
+  _globals['_CREDITNOTEREASON']._serialized_start=1547
+  _globals['_CREDITNOTEREASON']._serialized_end=1773
+  _globals['_CREDITDESTINATION']._serialized_start=1775
+  _globals['_CREDITDESTINATION']._serialized_end=1892
+  _globals['_CREDITNOTE']._serialized_start=187
+  _globals['_CREDITNOTE']._serialized_end=625
+  _globals['_CREDITNOTELINE']._serialized_start=627
+  _globals['_CREDITNOTELINE']._serialized_end=717
+  _globals['_CITEDLINE']._serialized_start=719
+  _globals['_CITEDLINE']._serialized_end=767
+  _globals['_CREATECREDITNOTEREQUEST']._serialized_start=770
+  _globals['_CREATECREDITNOTEREQUEST']._serialized_end=1037
+  _globals['_CREATECREDITNOTERESPONSE']._serialized_start=1039
+  _globals['_CREATECREDITNOTERESPONSE']._serialized_end=1119
+  _globals['_GETCREDITNOTEREQUEST']._serialized_start=1121
+  _globals['_GETCREDITNOTEREQUEST']._serialized_end=1192
+  _globals['_GETCREDITNOTERESPONSE']._serialized_start=1194
+  _globals['_GETCREDITNOTERESPONSE']._serialized_end=1271
+  _globals['_LISTCREDITNOTESREQUEST']._serialized_start=1273
+  _globals['_LISTCREDITNOTESREQUEST']._serialized_end=1361
+  _globals['_LISTCREDITNOTESRESPONSE']._serialized_start=1363
+  _globals['_LISTCREDITNOTESRESPONSE']._serialized_end=1468
+  _globals['_GETCREDITNOTEPDFREQUEST']._serialized_start=1470
+  _globals['_GETCREDITNOTEPDFREQUEST']._serialized_end=1544
+  _globals['_CREDITNOTESERVICE']._serialized_start=1895
+  _globals['_CREDITNOTESERVICE']._serialized_end=2518
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from tollbook.billing.v1 import credit_notes_pb2 as tollbook_dot_billing_dot_v1_dot_credit__notes__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -46,6 +47,11 @@ class CreditNoteServiceStub:
                 request_serializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNoteRequest.SerializeToString,
                 response_deserializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNoteResponse.FromString,
                 _registered_method=True)
+        self.GetCreditNotePdf = channel.unary_unary(
+                '/tollbook.billing.v1.CreditNoteService/GetCreditNotePdf',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNotePdfRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.ListCreditNotes = channel.unary_unary(
                 '/tollbook.billing.v1.CreditNoteService/ListCreditNotes',
                 request_serializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.ListCreditNotesRequest.SerializeToString,
@@ -74,6 +80,15 @@ class CreditNoteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCreditNotePdf(self, request, context):
+        """One credit note on paper, as a PDF file.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCreditNotes(self, request, context):
         """The organization's credit notes, newest first.
         """
@@ -93,6 +108,11 @@ def add_CreditNoteServiceServicer_to_server(servicer, server):
                     servicer.GetCreditNote,
                     request_deserializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNoteRequest.FromString,
                     response_serializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNoteResponse.SerializeToString,
+            ),
+            'GetCreditNotePdf': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCreditNotePdf,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNotePdfRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ListCreditNotes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCreditNotes,
@@ -156,6 +176,33 @@ class CreditNoteService:
             '/tollbook.billing.v1.CreditNoteService/GetCreditNote',
             tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNoteRequest.SerializeToString,
             tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCreditNotePdf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.CreditNoteService/GetCreditNotePdf',
+            tollbook_dot_billing_dot_v1_dot_credit__notes__pb2.GetCreditNotePdfRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from tollbook.billing.v1 import credit_notes_pb2 as _credit_notes_pb2
 import abc as _abc_1
@@ -42,6 +43,11 @@ class CreditNoteServiceStub:
     """
     GetCreditNote: _grpc.UnaryUnaryMultiCallable[_credit_notes_pb2.GetCreditNoteRequest, _credit_notes_pb2.GetCreditNoteResponse]
     """One credit note."""
+    GetCreditNotePdf: _grpc.UnaryUnaryMultiCallable[_credit_notes_pb2.GetCreditNotePdfRequest, _httpbody_pb2.HttpBody]
+    """One credit note on paper, as a PDF file.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+    """
     ListCreditNotes: _grpc.UnaryUnaryMultiCallable[_credit_notes_pb2.ListCreditNotesRequest, _credit_notes_pb2.ListCreditNotesResponse]
     """The organization's credit notes, newest first."""
 
@@ -59,6 +65,11 @@ class CreditNoteServiceAsyncStub(CreditNoteServiceStub):
     """
     GetCreditNote: _aio.UnaryUnaryMultiCallable[_credit_notes_pb2.GetCreditNoteRequest, _credit_notes_pb2.GetCreditNoteResponse]  # type: ignore[assignment]
     """One credit note."""
+    GetCreditNotePdf: _aio.UnaryUnaryMultiCallable[_credit_notes_pb2.GetCreditNotePdfRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """One credit note on paper, as a PDF file.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+    """
     ListCreditNotes: _aio.UnaryUnaryMultiCallable[_credit_notes_pb2.ListCreditNotesRequest, _credit_notes_pb2.ListCreditNotesResponse]  # type: ignore[assignment]
     """The organization's credit notes, newest first."""
 
@@ -85,6 +96,17 @@ class CreditNoteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_credit_notes_pb2.GetCreditNoteResponse, _abc.Awaitable[_credit_notes_pb2.GetCreditNoteResponse]]:
         """One credit note."""
+
+    @_abc_1.abstractmethod
+    def GetCreditNotePdf(
+        self,
+        request: _credit_notes_pb2.GetCreditNotePdfRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """One credit note on paper, as a PDF file.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - the body is the file itself
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE - the same
+        """
 
     @_abc_1.abstractmethod
     def ListCreditNotes(
