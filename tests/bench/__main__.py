@@ -32,6 +32,7 @@ from tests.bench.memory import memory
 from tests.bench.stores import server_version
 from tests.bench.table import Figure, print_table
 from tests.bench.totals import totals
+from tests.bench.webhooks import webhooks
 
 _PACKAGES = ("grpcio", "protobuf", "psycopg", "psycopg-binary", "SQLAlchemy", "uvloop", "redis", "hiredis")
 _RAW = Path(".build/bench.json")
@@ -46,6 +47,7 @@ _MEASURES: Mapping[str, Callable[[Ground], Awaitable[list[Figure]]]] = {
     "A6": catch_up,
     "heads": heads,
     "S2": memory,
+    "M5": webhooks,
 }
 _TOGETHER = {"I3": "I2", "I5": "I2", "disk": "I2"}
 

@@ -15,20 +15,23 @@ from services.billing.adapters.memory.books import MemoryBooks
 from services.billing.adapters.memory.catalog import MemoryPlans
 from services.billing.adapters.memory.collection_list import MemoryCollectionList
 from services.billing.adapters.memory.dunning_list import MemoryDunningList
+from services.billing.adapters.memory.stripe_events import MemoryStripeInbox
 from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_dunning_list import PostgresDunningList
-from services.billing.adapters.postgres_lists import PostgresCollectionList
+from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.application.ports.books import Books
 from services.billing.application.ports.catalog import Plans
 from services.billing.application.ports.collection import CollectionList
 from services.billing.application.ports.dunning import DunningList
 from services.billing.application.ports.mails import Mail
 from services.billing.application.ports.payments import WaitingDraft
+from services.billing.application.ports.stripe_events import StripeInbox
 from services.billing.domain import limits
 from services.billing.domain.dunning import Dunning
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.mails import MailKind
+from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.stripe_objects import StripeDispute, StripeRefund
 from tests.contracts.test_billing import DIGEST, invoice_of
 from tests.integration.billing_database import billing_database
@@ -49,13 +52,16 @@ class Store:
     plans: Plans
     due: CollectionList
     dunnings: DunningList
+    inbox: StripeInbox
 
 
 @pytest.fixture(params=["memory", "postgres"])
 async def store(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> AsyncIterator[Store]:
     if request.param == "memory":
         memory = MemoryBooks()
-        yield Store(memory, MemoryPlans(), MemoryCollectionList(memory), MemoryDunningList(memory))
+        yield Store(
+            memory, MemoryPlans(), MemoryCollectionList(memory), MemoryDunningList(memory), MemoryStripeInbox(memory)
+        )
         return
     async with billing_database(postgres.url) as database:
         yield Store(
@@ -63,7 +69,13 @@ async def store(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> A
             PostgresPlans(database.tenant, database.fleet),
             PostgresCollectionList(database.fleet),
             PostgresDunningList(database.fleet),
+            PostgresStripeInbox(database.fleet),
         )
+
+
+@pytest.fixture
+def inbox(store: Store) -> StripeInbox:
+    return store.inbox
 
 
 @pytest.fixture
@@ -354,3 +366,37 @@ async def test_a_mail_in_books_that_raise_is_not_written(store: Store) -> None:
         await write_and_fail()
     async with store.books.read(ACME) as book:
         assert await book.mails.all() == []
+
+
+# --- events that arrive at once
+
+
+def arrived(event_id: str, lane: str) -> StripeEvent:
+    return StripeEvent(event_id=event_id, type="invoice.paid", object_id="in_1", lane=lane, payload=b"{}")
+
+
+async def test_b39_of_an_event_that_arrives_many_times_at_once_one_is_new(inbox: StripeInbox) -> None:
+    events = [arrived(f"evt_{number % 10}", f"cus_{number % 3}") for number in range(250)]
+    new = await asyncio.gather(*(inbox.store(event, now=NOW) for event in events))
+    assert sum(new) == 10
+    assert [bool(each) for each in new[:10]] == [True] * 10
+
+
+async def test_who_gives_up_waiting_takes_nothing_back_from_the_others(inbox: StripeInbox) -> None:
+    calls = [asyncio.create_task(inbox.store(arrived(f"evt_{number}", "cus_1"), now=NOW)) for number in range(20)]
+    await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert done[1::2] == [True] * 10
+    assert await inbox.store(arrived("evt_1", "cus_1"), now=NOW) is False
+
+
+async def test_events_of_a_lane_that_arrive_at_once_are_handled_in_that_order(inbox: StripeInbox) -> None:
+    await asyncio.gather(*(inbox.store(arrived(f"evt_{number:02}", "cus_1"), now=NOW) for number in range(30)))
+    handled = []
+    while due := await inbox.claim(now=NOW, count=10):
+        assert len(due) == 1
+        handled.append(due[0].event_id)
+        await inbox.set_handled(due[0], now=NOW, outcome="done")
+    assert handled == [f"evt_{number:02}" for number in range(30)]

@@ -6,7 +6,9 @@ transaction stays open while Stripe is asked. A claimer that dies loses its clai
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
@@ -16,6 +18,9 @@ from services.billing.application.ports.collection import Claim, DueInvoice
 from services.billing.application.ports.stripe_events import DueEvent
 from services.billing.domain import limits
 from services.billing.domain.stripe_events import StripeEvent
+
+_STORED_TOGETHER = 100
+"""Events in one transaction, each of a mebibyte at most."""
 
 
 class PostgresCollectionList:
@@ -56,26 +61,65 @@ class PostgresCollectionList:
             return Claim(None, is_held=bool((await connection.execute(_IS_DUE, names)).rowcount))
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """An event that waits to be stored."""
+
+    event: StripeEvent
+    now: datetime
+    is_new: asyncio.Future[bool]
+
+
 class PostgresStripeInbox:
-    """StripeInbox as the fleet role."""
+    """StripeInbox as the fleet role. What arrives while a transaction is under way is stored by the next one, together:
+    nobody waits for company, and a burst costs a few transactions.
+    """
 
     def __init__(self, fleet: Database) -> None:
         self._fleet = fleet
+        self._arrived: list[_Arrived] = []
+        self._storing: asyncio.Task[None] | None = None
 
     async def store(self, event: StripeEvent, *, now: datetime) -> bool:
         """As StripeInbox."""
+        arrived = _Arrived(event, now, asyncio.get_running_loop().create_future())
+        self._arrived.append(arrived)
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store_arrived())
+        # Who gives up waiting takes nothing back: the others of its transaction are stored all the same.
+        return await arrived.is_new
+
+    async def _store_arrived(self) -> None:
+        while self._arrived:
+            together, self._arrived = self._arrived[:_STORED_TOGETHER], self._arrived[_STORED_TOGETHER:]
+            try:
+                new = await self._store_together(together)
+            except Exception as error:  # noqa: BLE001 - everybody who waits is told
+                for each in together:
+                    if not each.is_new.done():
+                        each.is_new.set_exception(error)
+                continue
+            for each in together:
+                # The same event may be here twice: one of both is new.
+                is_new = each.event.event_id in new
+                new.discard(each.event.event_id)
+                if not each.is_new.done():
+                    each.is_new.set_result(is_new)
+
+    async def _store_together(self, together: Sequence[_Arrived]) -> set[str]:
+        events = [each.event for each in together]
         names = {
-            "event_id": event.event_id,
-            "type": event.type,
-            "object_id": event.object_id,
-            "lane": event.lane,
-            "payload": event.payload,
-            "now": now,
+            "event_ids": [event.event_id for event in events],
+            "types": [event.type for event in events],
+            "object_ids": [event.object_id for event in events],
+            "lanes": [event.lane for event in events],
+            "payloads": [event.payload for event in events],
+            "times": [each.now for each in together],
         }
         async with self._fleet.transaction() as connection:
             # Events of one lane are stored in turn, so that none appears later in front of one already claimed.
-            await connection.execute(_TAKE_TURN_IN_LANE, {"lane": event.lane})
-            return bool((await connection.execute(_STORE_EVENT, names)).rowcount)
+            await connection.execute(_TAKE_TURN_IN_LANES, {"lanes": names["lanes"]})
+            return set((await connection.execute(_STORE_EVENTS, names)).scalars())
 
     async def claim(self, *, now: datetime, count: int) -> Sequence[DueEvent]:
         """As StripeInbox."""
@@ -133,10 +177,19 @@ _CLAIM_ONE_INVOICE = text("""
 _IS_DUE = text("""
     SELECT 1 FROM billing.due_invoices WHERE organization_id = :organization_id AND invoice_id = :invoice_id
 """)
-_TAKE_TURN_IN_LANE = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.stripe_events/' || :lane, 0))")
-_STORE_EVENT = text("""
+# In one order, so that no two transactions wait for each other.
+_TAKE_TURN_IN_LANES = text("""
+    SELECT pg_advisory_xact_lock(turn) FROM (
+        SELECT DISTINCT hashtextextended('billing.stripe_events/' || lane, 0) AS turn
+        FROM unnest(CAST(:lanes AS text[])) AS lane ORDER BY 1) AS turns
+""")
+_STORE_EVENTS = text("""
     INSERT INTO billing.stripe_events (event_id, type, object_id, lane, payload, receive_time, next_attempt_time)
-    VALUES (:event_id, :type, :object_id, :lane, :payload, :now, :now) ON CONFLICT (event_id) DO NOTHING
+    SELECT event_id, type, object_id, lane, payload, receive_time, receive_time
+    FROM unnest(CAST(:event_ids AS text[]), CAST(:types AS text[]), CAST(:object_ids AS text[]),
+        CAST(:lanes AS text[]), CAST(:payloads AS bytea[]), CAST(:times AS timestamptz[])) WITH ORDINALITY
+        AS arrived (event_id, type, object_id, lane, payload, receive_time, place)
+    ORDER BY place ON CONFLICT (event_id) DO NOTHING RETURNING event_id
 """)
 _CLAIM_EVENTS = text("""
     WITH chosen AS MATERIALIZED (
