@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import tempfile
+import traceback
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,8 +35,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def _measure(arguments: argparse.Namespace) -> list[Figure]:
+async def _measure(arguments: argparse.Namespace) -> tuple[list[Figure], list[str]]:
+    """The figures, and what could not be measured."""
     figures: list[Figure] = []
+    failed: list[str] = []
     wanted = {name for name in arguments.only.split(",") if name}
     await build_client()
     rounds = Rounds(count=arguments.rounds, seconds=arguments.seconds, organizations=arguments.organizations)
@@ -44,16 +47,20 @@ async def _measure(arguments: argparse.Namespace) -> list[Figure]:
             for name, measure in MEASURES.items():
                 if not wanted or name in wanted:
                     started = perf_counter()
-                    figures += await measure(parts, rounds)
-                    print(f"{name}: {perf_counter() - started:.0f} s", flush=True)
-    return figures
+                    try:
+                        figures += await measure(parts, rounds)
+                    except Exception:  # noqa: BLE001 - the others are worth measuring
+                        traceback.print_exc()
+                        failed.append(name)
+                    print(f"{name}: {perf_counter() - started:.0f} s, load {load_averages()}", flush=True)
+    return figures, failed
 
 
 def main() -> int:
     """Measures, prints, and keeps every round in a file. 1 when a floor is missed."""
     arguments = _arguments()
     started, load = perf_counter(), load_averages()
-    figures = asyncio.run(_measure(arguments))
+    figures, failed = asyncio.run(_measure(arguments))
     print()
     print_table(figures)
     print()
@@ -66,9 +73,11 @@ def main() -> int:
     arguments.raw.write_text(json.dumps(document, indent=1), encoding="utf-8")
     print(f"every round: {arguments.raw}")
     missed = [f"{figure.id} {figure.name}" for figure in figures if figure.is_missed]
+    if failed:
+        print(f"failed, which counts as missed: {', '.join(failed)}")
     if missed:
         print(f"missed: {'; '.join(missed)}")
-    return 1 if missed else 0
+    return 1 if failed or missed else 0
 
 
 if __name__ == "__main__":

@@ -200,14 +200,21 @@ class House:
         turn = asyncio.Semaphore(32)
 
         async def ask(organization_id: str) -> None:
+            request = quota_pb2.ListQuotasRequest(organization_id=organization_id)
             async with turn:
-                await stub.ListQuotas(
-                    quota_pb2.ListQuotasRequest(organization_id=organization_id),
-                    metadata=tuple(KEY.items()),
-                    wait_for_ready=True,
-                )
+                while True:
+                    try:
+                        await stub.ListQuotas(request, metadata=tuple(KEY.items()), wait_for_ready=True)
+                    except grpc.aio.AioRpcError as error:
+                        # A port that is open is not a service that is ready.
+                        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                            raise
+                        await asyncio.sleep(0.1)
+                    else:
+                        return
 
-        await asyncio.gather(*map(ask, organization_ids))
+        async with asyncio.timeout(_START_SECONDS_MAX + len(organization_ids)):
+            await asyncio.gather(*map(ask, organization_ids))
 
     async def load(
         self,
