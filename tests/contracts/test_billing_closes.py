@@ -14,16 +14,19 @@ import pytest
 from kit.ids import new_id
 from kit.money import Money
 from kit.postgres.embedded import EmbeddedPostgres
+from kit.testing.clock import FakeClock
 from services.billing.adapters.memory.books import MemoryBooks
 from services.billing.adapters.memory.catalog import MemoryPlans
 from services.billing.adapters.memory.close_list import MemoryCloseList
 from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_catalog import PostgresPlans
 from services.billing.adapters.postgres_close_list import PostgresCloseList
+from services.billing.application.create_credit_note import CreateCreditNote
 from services.billing.application.ports.books import Books
 from services.billing.application.ports.closes import CloseList
 from services.billing.domain import limits
 from services.billing.domain.closing import Close, Cut, CutKind
+from services.billing.domain.credit_notes import CitedLine, CreditDestination, CreditNoteReason
 from services.billing.domain.dues import Category, DueKey, DueKind
 from services.billing.domain.invoices import Invoice, InvoiceFilters, InvoiceState, Line, LineKind, total_of
 from services.billing.domain.invoicing import Invoiced
@@ -168,7 +171,28 @@ async def test_a_voided_invoice_holds_what_it_invoiced_still(store: Store) -> No
     async with store.books.open(ACME) as book:
         assert await book.payments.follow(made.invoice_id, InvoiceState.VOID, stripe_invoice_id="", actor="tests")
     async with store.books.read(ACME) as reader:
-        assert (await reader.closes.invoiced(SUB, after=MONTH.start))[BASE].amount == Money(4900, "USD")
+        held = (await reader.closes.invoiced(SUB, after=MONTH.start))[BASE]
+    assert (held.amount, held.taken_back_minor) == (Money(4900, "USD"), 4900)
+
+
+async def test_what_credit_notes_took_back_of_a_line_is_told_with_what_is_invoiced(store: Store) -> None:
+    made = await finalize(store, invoice(line(MINUTES, 300, used=60, sequences=(0, 7)), line(BASE, 4900)))
+    create = CreateCreditNote(store.books, FakeClock(NOW))
+    for request_id in ("one", "two"):
+        await create(
+            ACME,
+            made.invoice_id,
+            [CitedLine(line_number=2, amount=Money(1000, "USD"))],
+            reason=CreditNoteReason.GOODWILL,
+            memo="",
+            destination=CreditDestination.CREDIT,
+            request_id=request_id,
+            actor="tests",
+        )
+    async with store.books.read(ACME) as reader:
+        held = await reader.closes.invoiced(SUB, after=MONTH.start)
+    assert (held[BASE].amount, held[BASE].taken_back_minor) == (Money(4900, "USD"), 2000)
+    assert held[MINUTES].taken_back_minor == 0
 
 
 async def test_a_cut_is_made_once(store: Store) -> None:

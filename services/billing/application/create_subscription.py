@@ -12,6 +12,7 @@ from services.billing.application.find_wanted_plan import CustomTerms, FindWante
 from services.billing.application.ports.books import Book, Books
 from services.billing.application.ports.subscriptions import Act
 from services.billing.application.schedule_closes import schedule_closes
+from services.billing.application.settle_standing import settle_standing
 from services.billing.application.subscription_in_force import Standing, SubscriptionInForce, standing_of
 from services.billing.domain import lifecycle, limits
 from services.billing.domain.catalog import FREE_PLAN
@@ -88,7 +89,10 @@ class CreateSubscription:
             if wanted.ref.custom_id:
                 await book.custom_plans.add(wanted.ref.custom_id, wanted.plan)
             act = Act(action="create", actor=actor, request_id=request_id, now=now)
-            subscription = await book.subscriptions.begin(timeline, act)
+            begun = await book.subscriptions.begin(timeline, act)
+            # Who owes for an earlier one owes still: canceling and buying again is no way out of a suspension.
+            await settle_standing(book, actor=actor, now=now)
+            subscription = await book.subscriptions.get(begun.subscription_id)
             await schedule_closes(book)
             await book.requests.remember(request_id, digest, subscription.subscription_id)
             return await standing_of(book, subscription, now)

@@ -48,6 +48,16 @@ class Invoiced:
     invoice_id: str
     """The latest of them."""
     invoice_number: str
+    taken_back_minor: int = 0
+    """What of the amount was taken back, by voiding or credit notes: not charged again, and not given back again."""
+
+    def difference_minor(self, due_minor: int) -> int:
+        """What is still to be invoiced when so much is due. Of what falls away, nothing is given back that was taken
+        back before: who owes it no longer has not paid it.
+        """
+        further = due_minor - self.amount.minor
+        low, high = sorted((-self.taken_back_minor, 0))
+        return further - min(max(further, low), high)
 
 
 def discounted(timeline: Timeline, dues: Sequence[Due], redemptions: Sequence[Redemption]) -> list[Due]:
@@ -76,7 +86,7 @@ def difference_lines(
     lines += [
         _withdrawal_line(key, before, through_sequence)
         for key, before in invoiced.items()
-        if scope.holds(key) and key not in due_keys and before.amount.minor
+        if scope.holds(key) and key not in due_keys and before.difference_minor(0)
     ]
     return tuple(sorted(lines, key=_place))
 
@@ -126,7 +136,7 @@ def settled(
 
 
 def _due_line(due: Due, before: Invoiced | None, through_sequence: int) -> Line | None:
-    minor = due.amount.minor - (before.amount.minor if before else 0)
+    minor = before.difference_minor(due.amount.minor) if before else due.amount.minor
     if not minor and (before is not None or due.key.kind not in _SHOWN_AT_ZERO):
         return None
     quantities = due.quantities
@@ -152,7 +162,7 @@ def _withdrawal_line(key: DueKey, before: Invoiced, through_sequence: int) -> Li
     return Line(
         kind=_line_kind(key.kind, is_first=False),
         description=withdrawal_text(before.segment, before.invoice_number),
-        amount=Money(-before.amount.minor, before.amount.currency_code),
+        amount=Money(before.difference_minor(0), before.amount.currency_code),
         period=before.segment,
         meter=before.meter,
         difference_quantity=-before.used_quantity,

@@ -93,6 +93,34 @@ def test_what_is_no_longer_due_at_all_is_taken_back_once() -> None:
     assert difference_lines([], {gone: invoiced(0, used=7)}, SCOPE, through_sequence=9) == ()
 
 
+@pytest.mark.parametrize(
+    ("due_now", "held", "taken_back", "expected"),
+    [
+        (49, 49, 49, 0),  # voided: not charged again,
+        (24, 49, 49, 0),  # nor given back for what is not used,
+        (0, 49, 49, 0),
+        (60, 49, 49, 11),  # but what comes on top is charged.
+        (24, 49, 10, -15),  # A credit note of a part counts for what falls away first.
+        (0, 49, 10, -39),
+        (49, 49, 10, 0),
+        (24, 24, -25, 0),  # A voided invoice had given 25 of 49 back:
+        (30, 24, -25, 0),
+        (49, 24, -25, 0),  # it did not, so that is not charged again;
+        (20, 24, -25, -4),
+        (55, 24, -25, 6),
+    ],
+)
+def test_what_was_taken_back_is_neither_charged_again_nor_given_back_again(
+    due_now: int, held: int, taken_back: int, expected: int
+) -> None:
+    before = replace(invoiced(held), taken_back_minor=taken_back)
+    lines = difference(due(DueKind.BASE_FEE, due_now), before)
+    assert sum(line.amount.minor for line in lines) == expected
+    if due_now == 0:
+        gone = difference_lines([], {due(DueKind.BASE_FEE, 0).key: before}, SCOPE, through_sequence=9)
+        assert sum(line.amount.minor for line in gone) == expected
+
+
 def test_what_is_out_of_scope_is_neither_invoiced_nor_taken_back() -> None:
     before = Period(START - timedelta(days=31), START)
     old, other = due(DueKind.OVERAGE, 100, interval=before), due(DueKind.BASE_FEE, 100, interval=before)

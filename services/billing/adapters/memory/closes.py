@@ -9,7 +9,7 @@ from services.billing.adapters.memory.world import DueCloseRow, World
 from services.billing.application.ports.closes import DueClose
 from services.billing.domain.closing import Close
 from services.billing.domain.dues import DueKey
-from services.billing.domain.invoices import Invoice, Line
+from services.billing.domain.invoices import Invoice, InvoiceState, Line
 from services.billing.domain.invoicing import Invoiced
 
 
@@ -29,10 +29,17 @@ class MemoryCloses:
         """As CloseBook."""
         held: dict[DueKey, Invoiced] = {}
         for invoice in self._pages.invoices.values():
-            for line in invoice.lines:
+            for number, line in enumerate(invoice.lines, start=1):
                 if invoice.subscription_id == subscription_id and line.key and line.key.interval.end > after:
-                    held[line.key] = _together(held.get(line.key), invoice, line)
+                    taken_back = self._taken_back_minor(invoice, number)
+                    held[line.key] = _together(held.get(line.key), invoice, line, taken_back)
         return held
+
+    def _taken_back_minor(self, invoice: Invoice, number: int) -> int:
+        if invoice.state is InvoiceState.VOID:
+            return invoice.lines[number - 1].amount.minor
+        notes = [note for note in self._pages.credit_notes.values() if note.invoice_id == invoice.invoice_id]
+        return sum(line.amount.minor for note in notes for line in note.lines if line.line_number == number)
 
     async def add(self, subscription_id: str, close: Close, *, at: datetime) -> None:  # noqa: ARG002
         """As CloseBook."""
@@ -50,7 +57,7 @@ class MemoryCloses:
             self._world.due_closes[place] = DueCloseRow(DueClose(*place, 0), at)
 
 
-def _together(before: Invoiced | None, invoice: Invoice, line: Line) -> Invoiced:
+def _together(before: Invoiced | None, invoice: Invoice, line: Line, taken_back_minor: int) -> Invoiced:
     return Invoiced(
         amount=line.amount if before is None else before.amount + line.amount,
         used_quantity=line.difference_quantity + (before.used_quantity if before else 0),
@@ -59,4 +66,5 @@ def _together(before: Invoiced | None, invoice: Invoice, line: Line) -> Invoiced
         segment=line.period,
         invoice_id=invoice.invoice_id,
         invoice_number=invoice.number,
+        taken_back_minor=taken_back_minor + (before.taken_back_minor if before else 0),
     )

@@ -79,6 +79,7 @@ def _invoiced_from_row(row: Row[Any]) -> Invoiced:
         segment=Period(row.period_start, row.period_end),
         invoice_id=row.invoice_id,
         invoice_number=row.number,
+        taken_back_minor=int(row.taken_back_minor),
     )
 
 
@@ -87,9 +88,16 @@ _OF = text("""
     WHERE organization_id = :organization_id AND subscription_id = :subscription_id
 """)
 # A line of the version before lines had keys is read as what it was for: a period's price, or its usage by meter, all
-# that it names. Of the lines of one key the latest one says the segment and the invoice.
+# that it names. Credit notes count lines from 1. Of the lines of one key the latest one says the segment and the
+# invoice.
 _INVOICED = text("""
-    WITH lines AS (
+    WITH noted AS (
+        SELECT note.invoice_id, line.line_number, sum(line.amount_minor) AS amount_minor
+        FROM billing.credit_notes AS note
+            JOIN billing.credit_note_lines AS line USING (organization_id, credit_note_id)
+        WHERE organization_id = :organization_id
+        GROUP BY note.invoice_id, line.line_number),
+    lines AS (
         SELECT coalesce(line.due_kind, line.kind) AS due_kind,
             coalesce(line.category, CASE line.kind WHEN 'BASE_FEE' THEN 'BASE' ELSE 'USAGE' END) AS category,
             coalesce(line.interval_start, line.period_start) AS interval_start,
@@ -100,15 +108,18 @@ _INVOICED = text("""
             CASE WHEN line.due_kind IS NULL THEN invoice.closed_through_sequence ELSE line.last_sequence
                 END AS last_sequence,
             line.amount_minor, line.meter, line.period_start, line.period_end,
+            CASE WHEN invoice.state = 'VOID' THEN line.amount_minor ELSE coalesce(noted.amount_minor, 0)
+                END AS taken_back_minor,
             invoice.invoice_id, invoice.number, invoice.currency_code, invoice.finalize_time
         FROM billing.invoices AS invoice
             JOIN billing.invoice_lines AS line USING (organization_id, invoice_id)
+            LEFT JOIN noted ON noted.invoice_id = line.invoice_id AND noted.line_number = line.line_number + 1
         WHERE organization_id = :organization_id AND invoice.subscription_id = :subscription_id
             AND coalesce(line.interval_end, line.period_end) > :after
             AND (line.due_kind IS NOT NULL OR line.kind IN ('BASE_FEE', 'OVERAGE')))
     SELECT due_kind, category, interval_start, interval_end, charge_id, segment_start, currency_code,
-        sum(amount_minor) AS amount_minor, sum(used_quantity) AS used_quantity, max(last_sequence) AS last_sequence,
-        max(meter) AS meter,
+        sum(amount_minor) AS amount_minor, sum(taken_back_minor) AS taken_back_minor,
+        sum(used_quantity) AS used_quantity, max(last_sequence) AS last_sequence, max(meter) AS meter,
         (array_agg(period_start ORDER BY finalize_time DESC, number DESC))[1] AS period_start,
         (array_agg(period_end ORDER BY finalize_time DESC, number DESC))[1] AS period_end,
         (array_agg(invoice_id ORDER BY finalize_time DESC, number DESC))[1] AS invoice_id,

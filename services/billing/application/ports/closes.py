@@ -20,8 +20,8 @@ class CloseReader(Protocol):
         ...
 
     async def invoiced(self, subscription_id: str, *, after: datetime) -> Mapping[DueKey, Invoiced]:
-        """What all invoices of a subscription hold, by key, of what ended after a moment. An invoice that was voided
-        holds it still: what the operator took back is not charged again by itself.
+        """What all invoices of a subscription hold, by key, of what ended after a moment. What was voided, or taken
+        back by a credit note, they hold still, and say so: it is not charged again by itself, nor given back again.
         """
         ...
 
