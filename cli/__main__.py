@@ -22,6 +22,7 @@ _COMMANDS = (
     ("catalog", "cli.catalog", "apply a plan catalog to the running suite"),
     ("entities", "cli.entities", "say who bills: the legal entities of the running suite"),
     ("revenue", "cli.revenue", "report how the business stands"),
+    ("reconcile", "cli.reconcile", "compare billing with Stripe and with the ledger, and repair what is asked for"),
     ("quota", "cli.quota", "audit the counters of the running suite"),
 )
 

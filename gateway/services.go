@@ -35,7 +35,7 @@ var services = []struct {
 		billingv1.RegisterBillingProfileServiceHandler, billingv1.RegisterLegalEntityServiceHandler,
 		billingv1.RegisterCreditServiceHandler, billingv1.RegisterCouponServiceHandler,
 		billingv1.RegisterCreditNoteServiceHandler, billingv1.RegisterRevenueServiceHandler,
-		billingv1.RegisterPaymentServiceHandler,
+		billingv1.RegisterPaymentServiceHandler, billingv1.RegisterReconciliationServiceHandler,
 	}},
 	{"analytics", []registration{analyticsv1.RegisterAnalyticsServiceHandler, analyticsv1.RegisterPriceServiceHandler}},
 	{"accounts", []registration{accountsv1.RegisterAccountsServiceHandler}},

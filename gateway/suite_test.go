@@ -70,6 +70,7 @@ func startSuite(t *testing.T) *suite {
 			billingv1.RegisterCreditNoteServiceServer(to, billingv1.UnimplementedCreditNoteServiceServer{})
 			billingv1.RegisterRevenueServiceServer(to, billingv1.UnimplementedRevenueServiceServer{})
 			billingv1.RegisterPaymentServiceServer(to, billingv1.UnimplementedPaymentServiceServer{})
+			billingv1.RegisterReconciliationServiceServer(to, billingv1.UnimplementedReconciliationServiceServer{})
 			billingv1.RegisterStripeWebhookServiceServer(to, fakeStripeWebhook{suite: s})
 		},
 		"analytics": func(to *grpc.Server) {

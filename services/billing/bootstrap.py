@@ -10,6 +10,7 @@ from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application, Servicer
 from kit.head_watch import HeadWatch
+from kit.jobs import Job, Jobs
 from kit.postgres.database import Database
 from services.billing.adapters.metering_ledger import MeteringLedger
 from services.billing.adapters.postgres_books.books import PostgresBooks
@@ -22,6 +23,7 @@ from services.billing.adapters.postgres_dunning_list import PostgresDunningList
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
 from services.billing.adapters.postgres_money_lists import PostgresCreditNoteList, PostgresExpiryList
+from services.billing.adapters.postgres_reports import PostgresReports
 from services.billing.adapters.postgres_revenue import PostgresRevenueLists
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
@@ -31,10 +33,12 @@ from services.billing.adapters.stripe.credit_notes import StripeCreditNotes
 from services.billing.adapters.stripe.customers import StripeCustomers
 from services.billing.adapters.stripe.invoices import StripeInvoices
 from services.billing.adapters.stripe.payments import StripePayments
+from services.billing.adapters.stripe.records import StripeRecords
 from services.billing.adapters.stripe.subscriptions import StripeSubscriptions
 from services.billing.adapters.typst_papers.renderer import TypstPapers
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
+from services.billing.application.apply_repairs import ApplyRepairs
 from services.billing.application.apply_scheduled_changes import ApplyScheduledChanges
 from services.billing.application.begin_checkout import BeginCheckout
 from services.billing.application.cancel_subscription import CancelSubscription
@@ -42,6 +46,7 @@ from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
 from services.billing.application.close_due_subscriptions import CloseDueSubscriptions
 from services.billing.application.collect_invoices import CollectInvoices
+from services.billing.application.compare_organization import CompareOrganization
 from services.billing.application.confirm_usage import ConfirmUsage
 from services.billing.application.create_subscription import CreateSubscription
 from services.billing.application.diff_catalog import DiffCatalog
@@ -61,6 +66,7 @@ from services.billing.application.preview_invoice import PreviewInvoice
 from services.billing.application.print_papers import PrintPapers
 from services.billing.application.put_on_plan import PutOnPlan
 from services.billing.application.read_entitlements import ReadEntitlements
+from services.billing.application.reconcile_billing import ReconcileBilling
 from services.billing.application.report_revenue import ReportRevenue
 from services.billing.application.resume_subscription import ResumeSubscription
 from services.billing.application.settle_invoice import SettleInvoice
@@ -84,10 +90,12 @@ from services.billing.rpc.entitlement_servicer import EntitlementServicer
 from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
 from services.billing.rpc.payment_servicer import PaymentServicer
 from services.billing.rpc.profile_servicer import BillingProfileServicer
+from services.billing.rpc.reconciliation_servicer import ReconciliationServicer
 from services.billing.rpc.revenue_servicer import RevenueServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
 from services.billing.workers.closing import keep_closing
 from services.billing.workers.confirming import keep_confirming
+from services.billing.workers.jobs import RECONCILE_EVERY, keep_jobs
 from services.billing.workers.working_off import LOOK_SOON_SECONDS, work_off
 
 
@@ -130,6 +138,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         papers=TypstPapers(settings.invoice_font_paths),
         clock=clock,
     )
+    close_billing_period = CloseBillingPeriod(books, in_force, make_cut, clock)
     billing = BillingServicer(
         books=books,
         subscription_in_force=in_force,
@@ -142,7 +151,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         list_entitlements=ListEntitlements(find_plan, in_force),
         preview_invoice=preview_invoice,
         print_papers=print_papers,
-        close_billing_period=CloseBillingPeriod(books, in_force, make_cut, clock),
+        close_billing_period=close_billing_period,
         begin_checkout=BeginCheckout(
             books=books,
             find_wanted_plan=find_wanted_plan,
@@ -192,13 +201,43 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
         CreditNoteServicer(books=books, print_papers=print_papers, clock=clock, exists=organizations.exists),
     ]
 
+    reports, records = PostgresReports(fleet), StripeRecords(stripe, clock)
+    compare = CompareOrganization(books, records, usage, make_cut, clock)
+    reconcile = ReconcileBilling(reports, books, records, compare, clock)
+    reconciliation = ReconciliationServicer(
+        reports=reports,
+        books=books,
+        reconcile_billing=reconcile,
+        apply_repairs=ApplyRepairs(
+            reports=reports,
+            books=books,
+            records=records,
+            compare=compare,
+            collector=collector,
+            customers=customers,
+            follow_payment=follow_payment,
+            close_billing_period=close_billing_period,
+            clock=clock,
+        ),
+        exists=organizations.exists,
+    )
+
+    async def reconcile_daily() -> None:
+        await reconcile(actor="billing")
+
+    jobs = Jobs(
+        settings.postgres_fleet_url,
+        schema="billing",
+        jobs=[Job(name="reconcile", run=reconcile_daily, every=RECONCILE_EVERY)],
+    )
+
     async def prepare() -> None:
         for database in (tenant, fleet):
             await database.assert_safe_role()
 
     return Application(
         authenticator=Authenticator(RemoteKeyDirectory(accounts), settings.service_key_hashes),
-        servicers=[catalog, billing, settling, entitlements, webhook, revenue, *money],
+        servicers=[catalog, billing, settling, entitlements, webhook, revenue, reconciliation, *money],
         workers={
             "collect_invoices": partial(
                 work_off,
@@ -236,6 +275,7 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
                 work_off,
                 HandOverCreditNotes(PostgresCreditNoteList(fleet), books, StripeCreditNotes(stripe), clock),
             ),
+            "jobs": partial(keep_jobs, jobs),
             "expire_credits": partial(work_off, ExpireCredits(PostgresExpiryList(fleet), books, clock)),
         },
         prepare=prepare,

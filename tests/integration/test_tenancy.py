@@ -40,6 +40,8 @@ OPEN_POLICIES = {
         ("due_credit_notes", "tollbook_billing_fleet", "UPDATE"),
         ("due_dunnings", "tollbook_billing_fleet", "SELECT"),
         ("due_dunnings", "tollbook_billing_fleet", "UPDATE"),
+        # Whose customers there are; not which.
+        ("stripe_customers", "tollbook_billing_fleet", "SELECT"),
     },
     "quota": {("change_heads", "tollbook_quota_fleet", "SELECT")},
     "metering": {

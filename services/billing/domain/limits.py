@@ -89,3 +89,15 @@ PAGE_COUPONS_MAX = 100
 PAGE_COUPONS = 20
 PAGE_CREDIT_NOTES_MAX = 100
 PAGE_CREDIT_NOTES = 20
+RECONCILE_BACK = timedelta(days=40)
+"""What is over by longer is not compared again; what is open is, however old."""
+RECONCILE_USAGE_BACK = timedelta(days=100)
+"""The same for usage that is on no invoice: about as long as a ledger keeps its events by default."""
+RECONCILE_PENDING = timedelta(hours=2)
+"""How young a difference counts as work under way: work is tried again every hour at the latest, ours and Stripe's."""
+RECONCILE_INVOICES_MAX = 1_000
+"""Of one organization in one comparison; the newest ones."""
+REPAIRS_MAX = 1_000
+"""Of one call."""
+PAGE_REPORTS_MAX = 100
+PAGE_REPORTS = 20

@@ -22,6 +22,7 @@ from services.billing.adapters.memory.invoices import MemoryInvoices
 from services.billing.adapters.memory.mails import MemoryMails
 from services.billing.adapters.memory.payments import MemoryPayments
 from services.billing.adapters.memory.profile import MemoryProfile
+from services.billing.adapters.memory.reconciliation import MemoryReconciliation
 from services.billing.adapters.memory.requests import MemoryRequests
 from services.billing.adapters.memory.subscriptions import MemorySubscriptions
 from services.billing.adapters.memory.world import World
@@ -41,6 +42,7 @@ class MemoryBook:
         self.coupons = MemoryRedemptions(world, organization_id)
         self.credits = MemoryCredits(world, organization_id)
         self.credit_notes = MemoryCreditNotes(world, organization_id)
+        self.reconciliation = MemoryReconciliation(world, organization_id)
         self.requests = MemoryRequests(world, organization_id)
         self.payments = MemoryPayments(world, organization_id)
         self.dunning = MemoryDunning(world, organization_id)

@@ -16,6 +16,7 @@ from services.billing.application.ports.dunning import DueDunning
 from services.billing.application.ports.entitlements import EntitlementEntry
 from services.billing.application.ports.mails import Mail
 from services.billing.application.ports.payments import WaitingDraft
+from services.billing.application.ports.reconciliation import Found, Report
 from services.billing.domain.catalog import Plan
 from services.billing.domain.closing import Close, Cut
 from services.billing.domain.coupons import CouponStanding, Redemption
@@ -87,6 +88,9 @@ class Pages:
     """By kind and reason."""
     closes: dict[tuple[str, Cut], Close] = field(default_factory=dict)
     """By subscription and cut."""
+    found: dict[tuple[str, str], Found] = field(default_factory=dict)
+    """By report and difference."""
+    accepted: set[str] = field(default_factory=set)
 
     def change(self, entitlement: EntitlementEntry | None) -> None:
         """Writes the next entry of the change log."""
@@ -161,6 +165,7 @@ class World:
     events: dict[str, Waiting] = field(default_factory=dict)
     coupons: dict[str, CouponStanding] = field(default_factory=dict)
     operator_requests: dict[str, bytes] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
     legal_entities: list[LegalEntity] = field(default_factory=lambda: [_FIRST_ENTITY])
     last_credit_note_numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     due_credit_notes: dict[tuple[str, str], DueNote] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from services.billing.adapters.postgres_books.mails import PostgresMails
 from services.billing.adapters.postgres_books.page import Page
 from services.billing.adapters.postgres_books.payments import PostgresPayments
 from services.billing.adapters.postgres_books.profile import PostgresProfile
+from services.billing.adapters.postgres_books.reconciliation import PostgresReconciliation
 from services.billing.adapters.postgres_books.requests import PostgresRequests
 from services.billing.adapters.postgres_books.stripe_events import PostgresStripeEvents
 from services.billing.adapters.postgres_books.subscriptions import PostgresSubscriptions
@@ -44,6 +45,7 @@ class PostgresBook:
         self.coupons = PostgresRedemptions(page)
         self.credits = PostgresCredits(page)
         self.credit_notes = PostgresCreditNotes(page)
+        self.reconciliation = PostgresReconciliation(page)
         self.requests = PostgresRequests(page)
         self.payments = PostgresPayments(page)
         self.dunning = PostgresDunning(page)

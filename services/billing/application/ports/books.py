@@ -17,6 +17,7 @@ from services.billing.application.ports.invoices import InvoiceBook, InvoiceRead
 from services.billing.application.ports.mails import MailBook, MailReader
 from services.billing.application.ports.payments import PaymentBook, PaymentReader
 from services.billing.application.ports.profile import ProfileBook, ProfileReader
+from services.billing.application.ports.reconciliation import ReconciliationBook, ReconciliationReader
 from services.billing.application.ports.requests import RequestBook, RequestReader
 from services.billing.application.ports.stripe_events import StripeEventBook
 from services.billing.application.ports.subscriptions import SubscriptionBook, SubscriptionReader
@@ -91,6 +92,11 @@ class BookReader(Protocol):
         ...
 
     @property
+    def reconciliation(self) -> ReconciliationReader:
+        """What reconciling it found."""
+        ...
+
+    @property
     def requests(self) -> RequestReader:
         """The requests that were done."""
         ...
@@ -159,6 +165,11 @@ class Book(BookReader, Protocol):
     @property
     def mails(self) -> MailBook:
         """What it is written."""
+        ...
+
+    @property
+    def reconciliation(self) -> ReconciliationBook:
+        """What reconciling it found."""
         ...
 
     @property
