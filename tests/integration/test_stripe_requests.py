@@ -18,6 +18,7 @@ from services.billing.adapters.stripe.credit_notes import StripeCreditNotes
 from services.billing.adapters.stripe.customers import StripeCustomers
 from services.billing.adapters.stripe.invoices import StripeInvoices
 from services.billing.adapters.stripe.payments import StripePayments
+from services.billing.adapters.stripe.records import StripeRecords
 from services.billing.adapters.stripe.subscriptions import StripeSubscriptions
 from services.billing.application.ports.stripe import CheckoutOrder
 from services.billing.domain.credit_notes import CreditNote, CreditNoteReason, CreditSplit
@@ -90,6 +91,7 @@ class Adapters:
     payments: StripePayments
     credit_notes: StripeCreditNotes
     checkouts: StripeCheckouts
+    records: StripeRecords
 
 
 @pytest.fixture
@@ -102,6 +104,7 @@ async def adapters(stripe_mock: str) -> AsyncIterator[Adapters]:
         StripePayments(api),
         StripeCreditNotes(api),
         StripeCheckouts(api),
+        StripeRecords(api, FakeClock(NOW)),
     )
     await api.close()
 
@@ -131,6 +134,10 @@ CALLS: dict[str, Callable[[Adapters], Awaitable[object]]] = {
     "credit_notes.take_back": lambda to: to.credit_notes.take_back(NOTE, "in_1", attempt_count=2),
     "checkouts.begin": lambda to: to.checkouts.begin(ORDER),
     "checkouts.look_up": lambda to: to.checkouts.look_up("cs_1"),
+    "records.customers": lambda to: to.records.customers(since=NOW),
+    "records.read": lambda to: to.records.read(["cus_2"], kept="cus_1", invoices=["in_1"], since=NOW),
+    "records.disown": lambda to: to.records.disown("in_1"),
+    "records.refund": lambda to: to.records.refund("ch_1", 100),
     "checkouts.open_portal": lambda to: to.checkouts.open_portal("cus_1", "https://app.example.com/"),
 }
 
