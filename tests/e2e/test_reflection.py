@@ -30,6 +30,7 @@ _OWN_SERVICES = {
         "tollbook.billing.v1.EntitlementFeedService",
         "tollbook.billing.v1.LegalEntityService",
         "tollbook.billing.v1.PaymentService",
+        "tollbook.billing.v1.ReconciliationService",
         "tollbook.billing.v1.RevenueService",
         "tollbook.billing.v1.StripeWebhookService",
     },
