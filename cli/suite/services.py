@@ -31,7 +31,10 @@ _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
             "TOLLBOOK_DUNNING_SUSPENSION_DAY",
             "TOLLBOOK_DUNNING_UNCOLLECTIBLE_DAY",
             "TOLLBOOK_INVOICE_FONTS",
+            "TOLLBOOK_MAIL_FROM",
+            "TOLLBOOK_MAIL_TEMPLATES",
             "TOLLBOOK_RETURN_HOSTS",
+            "TOLLBOOK_SMTP_URL",
         }
     ),
     "metering": frozenset(

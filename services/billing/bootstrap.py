@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from functools import partial
 
-from kit.clock import SystemClock
+from kit.clock import Clock, SystemClock
 from kit.grpc.client import connect
 from kit.grpc.identity import Authenticator, RemoteKeyDirectory, RemoteOrganizations
 from kit.grpc.server import Application, Servicer
 from kit.head_watch import HeadWatch
-from kit.jobs import Job, Jobs
 from kit.postgres.database import Database
+from services.billing.adapters.jinja_letters.letters import JinjaLetters
 from services.billing.adapters.metering_ledger import MeteringLedger
 from services.billing.adapters.postgres_books.books import PostgresBooks
 from services.billing.adapters.postgres_books.entitlements import PostgresEntitlementHeads
@@ -20,13 +20,16 @@ from services.billing.adapters.postgres_change_list import PostgresChangeList
 from services.billing.adapters.postgres_close_list import PostgresCloseList
 from services.billing.adapters.postgres_coupons import PostgresCoupons
 from services.billing.adapters.postgres_dunning_list import PostgresDunningList
+from services.billing.adapters.postgres_leftovers import PostgresLeftovers
 from services.billing.adapters.postgres_legal_entities import PostgresLegalEntities
 from services.billing.adapters.postgres_lists import PostgresCollectionList, PostgresStripeInbox
+from services.billing.adapters.postgres_mail_list import PostgresMailList
 from services.billing.adapters.postgres_money_lists import PostgresCreditNoteList, PostgresExpiryList
 from services.billing.adapters.postgres_reports import PostgresReports
 from services.billing.adapters.postgres_revenue import PostgresRevenueLists
 from services.billing.adapters.remote_accounts import AccountsOrganizations
 from services.billing.adapters.remote_metering import MeteringUsage
+from services.billing.adapters.smtp_postman import SmtpPostman
 from services.billing.adapters.stripe.checkout import StripeCheckouts
 from services.billing.adapters.stripe.client import StripeApi
 from services.billing.adapters.stripe.credit_notes import StripeCreditNotes
@@ -58,6 +61,7 @@ from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.get_subscription_usage import GetSubscriptionUsage
 from services.billing.application.hand_over_credit_notes import HandOverCreditNotes
 from services.billing.application.handle_stripe_events import HandleStripeEvents
+from services.billing.application.let_go import LetGo
 from services.billing.application.list_entitlements import ListEntitlements
 from services.billing.application.make_cut import MakeCut
 from services.billing.application.open_portal import OpenPortal
@@ -69,6 +73,7 @@ from services.billing.application.read_entitlements import ReadEntitlements
 from services.billing.application.reconcile_billing import ReconcileBilling
 from services.billing.application.report_revenue import ReportRevenue
 from services.billing.application.resume_subscription import ResumeSubscription
+from services.billing.application.send_mails import SendMails
 from services.billing.application.settle_invoice import SettleInvoice
 from services.billing.application.store_stripe_event import StoreStripeEvent
 from services.billing.application.stripe_events.checkout import FinishCheckout
@@ -81,6 +86,7 @@ from services.billing.application.stripe_events.table import handlers
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.config import BillingSettings
 from services.billing.domain.return_urls import return_hosts
+from services.billing.domain.smtp_servers import SmtpServer, sender_of
 from services.billing.rpc.billing_servicer import BillingServicer
 from services.billing.rpc.catalog_servicer import CatalogServicer
 from services.billing.rpc.coupon_servicer import CouponServicer
@@ -95,7 +101,7 @@ from services.billing.rpc.revenue_servicer import RevenueServicer
 from services.billing.rpc.stripe_webhook_servicer import StripeWebhookServicer
 from services.billing.workers.closing import keep_closing
 from services.billing.workers.confirming import keep_confirming
-from services.billing.workers.jobs import RECONCILE_EVERY, keep_jobs
+from services.billing.workers.jobs import Duties, keep_working
 from services.billing.workers.working_off import LOOK_SOON_SECONDS, work_off
 
 
@@ -225,10 +231,21 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     async def reconcile_daily() -> None:
         await reconcile(actor="billing")
 
-    jobs = Jobs(
-        settings.postgres_fleet_url,
-        schema="billing",
-        jobs=[Job(name="reconcile", run=reconcile_daily, every=RECONCILE_EVERY)],
+    duties = Duties(
+        send_mails=SendMails(
+            due=PostgresMailList(fleet),
+            books=books,
+            find_plan=find_plan,
+            entities=entities,
+            papers=print_papers,
+            letters=JinjaLetters(settings.mail_folder),
+            postman=_postman(settings, clock),
+            reply_to=sender_of(settings.mail_from).addr_spec if settings.mail_from else "",
+            clock=clock,
+        ),
+        expire_credits=ExpireCredits(PostgresExpiryList(fleet), books, clock),
+        let_go=LetGo(PostgresLeftovers(fleet), clock),
+        reconcile=reconcile_daily,
     )
 
     async def prepare() -> None:
@@ -275,9 +292,14 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
                 work_off,
                 HandOverCreditNotes(PostgresCreditNoteList(fleet), books, StripeCreditNotes(stripe), clock),
             ),
-            "jobs": partial(keep_jobs, jobs),
-            "expire_credits": partial(work_off, ExpireCredits(PostgresExpiryList(fleet), books, clock)),
+            "jobs": partial(keep_working, settings.postgres_fleet_url, duties),
         },
         prepare=prepare,
         ready=[tenant.ping, fleet.ping],
     )
+
+
+def _postman(settings: BillingSettings, clock: Clock) -> SmtpPostman | None:
+    if not settings.smtp_url:
+        return None
+    return SmtpPostman(SmtpServer.from_url(settings.smtp_url), sender_of(settings.mail_from), clock)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from kit.grpc.server import ServerSettings
 from services.billing.domain.dunning import DunningPolicy, dunning_policy
+from services.billing.domain.smtp_servers import SmtpServer, sender_of
 
 
 class BillingSettings(ServerSettings):
@@ -41,6 +42,34 @@ class BillingSettings(ServerSettings):
 
     invoice_fonts: str = ""
     """Folders with fonts for invoices, separated by colons; fonts with Latin, Greek and Cyrillic are there without."""
+
+    smtp_url: str = ""
+    """Where mails are handed over: `smtp://[user:password@]host[:port][?tls=require]` or `smtps://…`; empty: no mail is
+    sent.
+    """
+    mail_from: str = Field("", validate_default=True)
+    """Who mails are from, such as `Acme Billing <billing@acme.example>`; needed to send any."""
+    mail_templates: str = ""
+    """A folder with templates that go before ours; empty: ours."""
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_a_mail_server(cls, value: str) -> str:
+        if value:
+            SmtpServer.from_url(value)
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _is_a_sender(cls, value: str, others: ValidationInfo) -> str:
+        if value or others.data.get("smtp_url"):
+            sender_of(value)
+        return value
+
+    @property
+    def mail_folder(self) -> Path | None:
+        """Where the operator's templates are; None: there are none."""
+        return Path(self.mail_templates) if self.mail_templates else None
 
     @property
     def dunning_policy(self) -> DunningPolicy:

@@ -15,9 +15,10 @@ import pytest
 from kit.errors import DependencyUnavailable
 from kit.testing.clock import FakeClock
 from services.billing.adapters.jinja_letters.letters import JinjaLetters
-from services.billing.adapters.smtp_postman import SmtpPostman, SmtpServer
+from services.billing.adapters.smtp_postman import SmtpPostman
 from services.billing.domain.errors import MailRefused, TemplateBroken
 from services.billing.domain.mails import EXAMPLE_DATA, Attachment, Letter, MailKind
+from services.billing.domain.smtp_servers import SmtpServer, sender_of
 from tests.smtp_sink import SmtpSink, smtp_sink
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -153,3 +154,14 @@ def test_the_operators_templates_go_before_ours(tmp_path: Path) -> None:
 def test_what_is_no_mail_server_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is wanted"):
         SmtpServer.from_url(url)
+
+
+def test_who_mails_are_from_is_a_name_and_an_address_or_the_address_alone() -> None:
+    assert sender_of("Acme Billing <billing@acme.example>") == Address("Acme Billing", "billing", "acme.example")
+    assert sender_of("billing@acme.example") == Address("", "billing", "acme.example")
+
+
+@pytest.mark.parametrize("text", ["", "Acme", "Acme <>", "Acme <billing>", "@acme.example", "a b@acme.example"])
+def test_who_has_no_address_sends_no_mail(text: str) -> None:
+    with pytest.raises(ValueError, match="is wanted"):
+        sender_of(text)

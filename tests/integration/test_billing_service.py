@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from kit.grpc.errors import reason_of
 from kit.postgres.embedded import EmbeddedPostgres
 from kit.process import ChildProcess
 from kit.testing.stores import free_port
+from services.billing.adapters.postgres_books.books import PostgresBooks
+from services.billing.domain.profile import BillingProfile, Party
 from tests.integration.billing_database import BillingDatabase, billing_database
+from tests.papers import text_of_pdf
+from tests.smtp_sink import TAKEN, SmtpSink, smtp_sink
 from tollbook.accounts.v1 import accounts_pb2, identity_pb2
 from tollbook.billing.v1 import (
     billing_pb2,
@@ -141,8 +146,9 @@ def billing(environment: dict[str, str], folder: Path) -> ChildProcess:
     return ChildProcess(COMMAND, environment=environment, log_path=folder / "billing.log")
 
 
-@pytest.fixture
-async def channel(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+@asynccontextmanager
+async def running(environment: dict[str, str], folder: Path) -> AsyncIterator[grpc.aio.Channel]:
+    """The service until the block ends; then it is stopped, and goes as it should."""
     address = environment["TOLLBOOK_LISTEN_ADDRESS"]
     spec = ProgramSpec(
         name="billing",
@@ -151,7 +157,7 @@ async def channel(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[
         working_folder=Path.cwd(),
         probe=grpc_probe(address),
     )
-    program = Program(spec, log_path=tmp_path / "billing.log")
+    program = Program(spec, log_path=folder / "billing.log")
     await program.start()
     try:
         async with asyncio.timeout(START_SECONDS):
@@ -161,6 +167,12 @@ async def channel(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[
     finally:
         await program.stop(20)
     assert await program.wait() == 0
+
+
+@pytest.fixture
+async def channel(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with running(environment, tmp_path) as channel:
+        yield channel
 
 
 def as_admin() -> tuple[tuple[str, str], ...]:
@@ -251,3 +263,140 @@ async def test_a_service_without_a_key_to_stripe_names_the_variable(
     await process.start()
     assert await process.wait() == BAD_SETTINGS
     assert "bad setting STRIPE_API_KEY" in process.log_tail()
+
+
+# --- mails
+
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[SmtpSink]:
+    async with smtp_sink() as running_sink:
+        yield running_sink
+
+
+@pytest.fixture
+def mailing(environment: dict[str, str], sink: SmtpSink) -> dict[str, str]:
+    return environment | {"TOLLBOOK_SMTP_URL": sink.url, "TOLLBOOK_MAIL_FROM": "Tollbook <billing@tollbook.example>"}
+
+
+async def bill(channel: grpc.aio.Channel, database: BillingDatabase, organization_id: str) -> billing_pb2.Invoice:
+    """Sells a plan to a customer who has an address, and closes its first period."""
+    async with PostgresBooks(database.tenant).open(organization_id) as book:
+        party = Party(legal_name="Acme GmbH", mail=f"{organization_id}@customers.example")
+        profile = BillingProfile(update_time=datetime.now(UTC), party=party)
+        await book.profile.set(profile, actor="tests", request_id="profile")
+    stub = billing_pb2_grpc.BillingServiceStub(channel)
+    wanted = billing_pb2.Subscription(organization_id=organization_id, plan_id="starter")
+    selling = billing_pb2.CreateSubscriptionRequest(request_id="sell", subscription=wanted)
+    await stub.CreateSubscription(selling, metadata=as_admin())
+    closing = billing_pb2.CloseBillingPeriodRequest(request_id="close", organization_id=organization_id)
+    invoice: billing_pb2.Invoice = (await stub.CloseBillingPeriod(closing, metadata=as_admin())).invoice
+    return invoice
+
+
+async def apply_catalog(channel: grpc.aio.Channel) -> None:
+    await catalog_pb2_grpc.CatalogServiceStub(channel).ApplyCatalog(catalog(), metadata=as_admin())
+
+
+def outbox(database: BillingDatabase) -> list[tuple[str, int]]:
+    """What became of each mail, and the attempts at those that are still to be sent."""
+    with psycopg.connect(database.owner_url) as owner:
+        return owner.execute(
+            "SELECT outcome, coalesce(attempt_count, 0) FROM billing.mail_outbox"
+            " LEFT JOIN billing.due_mails USING (organization_id, mail_id)"
+        ).fetchall()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - what is waited for is in other processes
+            await asyncio.sleep(0.05)
+
+
+async def test_an_invoice_that_is_closed_comes_by_mail_with_its_pdf(
+    mailing: dict[str, str], database: BillingDatabase, sink: SmtpSink, tmp_path: Path
+) -> None:
+    async with running(mailing, tmp_path) as channel:
+        await apply_catalog(channel)
+        invoice = await bill(channel, database, "acme")
+        await until(lambda: outbox(database) == [("SENT", 0)])
+    [message] = sink.taken
+    assert (message["To"], message["From"]) == ("acme@customers.example", "Tollbook <billing@tollbook.example>")
+    assert message["Subject"] == f"Invoice {invoice.number} from Tollbook: USD 54.00"
+    [paper] = message.iter_attachments()
+    assert (paper.get_filename(), paper.get_content_type()) == (f"{invoice.number}.pdf", "application/pdf")
+    words = text_of_pdf(paper.get_content())
+    assert all(word in words for word in (invoice.number, "Acme GmbH", "54.00"))
+
+
+async def test_a_mail_server_that_fails_gets_the_mail_once_when_it_has_recovered(
+    mailing: dict[str, str], database: BillingDatabase, sink: SmtpSink, tmp_path: Path
+) -> None:
+    sink.to_recipient = "451 later"
+    async with running(mailing, tmp_path) as channel:
+        await apply_catalog(channel)
+        await bill(channel, database, "acme")
+        await until(lambda: outbox(database)[0][1] > 1)
+        assert sink.taken == []
+        sink.to_recipient = TAKEN
+        await until(lambda: outbox(database) == [("SENT", 0)])
+    assert len(sink.taken) == 1
+
+
+async def test_a_mail_whose_sending_broke_off_comes_again_as_the_same_mail(
+    mailing: dict[str, str], database: BillingDatabase, sink: SmtpSink, tmp_path: Path
+) -> None:
+    sink.drops_after_data = True
+    async with running(mailing, tmp_path) as channel:
+        await apply_catalog(channel)
+        await bill(channel, database, "acme")
+        await until(lambda: bool(sink.taken))
+        sink.drops_after_data = False
+        await until(lambda: outbox(database) == [("SENT", 0)])
+    assert len({message["Message-ID"] for message in sink.taken}) == 1
+    assert len({message["Subject"] for message in sink.taken}) == 1
+
+
+async def test_two_processes_send_each_mail_once(
+    mailing: dict[str, str], database: BillingDatabase, sink: SmtpSink, tmp_path: Path
+) -> None:
+    other = mailing | {
+        "TOLLBOOK_LISTEN_ADDRESS": f"127.0.0.1:{free_port()}",
+        "TOLLBOOK_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+    }
+    (tmp_path / "other").mkdir()
+    customers = [f"customer-{number}" for number in range(5)]
+    async with running(mailing, tmp_path) as one, running(other, tmp_path / "other") as two:
+        await apply_catalog(one)
+        for number, customer in enumerate(customers):
+            await bill((one, two)[number % 2], database, customer)
+        await until(lambda: outbox(database) == [("SENT", 0)] * len(customers))
+    assert sorted(message["To"] for message in sink.taken) == [f"{each}@customers.example" for each in customers]
+
+
+async def test_without_a_mail_server_no_mail_waits_for_one(
+    channel: grpc.aio.Channel, database: BillingDatabase
+) -> None:
+    await apply_catalog(channel)
+    await bill(channel, database, "acme")
+    await until(lambda: outbox(database) == [("SKIPPED", 0)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"TOLLBOOK_SMTP_URL": "mail.example:hunter2", "TOLLBOOK_MAIL_FROM": "a@b.example"}, "TOLLBOOK_SMTP_URL"),
+        ({"TOLLBOOK_SMTP_URL": "smtp://mail.example"}, "TOLLBOOK_MAIL_FROM"),
+        ({"TOLLBOOK_MAIL_FROM": "Acme hunter2"}, "TOLLBOOK_MAIL_FROM"),
+    ],
+)
+async def test_a_service_that_could_send_no_mail_as_it_is_set_names_the_variable(
+    environment: dict[str, str], tmp_path: Path, settings: dict[str, str], variable: str
+) -> None:
+    process = billing(environment | settings, tmp_path)
+    await process.start()
+    assert await process.wait() == BAD_SETTINGS
+    assert f"bad setting {variable}" in process.log_tail()
+    assert "hunter2" not in process.log_tail()

@@ -42,6 +42,13 @@ OPEN_POLICIES = {
         ("due_dunnings", "tollbook_billing_fleet", "UPDATE"),
         # Whose customers there are; not which.
         ("stripe_customers", "tollbook_billing_fleet", "SELECT"),
+        ("due_mails", "tollbook_billing_fleet", "SELECT"),
+        ("due_mails", "tollbook_billing_fleet", "UPDATE"),
+        # Keys and age of what is over for 90 days, to let go of it.
+        ("mail_outbox", "tollbook_billing_fleet", "SELECT"),
+        ("mail_outbox", "tollbook_billing_fleet", "DELETE"),
+        ("requests", "tollbook_billing_fleet", "SELECT"),
+        ("requests", "tollbook_billing_fleet", "DELETE"),
     },
     "quota": {("change_heads", "tollbook_quota_fleet", "SELECT")},
     "metering": {

@@ -22,6 +22,7 @@ from services.billing.application.subscription_in_force import (
     newest_free,
     standing_of,
 )
+from services.billing.application.tell_customers import tell_of_change, tell_of_end
 from services.billing.domain import lifecycle
 from services.billing.domain.catalog import FREE_PLAN, Plan
 from services.billing.domain.lifecycle import Command
@@ -92,6 +93,8 @@ class ActOnSubscription:
                 act = Act(action=command.name.lower(), actor=asked.actor, request_id=asked.request_id, now=now)
                 await _keep_terms(book, wanted)
                 changed = await _write(book, seen.subscription, timeline, free, act)
+                if timeline != seen.timeline:
+                    await _tell(book, command, timeline, wanted.plan if wanted else plan, act)
                 await book.requests.remember(asked.request_id, asked.digest, changed.subscription_id)
                 return await standing_of(book, changed, now)
         raise InvalidState(problem="The subscription keeps changing; try again.")
@@ -101,6 +104,17 @@ def _require(command: Command, subscription: Subscription) -> None:
     if subscription.plan_id == FREE_PLAN:
         raise InvalidState(problem=f"The organization is on {FREE_PLAN!r}: there is nothing to {command.value}.")
     lifecycle.require_allowed(command, subscription.status)
+
+
+async def _tell(book: Book, command: Command, timeline: Timeline, plan: Plan, act: Act) -> None:
+    match command:
+        case Command.CHANGE_PLAN:
+            await tell_of_change(book, timeline, plan.display_name, request_id=act.request_id, now=act.now)
+        case Command.CANCEL:
+            await tell_of_end(book, timeline, plan.display_name, request_id=act.request_id, now=act.now)
+        case _:
+            # Whoever pauses or resumes sees it at once, and it costs nothing by itself.
+            pass
 
 
 async def _keep_terms(book: Book, wanted: WantedPlan | None) -> None:

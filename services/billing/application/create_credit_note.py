@@ -11,6 +11,7 @@ from kit.ids import new_id
 from kit.money import Money
 from services.billing.application.grant_credits import grant_for
 from services.billing.application.ports.books import Book, Books
+from services.billing.application.tell_customers import tell_of_credit_note
 from services.billing.domain import limits
 from services.billing.domain.credit_notes import (
     CitedLine,
@@ -80,7 +81,9 @@ class CreateCreditNote:
                 at=note.create_time,
             )
             await book.requests.remember(request_id, digest, note.credit_note_id)
-            return await book.credit_notes.add(note, actor=actor, request_id=request_id)
+            issued = await book.credit_notes.add(note, actor=actor, request_id=request_id)
+            await tell_of_credit_note(book, issued, now=issued.create_time)
+            return issued
 
     async def _note(
         self,

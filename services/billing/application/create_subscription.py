@@ -14,6 +14,7 @@ from services.billing.application.ports.subscriptions import Act
 from services.billing.application.schedule_closes import schedule_closes
 from services.billing.application.settle_standing import settle_standing
 from services.billing.application.subscription_in_force import Standing, SubscriptionInForce, standing_of
+from services.billing.application.tell_customers import tell_of_trial
 from services.billing.domain import lifecycle, limits
 from services.billing.domain.catalog import FREE_PLAN
 from services.billing.domain.requests import request_digest, require_request_id
@@ -93,6 +94,7 @@ class CreateSubscription:
             # Who owes for an earlier one owes still: canceling and buying again is no way out of a suspension.
             await settle_standing(book, actor=actor, now=now)
             subscription = await book.subscriptions.get(begun.subscription_id)
+            await tell_of_trial(book, timeline, now=now)
             await schedule_closes(book)
             await book.requests.remember(request_id, digest, subscription.subscription_id)
             return await standing_of(book, subscription, now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 
 import structlog
 
@@ -23,6 +22,7 @@ from services.billing.domain.mails import MailKind
 from services.billing.domain.payments import Settlement
 from services.billing.domain.retries import retry_pause
 from services.billing.domain.stripe_objects import StripeInvoice, StripeInvoiceStatus
+from services.billing.domain.wording import date_text
 
 log = structlog.get_logger()
 
@@ -124,7 +124,7 @@ class DunInvoices:
             reason = f"{invoice.invoice_id}/{turn.step.name}"
             data = invoice_in_mail(invoice)
             if kind is not MailKind.SUBSCRIPTION_SUSPENDED:
-                data["suspend_date"] = _date(self._policy.suspension_time(dunning.begin_time))
+                data["suspend_date"] = date_text(self._policy.suspension_time(dunning.begin_time))
             await book.mails.add(Mail(kind=kind, reason=reason, data=data), now=now)
         log.info("dunning_step_taken", invoice_id=invoice_id, step=turn.step.name)
 
@@ -138,7 +138,3 @@ def _mail_kind(step: DunningStep) -> MailKind | None:
             return MailKind.SUBSCRIPTION_SUSPENDED
         case DunningAction.GIVE_UP:
             return None
-
-
-def _date(moment: datetime) -> str:
-    return f"{moment.day} {moment:%b %Y}"

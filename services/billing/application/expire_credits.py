@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from kit.clock import Clock
@@ -13,27 +15,21 @@ log = structlog.get_logger()
 
 
 class ExpireCredits:
-    """Works the list of credits that are over off."""
+    """Works the list of credits that are over off, one organization at a time."""
 
     def __init__(self, expiries: ExpiryList, books: Books, clock: Clock) -> None:
         self._expiries = expiries
         self._books = books
         self._clock = clock
 
-    async def __call__(self) -> int:
-        """Takes what is over of some organizations; answers of how many. Running twice, or in two places, takes nothing
-        twice. One that fails keeps the others waiting for nothing, and is tried again with the next call. Raises
-        DependencyUnavailable when the list cannot be read.
-        """
-        due = await self._expiries.due(now=self._clock.now(), count=limits.CLAIMED_AT_ONCE)
-        return sum([await self._expire(organization_id) for organization_id in due])
+    async def due(self) -> Sequence[str]:
+        """Some of the organizations that have credits whose time is over. Raises DependencyUnavailable."""
+        return await self._expiries.due(now=self._clock.now(), count=limits.EXPIRED_AT_ONCE)
 
-    async def _expire(self, organization_id: str) -> bool:
-        try:
-            async with self._books.open(organization_id) as book:
-                taken = await book.credits.expire(at=self._clock.now())
-        except Exception:
-            log.exception("credits_not_expired", organization_id=organization_id)
-            return False
+    async def __call__(self, organization_id: str) -> None:
+        """Takes what is over of one organization. Running twice, or in two places, takes nothing twice. Raises
+        DependencyUnavailable, with nothing taken.
+        """
+        async with self._books.open(organization_id) as book:
+            taken = await book.credits.expire(at=self._clock.now())
         log.info("credits_expired", organization_id=organization_id, grant_count=len(taken))
-        return True

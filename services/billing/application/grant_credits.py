@@ -8,6 +8,7 @@ from kit.clock import Clock, unix_microseconds
 from kit.ids import new_id
 from kit.money import Money
 from services.billing.application.ports.books import Book, Books
+from services.billing.application.tell_customers import tell_of_grant
 from services.billing.domain import limits
 from services.billing.domain.credits import CreditGrant, CreditSource, GrantStanding, require_grant
 from services.billing.domain.requests import request_digest, require_request_id
@@ -55,6 +56,7 @@ class GrantCredits:
             )
             require_grant(grant)
             await book.requests.remember(request_id, digest, grant.grant_id)
+            await tell_of_grant(book, grant, now=grant.grant_time)
             return await book.credits.grant(grant, actor=actor, request_id=request_id)
 
 

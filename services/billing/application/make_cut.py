@@ -13,6 +13,7 @@ from services.billing.application.find_plan import FindPlan
 from services.billing.application.ports.books import Book, BookReader, Books
 from services.billing.application.ports.usage import Usage
 from services.billing.application.schedule_closes import schedule_close
+from services.billing.application.tell_customers import tell_of_invoice
 from services.billing.domain import limits
 from services.billing.domain.closing import Close, Cut, scope_of
 from services.billing.domain.credits import CreditGrant, CreditSource
@@ -118,7 +119,8 @@ class MakeCut:
                 )
                 await book.credits.grant(grant, actor=order.actor, request_id=order.request_id)
             # The number is taken last: every other close of the legal entity waits from there on.
-            await book.invoices.finalize(final, actor=order.actor, request_id=order.request_id)
+            issued = await book.invoices.finalize(final, actor=order.actor, request_id=order.request_id)
+            await tell_of_invoice(book, issued, now=now)
         return close
 
     async def _invoice(

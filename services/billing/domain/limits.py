@@ -50,6 +50,8 @@ CLAIM_LEASE = timedelta(minutes=2)
 CLAIM_WORK = timedelta(seconds=90)
 """How long it works on one piece; shorter than the lease, so that no two work on the same."""
 CLAIMED_AT_ONCE = 10
+EXPIRED_AT_ONCE = 100
+"""Organizations whose credits one look finds over; each is a job of its own."""
 RETRY_FIRST = timedelta(seconds=1)
 RETRY_MAX = timedelta(hours=1)
 """Well within the day for which Stripe remembers an idempotency key."""
@@ -101,3 +103,7 @@ REPAIRS_MAX = 1_000
 """Of one call."""
 PAGE_REPORTS_MAX = 100
 PAGE_REPORTS = 20
+LET_GO_AT_ONCE = 1_000
+"""Rows that one transaction drops of what is over."""
+LET_GO_TRANSACTIONS_MAX = 100
+"""Of one run, by kind."""

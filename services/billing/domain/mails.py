@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 
 
@@ -20,6 +21,25 @@ class MailKind(Enum):
     PLAN_CHANGED = "PLAN_CHANGED"
     SUBSCRIPTION_CANCELED = "SUBSCRIPTION_CANCELED"
     CREDITS_EXPIRING = "CREDITS_EXPIRING"
+
+
+class MailOutcome(Enum):
+    """What became of a mail that is no longer to be sent."""
+
+    SENT = "SENT"
+    """A mail server took it over."""
+    NO_ADDRESS = "NO_ADDRESS"
+    """The billing profile names nobody to write to."""
+    SKIPPED = "SKIPPED"
+    """No mail server was configured."""
+    OBSOLETE = "OBSOLETE"
+    """What it was to say was no longer true when its time came."""
+
+
+TRIAL_NOTICE = timedelta(days=3)
+"""How long before the end of a trial its customer is written."""
+CREDIT_NOTICE = timedelta(days=7)
+"""How long before credits expire their owner is written."""
 
 
 EXAMPLE_DATA: Mapping[MailKind, Mapping[str, str]] = {

@@ -136,9 +136,10 @@ def hands_of(books: Books, plans: Plans, due: CloseList, usage: Ledger, clock: F
     )
 
 
-async def memory_house(*plans: Plan) -> House:
-    """With everything in memory."""
-    books, catalog, usage, clock = MemoryBooks(), MemoryPlans(), Ledger(), FakeClock(START)
+async def memory_house(*plans: Plan, books: MemoryBooks | None = None) -> House:
+    """With everything in memory; books: those of the test."""
+    books = books or MemoryBooks()
+    catalog, usage, clock = MemoryPlans(), Ledger(), FakeClock(START)
     due = MemoryCloseList(books)
     await catalog.apply(plans or PLANS, request_id="stock", digest=b"", actor="tests")
     return House(clock, books, catalog, due, usage, hands_of(books, catalog, due, usage, clock))

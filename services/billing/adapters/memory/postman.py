@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kit.errors import DependencyUnavailable
 from services.billing.domain.errors import MailRefused
 from services.billing.domain.mails import Letter
 
@@ -13,9 +14,13 @@ class MemoryPostman:
         self.sent: list[Letter] = []
         self.refusal = ""
         """Why it takes no letter; empty: it does."""
+        self.is_away = False
+        """Whether it cannot be reached."""
 
     async def send(self, letter: Letter) -> None:
         """As Postman."""
+        if self.is_away:
+            raise DependencyUnavailable(dependency="the mail server")
         if self.refusal:
             raise MailRefused(self.refusal)
         self.sent.append(letter)

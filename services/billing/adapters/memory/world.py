@@ -14,7 +14,7 @@ from services.billing.application.ports.credit_notes import DueCreditNote
 from services.billing.application.ports.due_changes import DueChange
 from services.billing.application.ports.dunning import DueDunning
 from services.billing.application.ports.entitlements import EntitlementEntry
-from services.billing.application.ports.mails import Mail
+from services.billing.application.ports.mails import DueMail, Mail
 from services.billing.application.ports.payments import WaitingDraft
 from services.billing.application.ports.reconciliation import Found, Report
 from services.billing.domain.catalog import Plan
@@ -126,6 +126,15 @@ class DueNote:
 
 
 @dataclass(slots=True)
+class MailDue:
+    """A mail that is to be sent."""
+
+    due: DueMail
+    next_attempt_time: datetime
+    parked_reason: str = ""
+
+
+@dataclass(slots=True)
 class Scheduled:
     """When a subscription changes next."""
 
@@ -161,6 +170,7 @@ class World:
     scheduled: dict[str, Scheduled] = field(default_factory=dict)
     """By organization."""
     dunnings_due: dict[tuple[str, str], DunningDue] = field(default_factory=dict)
+    due_mails: dict[str, MailDue] = field(default_factory=dict)
     due_closes: dict[tuple[str, str], DueCloseRow] = field(default_factory=dict)
     events: dict[str, Waiting] = field(default_factory=dict)
     coupons: dict[str, CouponStanding] = field(default_factory=dict)

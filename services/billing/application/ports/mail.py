@@ -16,6 +16,32 @@ class LetterTexts(Protocol):
         ...
 
 
+class PrintedFile(Protocol):
+    """A paper as a PDF file."""
+
+    @property
+    def name(self) -> str:
+        """Such as `TB-000042.pdf`."""
+        ...
+
+    @property
+    def content(self) -> bytes:
+        """What is in it."""
+        ...
+
+
+class PaperPrinter(Protocol):
+    """Prints what was issued."""
+
+    async def invoice(self, organization_id: str, invoice_id: str) -> PrintedFile:
+        """An invoice. Raises NotFound and DependencyUnavailable."""
+        ...
+
+    async def credit_note(self, organization_id: str, credit_note_id: str) -> PrintedFile:
+        """A credit note. Raises NotFound and DependencyUnavailable."""
+        ...
+
+
 class Postman(Protocol):
     """Sends mails."""
 
