@@ -18,6 +18,7 @@ from services.billing.adapters.stripe.customers import StripeCustomers
 from services.billing.application.ports.collection import CollectedInvoice
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState
+from services.billing.domain.profile import BillingProfile, BillingTerms, CollectionMethod, Party
 from services.billing.domain.stripe_objects import StripeInvoice
 from tests.integration.billing_scene import ACME, API_KEY, Scene, Simulator, billing_scene, running_simulator
 
@@ -94,10 +95,10 @@ async def test_an_invoice_that_a_defect_meets_is_tried_again_and_stops_no_other(
     poison, other = await scene.finalize(), await scene.finalize(months=1)
     collect = scene.collector.collect
 
-    async def failing(invoice: Invoice, customer: str, *, attempt_count: int) -> CollectedInvoice:
+    async def failing(invoice: Invoice, customer: str, *, terms: BillingTerms, attempt_count: int) -> CollectedInvoice:
         if invoice.invoice_id == poison.invoice_id and attempt_count == 1:
             raise KeyError(invoice.invoice_id)
-        return await collect(invoice, customer, attempt_count=attempt_count)
+        return await collect(invoice, customer, terms=terms, attempt_count=attempt_count)
 
     monkeypatch.setattr(scene.collector, "collect", failing)
     assert await scene.collect() == 2
@@ -358,3 +359,61 @@ async def test_an_event_whose_handling_fails_is_handled_later(scene: Scene, simu
     assert (await scene.read(made)).state is InvoiceState.PAID
     assert scene.rows("SELECT max(attempt_count) FROM billing.stripe_events")[0][0] > 1
     assert scene.rows("SELECT count(*) FROM billing.stripe_events WHERE handle_time IS NULL") == [(0,)]
+
+
+async def set_profile(scene: Scene, profile: BillingProfile) -> None:
+    async with scene.books.open(ACME) as book:
+        await book.profile.set(replace(profile, update_time=scene.clock.now()), actor="tests", request_id="profile")
+
+
+async def test_who_pays_by_transfer_is_charged_to_no_card_and_is_past_due_after_the_term_alone(
+    scene: Scene, simulator: Simulator
+) -> None:
+    await scene.customer_with(simulator, "pm_card_visa")
+    terms = BillingTerms(collection_method=CollectionMethod.SEND_INVOICE, term_days=30)
+    await set_profile(scene, BillingProfile(party=Party(mail="pay@acme.example"), terms=terms))
+    made = await scene.finalize()
+    scene.clock.advance(timedelta(seconds=1))
+    # What is agreed later is for later invoices.
+    await set_profile(scene, BillingProfile(party=Party(mail="pay@acme.example")))
+    await scene.work_until_idle()
+    (theirs,) = simulator.invoices()
+    assert (theirs["collection_method"], theirs["status"], theirs["attempted"]) == ("send_invoice", "open", False)
+    await scene.pass_time(simulator, days=29)
+    await scene.deliver_all(simulator)
+    assert (await scene.read(made)).state is InvoiceState.FINALIZED
+    await scene.pass_time(simulator, days=2)
+    await scene.deliver_all(simulator)
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.PAST_DUE, "PAST_DUE")
+    assert simulator.call("GET", "/v1/charges")["data"] == []
+    simulator.form(f"/v1/invoices/{theirs['id']}/pay", paid_out_of_band="true")
+    await scene.deliver_all(simulator)
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.PAID, "ACTIVE")
+
+
+async def test_stripe_knows_who_the_customer_is_as_of_the_last_invoice(scene: Scene, simulator: Simulator) -> None:
+    party = Party(
+        legal_name="Acme GmbH", address_lines=("Haus 1", "Ring 2", "10115 Berlin"), country_code="DE", mail="a@acme.de"
+    )
+    await set_profile(scene, BillingProfile(party=party))
+    await scene.finalize()
+    await scene.work_until_idle()
+    (theirs,) = simulator.call("GET", "/v1/customers")["data"]
+    assert (theirs["name"], theirs["email"]) == ("Acme GmbH", "a@acme.de")
+    address = theirs["address"]
+    assert (address["line1"], address["line2"], address["country"]) == ("Haus 1", "Ring 2, 10115 Berlin", "DE")
+
+
+async def test_a_customer_whom_stripe_refuses_to_know_is_charged_all_the_same(
+    scene: Scene, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise CollectionRefused("Invalid email address: a@acme.de")
+
+    monkeypatch.setattr(StripeCustomers, "describe", refuse)
+    await scene.customer_with(simulator, "pm_card_visa")
+    await set_profile(scene, BillingProfile(party=Party(mail="a@acme.de")))
+    made = await scene.finalize()
+    await scene.work_until_idle()
+    await scene.deliver_all(simulator)
+    assert (await scene.read(made)).state is InvoiceState.PAID

@@ -341,6 +341,23 @@ async def test_a_credit_note_takes_off_what_stripe_still_asks_for(scene: Scene, 
     assert (theirs["total"], theirs["amount_remaining"]) == (5400, 5000)
 
 
+async def test_a_credit_note_of_an_invoice_that_was_voided_meanwhile_is_nothing_for_stripe_to_do(
+    scene: Scene, simulator: Simulator
+) -> None:
+    unpaid = await collected(scene, simulator, BAD)
+    async with scene.books.open(ACME) as book:
+        await book.credit_notes.add(credit_note(unpaid, reduced=400), actor="tests", request_id="r")
+    simulator.form(f"/v1/invoices/{unpaid.stripe_invoice_id}/void")
+    await scene.deliver_all(simulator)
+    assert await scene.hand_over_credit_notes() == 1
+    scene.clock.advance(DAY)
+    assert await scene.hand_over_credit_notes() == 0
+    async with scene.books.read(ACME) as book:
+        (note,) = await book.credit_notes.of_invoice(unpaid.invoice_id)
+    assert note.stripe_credit_note_id == ""
+    assert simulator.call("GET", "/v1/credit_notes")["data"] == []
+
+
 # --- settlements, and who was first (F30, B36)
 
 

@@ -26,6 +26,7 @@ from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState, Line, LineKind
 from services.billing.domain.payments import Settlement
 from services.billing.domain.periods import Period
+from services.billing.domain.profile import BY_CARD, BillingProfile, BillingTerms, CollectionMethod, Party
 
 # Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -68,6 +69,13 @@ NOTE = CreditNote(
     reason=CreditNoteReason.GOODWILL,
     memo="sorry",
     create_time=NOW,
+)
+BY_TRANSFER = BillingTerms(collection_method=CollectionMethod.SEND_INVOICE, term_days=30)
+PROFILE = BillingProfile(
+    version=1,
+    party=Party(
+        legal_name="Acme GmbH", address_lines=("Haus 1", "Ring 2", "10115 Berlin"), country_code="DE", mail="a@acme.de"
+    ),
 )
 ORDER = CheckoutOrder(
     order_id="o",
@@ -117,12 +125,15 @@ async def unless_it_differs(call: Awaitable[object]) -> None:
 
 CALLS: dict[str, Callable[[Adapters], Awaitable[object]]] = {
     "invoices.collect": lambda to: unless_it_differs(to.invoices.collect(INVOICE, "cus_1", attempt_count=1)),
-    "invoices.adopt": lambda to: unless_it_differs(to.invoices.adopt(INVOICE, "in_1", attempt_count=1)),
+    "invoices.adopt": lambda to: unless_it_differs(
+        to.invoices.adopt(INVOICE, "in_1", terms=BY_TRANSFER, attempt_count=1)
+    ),
     "invoices.hold": lambda to: to.invoices.hold("in_1"),
     "invoices.look_up": lambda to: to.invoices.look_up("in_1"),
     "invoices.find": lambda to: to.invoices.find(INVOICE, "cus_1"),
     "invoices.settle": lambda to: to.invoices.settle("in_1", Settlement.UNCOLLECTIBLE),
     "customers.ensure": lambda to: to.customers.ensure("acme", since=NOW, attempt_count=2),
+    "customers.describe": lambda to: to.customers.describe("cus_1", PROFILE),
     "customers.look_up": lambda to: to.customers.look_up("cus_1"),
     "customers.payment_method_owner": lambda to: to.customers.payment_method_owner("pm_1"),
     "customers.keep_payment_method": lambda to: to.customers.keep_payment_method("cus_1", "pm_1"),
@@ -165,7 +176,8 @@ async def test_stripes_own_document_allows_every_settlement(adapters: Adapters, 
 
 async def test_what_is_inside_of_a_collection_is_allowed_call_by_call(adapters: Adapters) -> None:
     invoices = adapters.invoices
-    await invoices._create(INVOICE, "cus_1", 1)
+    for terms in (BY_CARD, BY_TRANSFER):
+        await invoices._create(INVOICE, "cus_1", terms, 1)
     await invoices._add_lines(INVOICE, "in_1", 1)
     await invoices._take_lines_off(INVOICE, "in_1", 1)
     draft = await invoices.look_up("in_1")

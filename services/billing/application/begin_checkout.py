@@ -60,7 +60,12 @@ class BeginCheckout:
             raise InvalidState(problem=f"The organization is on {plan_id!r} already.")
         customer_id = await stripe_customer(self._books, self._customers, organization_id, now=self._clock.now())
         on_free = current.plan_id == FREE_PLAN
-        currency_code = wanted.plan.default_book.currency_code if on_free else current.currency_code
+        currency_code = current.currency_code
+        if on_free:
+            async with self._books.read(organization_id) as book:
+                agreed = (await book.profile.current()).terms.currency_code
+            # What the customer reads at Stripe is what the subscription will be in.
+            currency_code = wanted.plan.book(agreed or wanted.plan.default_book.currency_code).currency_code
         # The id tells what is ordered, so that one request_id with other content is not answered with the first page.
         digest = request_digest("BeginCheckout", organization_id, plan_id, success_url, cancel_url, request_id)
         try:

@@ -62,10 +62,12 @@ class CloseBillingPeriod:
 
     async def _cut(self, book: BookReader, subscription_id: str, period_start: datetime | None) -> Cut:
         timeline, now = await book.subscriptions.timeline(subscription_id), self._clock.now()
+        if period_start is not None and period_start > now:
+            raise InvalidField(field="period_start_time", problem="not a period of the subscription until now")
         period = timeline.period_at(now if period_start is None else period_start)
         if period_start is not None and period.start != period_start:
             raise InvalidField(field="period_start_time", problem="not where a period of the subscription begins")
-        if period.start > now or (timeline.end is not None and period.start >= timeline.end > timeline.start):
+        if timeline.end is not None and period.start >= timeline.end > timeline.start:
             raise InvalidField(field="period_start_time", problem="not a period of the subscription until now")
         made = [close.cut for close in await book.closes.of(subscription_id)]
         return cut_by_hand(timeline, made, period, now)

@@ -17,6 +17,7 @@ from services.billing.application.stripe_customer import stripe_customer
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused, CustomerGone
 from services.billing.domain.invoices import Invoice
+from services.billing.domain.profile import BillingProfile
 from services.billing.domain.retries import retry_pause
 from services.billing.domain.stripe_objects import StripeInvoiceStatus
 
@@ -79,6 +80,9 @@ class CollectInvoices:
     async def _hand_over(self, due: DueInvoice) -> None:
         async with self._books.read(due.organization_id) as reader:
             invoice = await reader.invoices.get(due.invoice_id)
+            # The terms are those that the invoice was issued on; who the customer is, is as it is now.
+            terms = (await reader.profile.at(invoice.finalize_time or self._clock.now())).terms
+            profile = await reader.profile.current()
         draft = await self._draft_for(due, invoice)
         customer_id = await stripe_customer(
             self._books,
@@ -89,12 +93,15 @@ class CollectInvoices:
             found=draft.stripe_customer_id if draft is not None else "",
         )
         try:
+            await self._describe(customer_id, profile)
             if draft is not None and draft.stripe_customer_id == customer_id:
                 collected = await self._collector.adopt(
-                    invoice, draft.stripe_invoice_id, attempt_count=due.attempt_count
+                    invoice, draft.stripe_invoice_id, terms=terms, attempt_count=due.attempt_count
                 )
             else:
-                collected = await self._collector.collect(invoice, customer_id, attempt_count=due.attempt_count)
+                collected = await self._collector.collect(
+                    invoice, customer_id, terms=terms, attempt_count=due.attempt_count
+                )
         except CustomerGone:
             async with self._books.open(due.organization_id) as book:
                 await book.customer.forget_stripe_id(customer_id)
@@ -106,6 +113,17 @@ class CollectInvoices:
             if theirs is not None:
                 await self._follow_payment(book, invoice, theirs, actor="collector")
         log.info("invoice_collected", invoice_id=due.invoice_id, stripe_id=collected.stripe_invoice_id)
+
+    async def _describe(self, customer_id: str, profile: BillingProfile) -> None:
+        if not profile.version:
+            return
+        try:
+            await self._customers.describe(customer_id, profile)
+        except CustomerGone:
+            raise
+        except CollectionRefused as refusal:
+            # A mail address, say, that Stripe knows no such host of: money is collected all the same.
+            log.warning("customer_not_described", stripe_id=customer_id, error=str(refusal))
 
     async def _draft_for(self, due: DueInvoice, invoice: Invoice) -> WaitingDraft | None:
         """The draft of Stripe's own that the invoice goes onto, set aside for it; None: it gets one of ours."""

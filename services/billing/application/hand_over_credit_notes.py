@@ -12,6 +12,7 @@ from services.billing.application.ports.books import Books
 from services.billing.application.ports.credit_notes import CreditNoteCollector, CreditNoteList, DueCreditNote
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused
+from services.billing.domain.invoices import InvoiceState
 from services.billing.domain.retries import retry_pause
 
 log = structlog.get_logger()
@@ -61,6 +62,11 @@ class HandOverCreditNotes:
         async with self._books.read(due.organization_id) as book:
             note = await book.credit_notes.get(due.credit_note_id)
             invoice = await book.invoices.get(note.invoice_id)
+        if invoice.state is InvoiceState.VOID:
+            # Nothing of it is due, nor was paid; Stripe takes no credit note for such a one.
+            async with self._books.open(due.organization_id) as book:
+                await book.credit_notes.set_collected(due.credit_note_id, "")
+            return
         if not invoice.stripe_invoice_id:
             raise DependencyUnavailable(dependency=f"The invoice {invoice.number} at Stripe")
         made = await self._collector.take_back(note, invoice.stripe_invoice_id, attempt_count=due.attempt_count)

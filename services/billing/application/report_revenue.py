@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from kit.clock import Clock
 from kit.errors import InvalidField
 from services.billing.application.ports.revenue import RevenueLists
 from services.billing.domain.revenue import COMPARED_WITH, OVERAGE_WITHIN, RevenueReport, report_revenue
+
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""Nothing was sold before; and what a report compares with is to be a date still."""
 
 
 class ReportRevenue:
@@ -22,6 +25,8 @@ class ReportRevenue:
         now = self._clock.now()
         if as_of is not None and as_of > now:
             raise InvalidField(field="as_of_time", problem="lies ahead")
+        if as_of is not None and as_of < _EARLIEST:
+            raise InvalidField(field="as_of_time", problem=f"before {_EARLIEST:%Y}")
         moment = as_of or now
         return report_revenue(
             as_of=moment,

@@ -60,6 +60,10 @@ class BillingTerms:
     term_days: int = DEFAULT_TERM_DAYS
 
 
+BY_CARD = BillingTerms()
+"""What holds where nothing was agreed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingProfile:
     """A customer, as of one version. Versions are only ever added: an invoice was sent to who was current then."""
@@ -71,7 +75,7 @@ class BillingProfile:
     party: Party = Party()
     locale: str = DEFAULT_LOCALE
     """The language of invoices and mail: `en`, or with a region, `en-GB`."""
-    terms: BillingTerms = BillingTerms()
+    terms: BillingTerms = BY_CARD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

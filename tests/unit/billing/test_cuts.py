@@ -352,6 +352,7 @@ async def test_closing_a_past_period_again_invoices_what_differs_and_nothing_whe
 
 async def test_closing_by_hand_names_a_period_of_the_subscription(house: House) -> None:
     await house.sell()
+    house.clock.advance(DAY)
     with pytest.raises(InvalidField, match="begins"):
         await house.close(period_start=START + TICK)
     with pytest.raises(InvalidField, match="until now"):
@@ -384,3 +385,10 @@ async def test_an_invoice_in_dinars_is_rounded_to_what_can_be_charged_by_a_line_
     (opening,) = await house.invoices()
     assert told(opening) == [(LineKind.BASE_FEE, "14.997"), (LineKind.ROUNDING, "0.003")]
     assert str(opening.total) == "15.000"
+
+
+async def test_a_period_that_lies_ahead_however_far_is_refused_and_not_looked_for(house: House) -> None:
+    await house.sell()
+    for moment in (month(1), datetime(9999, 12, 31, tzinfo=UTC)):
+        with pytest.raises(InvalidField, match="period_start_time"):
+            await house.close(period_start=moment)

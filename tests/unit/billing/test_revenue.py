@@ -76,6 +76,12 @@ async def test_only_what_is_paid_for_counts_and_everybody_is_counted() -> None:
     assert report.tiers[0].counts == {each: 1 for each in status if each is not status.CANCELED}
 
 
+@pytest.mark.parametrize("moment", [datetime(1, 1, 1, tzinfo=UTC), NOW + timedelta(microseconds=1)])
+async def test_a_report_of_before_anything_was_sold_or_of_what_lies_ahead_is_refused(moment: datetime) -> None:
+    with pytest.raises(InvalidField, match="as_of_time"):
+        await ReportRevenue(MemoryRevenueLists(), FakeClock(NOW))(moment)
+
+
 async def test_currencies_are_never_added_up() -> None:
     today = [standings("pro", 1, "12"), standings("pro", 1, "12000", code="JPY")]
     overage = InvoicedOverage(plan_id="pro", amount=Money(7, "KWD"))

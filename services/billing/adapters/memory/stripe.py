@@ -11,6 +11,7 @@ from services.billing.application.ports.stripe import CheckoutOrder, HostedPage
 from services.billing.domain.errors import CollectionRefused, CustomerGone
 from services.billing.domain.invoices import Invoice
 from services.billing.domain.payments import Settlement
+from services.billing.domain.profile import BY_CARD, BillingProfile, BillingTerms
 from services.billing.domain.stripe_objects import (
     StripeCharge,
     StripeCheckout,
@@ -44,13 +45,27 @@ class MemoryStripe:
     gone: set[str] = field(default_factory=set)
     """Customers that were deleted."""
 
-    async def collect(self, invoice: Invoice, stripe_customer_id: str, *, attempt_count: int) -> CollectedInvoice:  # noqa: ARG002
+    async def collect(
+        self,
+        invoice: Invoice,
+        stripe_customer_id: str,
+        *,
+        terms: BillingTerms = BY_CARD,  # noqa: ARG002
+        attempt_count: int,  # noqa: ARG002
+    ) -> CollectedInvoice:
         """As Collector."""
         if stripe_customer_id in self.gone:
             raise CustomerGone(stripe_customer_id)
         return self._take(invoice, f"in_{invoice.invoice_id}", stripe_customer_id)
 
-    async def adopt(self, invoice: Invoice, stripe_invoice_id: str, *, attempt_count: int) -> CollectedInvoice:  # noqa: ARG002
+    async def adopt(
+        self,
+        invoice: Invoice,
+        stripe_invoice_id: str,
+        *,
+        terms: BillingTerms = BY_CARD,  # noqa: ARG002
+        attempt_count: int,  # noqa: ARG002
+    ) -> CollectedInvoice:
         """As Collector."""
         theirs = self.invoices.get(stripe_invoice_id)
         if theirs is None:
@@ -116,6 +131,8 @@ class MemoryCustomersAtStripe:
     customers: dict[str, StripeCustomer] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """Of payment methods."""
+    described: dict[str, BillingProfile] = field(default_factory=dict)
+    """Who each is said to be."""
 
     async def ensure(self, organization_id: str, *, since: datetime, attempt_count: int, generation: int = 0) -> str:  # noqa: ARG002
         """As CustomersAtStripe."""
@@ -128,6 +145,12 @@ class MemoryCustomersAtStripe:
         )
         self.customers.setdefault(stripe_customer_id, fresh)
         return stripe_customer_id
+
+    async def describe(self, stripe_customer_id: str, profile: BillingProfile) -> None:
+        """As CustomersAtStripe."""
+        if stripe_customer_id not in self.customers:
+            raise CustomerGone(stripe_customer_id)
+        self.described[stripe_customer_id] = profile
 
     async def look_up(self, stripe_customer_id: str) -> StripeCustomer | None:
         """As CustomersAtStripe."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from kit.clock import unix_microseconds
 from services.billing.adapters.stripe.client import Missing, StripeApi, keyed
 from services.billing.adapters.stripe.shapes import ORGANIZATION_KEY, customer_from_stripe, customer_of
+from services.billing.domain.errors import CustomerGone
+from services.billing.domain.profile import BillingProfile
 from services.billing.domain.stripe_objects import StripeCustomer
+
+_ADDRESS_LINES = ("line1", "line2")
 
 
 class StripeCustomers:
@@ -30,6 +35,13 @@ class StripeCustomers:
             keyed("customer", f"{organization_id}-{generation}" if generation else organization_id, attempt_count),
         )
         return made.id
+
+    async def describe(self, stripe_customer_id: str, profile: BillingProfile) -> None:
+        """As CustomersAtStripe."""
+        try:
+            await self._api(self._customers.update_async, stripe_customer_id, _described(profile))  # type: ignore[arg-type]  # a dict built in another place
+        except Missing as refusal:
+            raise CustomerGone(str(refusal)) from refusal
 
     async def look_up(self, stripe_customer_id: str) -> StripeCustomer | None:
         """As CustomersAtStripe."""
@@ -62,3 +74,18 @@ class StripeCustomers:
             if customer.organization_id == organization_id:
                 return customer.stripe_customer_id
         return ""
+
+
+def _described(profile: BillingProfile) -> dict[str, Any]:
+    """What is not known is left as it is there."""
+    party, described = profile.party, dict[str, Any]()
+    if party.legal_name:
+        described["name"] = party.legal_name
+    if party.mail:
+        described["email"] = party.mail
+    # Ours are lines as they are printed; beyond the first one, Stripe has one more.
+    lines = [party.address_lines[0], ", ".join(party.address_lines[1:])] if party.address_lines else []
+    address = {name: line for name, line in zip(_ADDRESS_LINES, lines, strict=False) if line}
+    if party.country_code:
+        address["country"] = party.country_code
+    return described | ({"address": address} if address else {})

@@ -19,6 +19,7 @@ from services.billing.application.ports.collection import CollectedInvoice
 from services.billing.domain.errors import CollectionRefused, CustomerGone
 from services.billing.domain.invoices import Invoice
 from services.billing.domain.payments import CollectedLine, Settlement, lines_that_fit
+from services.billing.domain.profile import BY_CARD, BillingTerms, CollectionMethod
 from services.billing.domain.stripe_objects import StripeInvoice, StripeInvoiceStatus
 
 _TAKEN = frozenset({StripeInvoiceStatus.OPEN, StripeInvoiceStatus.PAID, StripeInvoiceStatus.UNCOLLECTIBLE})
@@ -32,21 +33,25 @@ class StripeInvoices:
         self._invoices = api.v1.invoices
         self._clock = clock
 
-    async def collect(self, invoice: Invoice, stripe_customer_id: str, *, attempt_count: int) -> CollectedInvoice:
+    async def collect(
+        self, invoice: Invoice, stripe_customer_id: str, *, terms: BillingTerms = BY_CARD, attempt_count: int
+    ) -> CollectedInvoice:
         """As Collector."""
         theirs = await self.find(invoice, stripe_customer_id) if attempt_count > 1 else None
         if theirs is None:
-            theirs = self._read(await self._begin(invoice, stripe_customer_id, attempt_count))
+            theirs = self._read(await self._begin(invoice, stripe_customer_id, terms, attempt_count))
         return await self._complete(invoice, theirs, attempt_count)
 
-    async def adopt(self, invoice: Invoice, stripe_invoice_id: str, *, attempt_count: int) -> CollectedInvoice:
+    async def adopt(
+        self, invoice: Invoice, stripe_invoice_id: str, *, terms: BillingTerms = BY_CARD, attempt_count: int
+    ) -> CollectedInvoice:
         """As Collector."""
         theirs = self._read(await self._api(self._invoices.retrieve_async, stripe_invoice_id))
         if theirs.invoice_id not in ("", invoice.invoice_id):
             raise CollectionRefused(f"{stripe_invoice_id} carries another invoice of ours: {theirs.invoice_id}")
         if theirs.status is StripeInvoiceStatus.DRAFT:
             await self._take_lines_off(invoice, stripe_invoice_id, attempt_count)
-            named = self._named(invoice) | {"auto_advance": False}
+            named = self._named(invoice) | {"auto_advance": False} | _collected_by(terms)
             theirs = self._read(await self._api(self._invoices.update_async, stripe_invoice_id, named))  # type: ignore[arg-type]  # a dict built in two places
         elif not theirs.invoice_id and theirs.status in _TAKEN:
             _require_amount(invoice, theirs)
@@ -119,13 +124,17 @@ class StripeInvoices:
             raise CollectionRefused(f"{theirs.stripe_invoice_id} is {theirs.status.value} at Stripe")
         return CollectedInvoice(theirs.stripe_invoice_id)
 
-    async def _begin(self, invoice: Invoice, stripe_customer_id: str, attempt_count: int) -> stripe.Invoice:
+    async def _begin(
+        self, invoice: Invoice, stripe_customer_id: str, terms: BillingTerms, attempt_count: int
+    ) -> stripe.Invoice:
         try:
-            return await self._create(invoice, stripe_customer_id, attempt_count)
+            return await self._create(invoice, stripe_customer_id, terms, attempt_count)
         except Missing as refusal:
             raise CustomerGone(str(refusal)) from refusal
 
-    async def _create(self, invoice: Invoice, stripe_customer_id: str, attempt_count: int) -> stripe.Invoice:
+    async def _create(
+        self, invoice: Invoice, stripe_customer_id: str, terms: BillingTerms, attempt_count: int
+    ) -> stripe.Invoice:
         return await self._api(
             self._invoices.create_async,
             {  # type: ignore[arg-type]  # a dict built in two places
@@ -133,7 +142,7 @@ class StripeInvoices:
                 "customer": stripe_customer_id,
                 "currency": invoice.total.currency_code.lower(),
                 "auto_advance": False,
-                "collection_method": "charge_automatically",
+                **_collected_by(terms),
                 "pending_invoice_items_behavior": "exclude",
             },
             keyed("invoice", f"{invoice.invoice_id}-{stripe_customer_id}", attempt_count),
@@ -171,6 +180,12 @@ class StripeInvoices:
 
     def _read(self, theirs: stripe.Invoice) -> StripeInvoice:
         return invoice_from_stripe(theirs.to_dict(), self._clock.now())
+
+
+def _collected_by(terms: BillingTerms) -> dict[str, Any]:
+    if terms.collection_method is CollectionMethod.SEND_INVOICE:
+        return {"collection_method": "send_invoice", "days_until_due": terms.term_days}
+    return {"collection_method": "charge_automatically"}
 
 
 def _line_to_stripe(invoice: Invoice, line: CollectedLine) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.billing.domain.invoices import Invoice
 from services.billing.domain.payments import Settlement
+from services.billing.domain.profile import BY_CARD, BillingTerms
 from services.billing.domain.stripe_objects import StripeInvoice
 
 
@@ -25,14 +26,19 @@ class Collector(Protocol):
     help, and CollectionRefused when not.
     """
 
-    async def collect(self, invoice: Invoice, stripe_customer_id: str, *, attempt_count: int) -> CollectedInvoice:
-        """Hands over an invoice with our number and our lines, to be collected. It is finalized there only when the
-        total is ours to the unit; otherwise it stays a draft and CollectionRefused says what differs. Raises
+    async def collect(
+        self, invoice: Invoice, stripe_customer_id: str, *, terms: BillingTerms = BY_CARD, attempt_count: int
+    ) -> CollectedInvoice:
+        """Hands over an invoice with our number and our lines, to be collected: from the card on file, or, when the
+        terms say so, by a transfer that is due after their days; then no card is charged. It is finalized there only
+        when the total is ours to the unit; otherwise it stays a draft and CollectionRefused says what differs. Raises
         CustomerGone when there is no such customer.
         """
         ...
 
-    async def adopt(self, invoice: Invoice, stripe_invoice_id: str, *, attempt_count: int) -> CollectedInvoice:
+    async def adopt(
+        self, invoice: Invoice, stripe_invoice_id: str, *, terms: BillingTerms = BY_CARD, attempt_count: int
+    ) -> CollectedInvoice:
         """As `collect`, on a draft that is there already: its lines give way to ours."""
         ...
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from services.billing.domain.profile import BillingProfile
 from services.billing.domain.stripe_objects import (
     StripeCharge,
     StripeCheckout,
@@ -26,6 +27,12 @@ class CustomersAtStripe(Protocol):
     async def ensure(self, organization_id: str, *, since: datetime, attempt_count: int, generation: int = 0) -> str:
         """The organization's customer, made if it is not. A later attempt looks first whether one before made it, among
         those made after `since`. `generation` counts the customers that were deleted there.
+        """
+        ...
+
+    async def describe(self, stripe_customer_id: str, profile: BillingProfile) -> None:
+        """Says there who the customer is: name, mail and address, as its own pages and receipts show them.
+        Raises CustomerGone when there is no such customer.
         """
         ...
 
