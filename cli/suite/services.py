@@ -33,6 +33,7 @@ _OPERATORS_SETTINGS: Mapping[str, frozenset[str]] = {
             "TOLLBOOK_INVOICE_FONTS",
             "TOLLBOOK_MAIL_FROM",
             "TOLLBOOK_MAIL_TEMPLATES",
+            "TOLLBOOK_PURCHASED_CREDITS_DAYS",
             "TOLLBOOK_RETURN_HOSTS",
             "TOLLBOOK_SMTP_URL",
         }

@@ -44,6 +44,7 @@ from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.apply_repairs import ApplyRepairs
 from services.billing.application.apply_scheduled_changes import ApplyScheduledChanges
 from services.billing.application.begin_checkout import BeginCheckout
+from services.billing.application.buy_credits import BuyCredits
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
@@ -184,8 +185,8 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     event_handlers = handlers(
         follow_invoice=FollowInvoice(collector, follow_payment),
         hold_draft=HoldDraft(collector, customers),
-        keep_refunds=KeepRefunds(payments, collector),
-        keep_dispute=KeepDispute(payments, collector),
+        keep_refunds=KeepRefunds(payments, collector, clock),
+        keep_dispute=KeepDispute(payments, collector, clock),
         look_at_customer=LookAtCustomer(customers),
         use_first_payment_method=UseFirstPaymentMethod(customers),
         follow_subscription=FollowSubscription(StripeSubscriptions(stripe), customers, put_on_plan),
@@ -202,7 +203,12 @@ async def bootstrap(settings: BillingSettings, resources: AsyncExitStack) -> App
     money: list[Servicer] = [
         BillingProfileServicer(books=books, clock=clock, exists=organizations.exists),
         LegalEntityServicer(entities=entities),
-        CreditServicer(books=books, clock=clock, exists=organizations.exists),
+        CreditServicer(
+            books=books,
+            buy_credits=BuyCredits(books, clock, valid_days=settings.purchased_credits_days),
+            clock=clock,
+            exists=organizations.exists,
+        ),
         CouponServicer(books=books, coupons=PostgresCoupons(tenant, fleet), clock=clock, exists=organizations.exists),
         CreditNoteServicer(books=books, print_papers=print_papers, clock=clock, exists=organizations.exists),
     ]

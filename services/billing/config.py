@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator
 
 from kit.grpc.server import ServerSettings
+from services.billing.domain import limits
 from services.billing.domain.dunning import DunningPolicy, dunning_policy
 from services.billing.domain.smtp_servers import SmtpServer, sender_of
 
@@ -35,6 +36,8 @@ class BillingSettings(ServerSettings):
     """On which day the subscription is suspended; after the last reminder."""
     dunning_uncollectible_day: int = 60
     """On which day the invoice is given up; after the suspension."""
+    purchased_credits_days: int = Field(default=0, ge=0, le=limits.PURCHASED_CREDITS_DAYS_MAX)
+    """For how many days credits pay that are bought, from their payment on; 0: for ever."""
     return_hosts: str = ""
     """Where checkout and portal may send a customer back to: host or host:port, separated by commas. Empty: neither is
     offered.

@@ -278,8 +278,8 @@ def assemble(database: BillingDatabase, api: StripeApi, clock: FakeClock, sold: 
     table = handlers(
         follow_invoice=FollowInvoice(collector, follow_payment),
         hold_draft=HoldDraft(collector, customers),
-        keep_refunds=KeepRefunds(payments, collector),
-        keep_dispute=KeepDispute(payments, collector),
+        keep_refunds=KeepRefunds(payments, collector, clock),
+        keep_dispute=KeepDispute(payments, collector, clock),
         look_at_customer=LookAtCustomer(customers),
         use_first_payment_method=UseFirstPaymentMethod(customers),
         follow_subscription=FollowSubscription(StripeSubscriptions(api), customers, put_on_plan),

@@ -26,6 +26,7 @@ from kit.grpc.errors import reason_of
 from kit.grpc.identity import Authenticator
 from kit.grpc.server import Application
 from kit.head_watch import HeadWatch
+from kit.money import Money
 from kit.testing.clock import FakeClock
 from kit.testing.servers import KnownKeys, serving
 from services.billing.adapters.memory.books import MemoryBooks
@@ -44,6 +45,7 @@ from services.billing.adapters.typst_papers.renderer import TypstPapers
 from services.billing.application.act_on_subscription import ActOnSubscription
 from services.billing.application.apply_catalog import ApplyCatalog
 from services.billing.application.begin_checkout import BeginCheckout
+from services.billing.application.buy_credits import BuyCredits
 from services.billing.application.cancel_subscription import CancelSubscription
 from services.billing.application.change_plan import ChangePlan
 from services.billing.application.close_billing_period import CloseBillingPeriod
@@ -1236,6 +1238,25 @@ async def test_an_invoice_is_given_up_and_paid_after_all(world: World) -> None:
     )
     seen = payments_pb2.GetInvoicePaymentsRequest(invoice_id=invoice.invoice_id)
     assert not (await payments(world).GetInvoicePayments(seen, metadata=key(ACME))).HasField("dunning")
+
+
+async def test_what_became_of_credits_that_were_bought_is_told_with_the_invoices_payments(world: World) -> None:
+    buy = BuyCredits(world.books, world.clock, valid_days=0)
+    invoice = await buy("acme", Money(100_00, "USD"), request_id="b", actor="tests")
+    seen = payments_pb2.GetInvoicePaymentsRequest(invoice_id=invoice.invoice_id)
+    purchase = (await payments(world).GetInvoicePayments(seen, metadata=key(ACME))).credit_purchase
+    assert (purchase.amount, purchase.granted) == ("100.00", "0.00")
+    paid = payments_pb2.MarkInvoicePaidRequest(request_id="p", organization_id="acme", invoice_id=invoice.invoice_id)
+    await payments(world).MarkInvoicePaid(paid, metadata=key(ADMIN))
+    purchase = (await payments(world).GetInvoicePayments(seen, metadata=key(ACME))).credit_purchase
+    assert (purchase.granted, purchase.taken_back, purchase.revoked, purchase.missing) == (
+        "100.00",
+        "0.00",
+        "0.00",
+        "0.00",
+    )
+    other = payments_pb2.GetInvoicePaymentsRequest(invoice_id=(await closed(world)).invoice_id)
+    assert not (await payments(world).GetInvoicePayments(other, metadata=key(ACME))).HasField("credit_purchase")
 
 
 async def test_a_tenants_key_settles_nothing_and_sees_only_its_own(world: World) -> None:

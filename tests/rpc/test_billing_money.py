@@ -25,6 +25,7 @@ from services.billing.adapters.memory.books import MemoryBooks
 from services.billing.adapters.memory.operators import MemoryCoupons, MemoryExpiryList, MemoryLegalEntities
 from services.billing.adapters.memory.usage import MemoryUsage
 from services.billing.adapters.typst_papers.renderer import TypstPapers
+from services.billing.application.buy_credits import BuyCredits
 from services.billing.application.expire_credits import ExpireCredits
 from services.billing.application.ports.subscriptions import Act
 from services.billing.application.print_papers import PrintPapers
@@ -40,6 +41,7 @@ from services.billing.rpc.legal_entity_servicer import LegalEntityServicer
 from services.billing.rpc.profile_servicer import BillingProfileServicer
 from tests.papers import text_of_pdf
 from tollbook.billing.v1 import (
+    billing_pb2,
     coupons_pb2,
     coupons_pb2_grpc,
     credit_notes_pb2,
@@ -197,7 +199,9 @@ async def world() -> AsyncIterator[World]:
         servicers=[
             BillingProfileServicer(books=books, clock=clock, exists=exists),
             LegalEntityServicer(entities=entities),
-            CreditServicer(books=books, clock=clock, exists=exists),
+            CreditServicer(
+                books=books, buy_credits=BuyCredits(books, clock, valid_days=365), clock=clock, exists=exists
+            ),
             CouponServicer(books=books, coupons=MemoryCoupons(books), clock=clock, exists=exists),
             CreditNoteServicer(books=books, print_papers=print_papers, clock=clock, exists=exists),
         ],
@@ -425,6 +429,33 @@ async def test_another_organizations_grant_cannot_be_revoked(world: World) -> No
     assert await refusal(call) == "NOT_FOUND"
 
 
+async def test_a_customer_buys_credits_and_reads_on_the_invoice_what_and_for_how_long(world: World) -> None:
+    rate = profile_pb2.TaxRate(display_name="VAT", percent="19", jurisdiction="DE")
+    await world.call("profile", "SetTaxRates", ADMIN, organization_id="acme", rates=[rate])
+    order = {"amount": "100.00", "currency_code": "USD", "request_id": "once"}
+    invoice = (await world.call("credits", "BuyCredits", **order)).invoice
+    assert (await world.call("credits", "BuyCredits", **order)).invoice == invoice
+    assert (invoice.number, invoice.subtotal, invoice.total) == ("TB-000001", "100.00", "119.00")
+    assert (invoice.cut, invoice.state) == (billing_pb2.INVOICE_CUT_PURCHASE, billing_pb2.INVOICE_STATE_FINALIZED)
+    assert (invoice.subscription_id, invoice.plan_id) == ("", "")
+    line, _ = invoice.lines
+    assert line.kind == billing_pb2.INVOICE_LINE_KIND_CREDIT_PURCHASE
+    assert line.description == "Prepaid credits of 100.00 USD, for 365 days from payment"
+    other = world.call("credits", "BuyCredits", amount="1.00", currency_code="USD", request_id="once")
+    assert await refusal(other) == "REQUEST_ID_REUSED"
+    # Nothing is granted before it is paid.
+    assert list((await world.call("credits", "ListCredits")).balances) == []
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency_code"), [("0", "USD"), ("-5", "USD"), ("500000.01", "USD"), ("1", "XXX"), ("", "USD")]
+)
+async def test_what_cannot_be_charged_cannot_be_bought(world: World, amount: str, currency_code: str) -> None:
+    call = world.call("credits", "BuyCredits", amount=amount, currency_code=currency_code)
+    assert await refusal(call) == "INVALID_FIELD"
+    assert await refusal(world.call("credits", "BuyCredits", amount="1", currency_code="USD", request_id=""))
+
+
 # --- Coupons
 
 
@@ -646,6 +677,7 @@ async def test_what_is_the_operators_no_customer_may(world: World, service: str,
         ("profile", "ListTaxRates"),
         ("credits", "ListCredits"),
         ("credits", "ListCreditEntries"),
+        ("credits", "BuyCredits"),
         ("coupons", "RedeemCoupon"),
         ("coupons", "ListRedemptions"),
         ("notes", "GetCreditNote"),

@@ -16,6 +16,7 @@ from services.billing.application.ports.books import Books
 from services.billing.application.ports.collection import Collector
 from services.billing.application.ports.reconciliation import Found, RecordsAtStripe, Report, Reports
 from services.billing.application.ports.stripe import CustomersAtStripe
+from services.billing.application.settle_purchase import settle_purchase
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused
 from services.billing.domain.invoices import Invoice, InvoiceState
@@ -226,6 +227,7 @@ class ApplyRepairs:
             for refund in refunds:
                 if refund.stripe_refund_id == difference.stripe_id:
                     await book.payments.keep_refund(difference.object_id, refund)
+            await settle_purchase(book, difference.object_id, at=self._clock.now(), actor=way.actor)
 
 
 def _invoice(difference: Difference, way: _Way) -> Invoice:

@@ -15,6 +15,7 @@ from services.billing.application.ports.payments import WaitingDraft
 from services.billing.application.ports.stripe import CustomersAtStripe
 from services.billing.application.stripe_customer import stripe_customer
 from services.billing.domain import limits
+from services.billing.domain.closing import CutKind
 from services.billing.domain.errors import CollectionRefused, CustomerGone
 from services.billing.domain.invoices import Invoice
 from services.billing.domain.profile import BillingProfile
@@ -127,6 +128,9 @@ class CollectInvoices:
 
     async def _draft_for(self, due: DueInvoice, invoice: Invoice) -> WaitingDraft | None:
         """The draft of Stripe's own that the invoice goes onto, set aside for it; None: it gets one of ours."""
+        if invoice.cut is CutKind.PURCHASE:
+            # Stripe drafts for its subscriptions, and a purchase is about none.
+            return None
         while True:
             async with self._books.read(due.organization_id) as reader:
                 draft = await reader.payments.waiting_draft(due.invoice_id)

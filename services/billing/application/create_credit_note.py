@@ -11,8 +11,10 @@ from kit.ids import new_id
 from kit.money import Money
 from services.billing.application.grant_credits import grant_for
 from services.billing.application.ports.books import Book, Books
+from services.billing.application.settle_purchase import settle_purchase
 from services.billing.application.tell_customers import tell_of_credit_note
 from services.billing.domain import limits
+from services.billing.domain.closing import CutKind
 from services.billing.domain.credit_notes import (
     CitedLine,
     CreditDestination,
@@ -83,6 +85,7 @@ class CreateCreditNote:
             await book.requests.remember(request_id, digest, note.credit_note_id)
             issued = await book.credit_notes.add(note, actor=actor, request_id=request_id)
             await tell_of_credit_note(book, issued, now=issued.create_time)
+            await settle_purchase(book, invoice_id, at=issued.create_time, actor=actor)
             return issued
 
     async def _note(
@@ -98,6 +101,9 @@ class CreateCreditNote:
         invoice = await book.invoices.get(invoice_id)
         if invoice.state not in {*_OPEN, InvoiceState.PAID}:
             raise InvalidState(problem=f"The invoice is {invoice.state.value}: there is nothing to take back.")
+        is_paid_purchase = invoice.cut is CutKind.PURCHASE and invoice.state is InvoiceState.PAID
+        if is_paid_purchase and destination is not CreditDestination.REFUND:
+            raise InvalidState(problem="Credits that were bought are taken back for their money: as a refund.")
         before = await book.credit_notes.of_invoice(invoice_id)
         noted = credit_note_lines(lines_left(invoice, before), cited)
         currency_code = invoice.total.currency_code

@@ -8,7 +8,9 @@ from kit.clock import Clock
 from services.billing.application.give_back_credits import give_back_credits
 from services.billing.application.ports.books import Book
 from services.billing.application.ports.mails import Mail
+from services.billing.application.settle_purchase import settle_purchase
 from services.billing.application.settle_standing import invoice_in_mail, settle_standing
+from services.billing.domain.closing import CutKind
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.mails import MailKind
 from services.billing.domain.payments import state_told
@@ -25,7 +27,7 @@ class FollowPayment:
         """Writes it in open books and answers the outcome in words. Repeating it, in whatever order, changes nothing.
 
         A failed payment begins dunning and grace; a payment ends both and lifts a suspension; what is given up
-        suspends.
+        suspends. What sells credits is not dunned, and grants them when it is paid.
         """
         state = state_told(theirs)
         if state is None or not await book.payments.follow(
@@ -35,6 +37,10 @@ class FollowPayment:
         now = self._clock.now()
         if state is InvoiceState.VOID:
             await give_back_credits(book, invoice.invoice_id, at=now)
+        if invoice.cut is CutKind.PURCHASE:
+            # Nothing was handed over for it that could be owed: a payment grants, a failure changes nothing.
+            await settle_purchase(book, invoice.invoice_id, at=now, actor=actor)
+            return state.value.lower()
         match state:
             case InvoiceState.PAID | InvoiceState.VOID:
                 await self._end_dunning(book, invoice, state, now)

@@ -61,11 +61,19 @@ class GrantCredits:
 
 
 async def grant_for(
-    book: Book, amount: Money, *, source: CreditSource, source_id: str, description: str, at: datetime
+    book: Book,
+    amount: Money,
+    *,
+    source: CreditSource,
+    source_id: str,
+    description: str,
+    at: datetime,
+    expire_time: datetime | None = None,
 ) -> None:
     """Grants what a credit note, an invoice below nothing or a purchase comes to, in the transaction of its cause.
 
-    Once: when it led to a grant before, or comes to nothing, nothing is done. The grant never expires.
+    Once: when it led to a grant before, or comes to nothing, nothing is done. expire_time None: it never
+    expires.
     """
     if amount.minor <= 0 or await book.credits.granted_for(source, source_id) is not None:
         return
@@ -74,9 +82,10 @@ async def grant_for(
         amount=amount,
         priority=limits.CREDIT_PRIORITY,
         grant_time=at,
-        expire_time=None,
+        expire_time=expire_time,
         source=source,
         source_id=source_id,
         description=description,
     )
     await book.credits.grant(grant, actor=_ACTOR, request_id="")
+    await tell_of_grant(book, grant, now=at)

@@ -10,6 +10,7 @@ from services.billing.application.follow_payment import FollowPayment
 from services.billing.application.give_back_credits import give_back_credits
 from services.billing.application.ports.books import Book, Books
 from services.billing.application.ports.collection import CollectionList, Collector
+from services.billing.application.settle_purchase import settle_purchase
 from services.billing.domain import limits
 from services.billing.domain.errors import CollectionRefused, InvoiceBusy
 from services.billing.domain.invoices import Invoice, InvoiceState
@@ -104,6 +105,7 @@ class SettleInvoice:
         await book.payments.take_off(invoice_id)
         if settlement is Settlement.VOID:
             await give_back_credits(book, invoice_id, at=self._clock.now())
+        await settle_purchase(book, invoice_id, at=self._clock.now(), actor=actor)
         if settlement is not Settlement.UNCOLLECTIBLE:
             await book.dunning.end(invoice_id, now=self._clock.now())
 

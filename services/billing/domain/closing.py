@@ -32,6 +32,8 @@ class CutKind(Enum):
     """The subscription ended; and once more when no more usage can come for it."""
     RERATED = "RERATED"
     """The operator has a period that was closed looked at again."""
+    PURCHASE = "PURCHASE"
+    """Prepaid credits were bought: an invoice that is about no subscription, and no cut of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,9 @@ def scope_of(timeline: Timeline, cut: Cut) -> Scope:
             return Scope(periods=(period,), base_after=after, base_through=period.end)
         case CutKind.RERATED:
             return Scope(periods=(period,), base_after=after, base_through=None)
+        case CutKind.PURCHASE:
+            msg = "a purchase is no cut of a subscription"
+            raise AssertionError(msg)
         case CutKind.PERIOD | CutKind.FINAL:
             begun = (*timeline.periods(period.start), period)
             recent = tuple(each for each in begun if each.end > after)

@@ -201,6 +201,14 @@ def expired_of(standings: Iterable[GrantStanding], now: datetime) -> tuple[Credi
     )
 
 
+def revocation_of(standing: GrantStanding, amount: Money | None) -> tuple[CreditUse, ...]:
+    """What is taken back of a grant: what is available, or this amount of it at most."""
+    wanted = standing.available.minor if amount is None else min(amount.minor, standing.available.minor)
+    if wanted <= 0:
+        return ()
+    return (CreditUse(standing.grant.grant_id, Money(wanted, standing.available.currency_code)),)
+
+
 def require_grant(grant: CreditGrant) -> None:
     """Raises InvalidField unless the grant is sound."""
     if not 0 < grant.amount.minor <= limits.CREDIT_MINOR_MAX:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from kit.money import Money
+from services.billing.domain.closing import CutKind
 from services.billing.domain.credit_notes import CreditNote, CreditNoteReason
 from services.billing.domain.invoices import AFTER_SUBTOTAL, Invoice, InvoiceState, Line, LineKind
 from services.billing.domain.meters import Meter
@@ -61,7 +62,7 @@ def invoice_paper(
             *((Fact("Number", invoice.number),) if invoice.number else ()),
             Fact("Issued", date_text(issued)),
             Fact("Due", date_text(due)),
-            Fact("Period", f"{date_text(invoice.period.start)} to {date_text(invoice.period.end)}"),
+            *(() if invoice.cut is CutKind.PURCHASE else (_period_fact(invoice),)),
         ),
         currency_code=code,
         lines=tuple(_line(line, meters) for line in charges),
@@ -107,6 +108,10 @@ def credit_note_paper(note: CreditNote, *, seller: LegalEntity, buyer: BillingPr
         ),
         is_letter=seller.party.country_code in _LETTER_COUNTRIES,
     )
+
+
+def _period_fact(invoice: Invoice) -> Fact:
+    return Fact("Period", f"{date_text(invoice.period.start)} to {date_text(invoice.period.end)}")
 
 
 def due_time(issued: datetime, buyer: BillingProfile) -> datetime:

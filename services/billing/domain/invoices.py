@@ -67,6 +67,8 @@ class LineKind(Enum):
     """What usage or a minimum comes to differently than an earlier invoice had it."""
     PRORATION = "PRORATION"
     """The same of a price by time: a plan changed, or the subscription ended, within what was paid."""
+    CREDIT_PURCHASE = "CREDIT_PURCHASE"
+    """Prepaid credits that are sold."""
     TAX = "TAX"
     CREDIT = "CREDIT"
     """What prepaid credits pay."""
@@ -112,6 +114,7 @@ class Invoice:
 
     organization_id: str
     subscription_id: str
+    """Empty of a purchase, which is about no subscription; its plan is empty, too."""
     plan_id: str
     plan_version: int
     state: InvoiceState
@@ -119,7 +122,7 @@ class Invoice:
     """The sum of the lines."""
     lines: tuple[Line, ...]
     period: Period
-    """The period that it closes, or within which it was made."""
+    """The period that it closes, or within which it was made; the day of a purchase."""
     closed_through_sequence: int
     """The last usage event that it could include."""
     cut: CutKind = CutKind.EARLY

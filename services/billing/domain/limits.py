@@ -70,6 +70,11 @@ CREDIT_MINOR_MAX = 10**15
 CREDIT_PRIORITY_MAX = 100
 CREDIT_PRIORITY = 50
 """Where nothing is said."""
+PURCHASE_MINOR_MAX = 50_000_000
+"""In the currency's smallest unit: half of what Stripe charges at once, so that there is room for taxes."""
+UNPAID_PURCHASES_MAX = 10
+"""Of one organization: each has taken a number, and waits for a card."""
+PURCHASED_CREDITS_DAYS_MAX = 3650
 CREDIT_ENTRIES_PAGE_MAX = 200
 CREDIT_ENTRIES_PAGE = 50
 CREDIT_NOTE_LINES_MAX = 200

@@ -58,6 +58,12 @@ def withdrawal_text(period: Period, invoice_number: str) -> str:
     return correction_text(f"not due, {date_text(period.start)} to {date_text(period.end)}", invoice_number)
 
 
+def credit_purchase_text(amount: Money, valid_days: int) -> str:
+    """`Prepaid credits of 100.00 USD, for 365 days from payment`."""
+    validity = f", for {valid_days} days from payment" if valid_days else ""
+    return f"Prepaid credits of {amount} {amount.currency_code}{validity}"
+
+
 CREDIT_TEXT = "Prepaid credits"
 ROUNDING_TEXT = "Rounding"
 TO_CREDIT_TEXT = "Put to your credit"

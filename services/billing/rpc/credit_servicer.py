@@ -10,11 +10,13 @@ from kit.clock import Clock
 from kit.grpc.call import OrganizationExists, current_actor, organization_of
 from kit.grpc.context import ServicerContext
 from kit.grpc.convert import moment_from_pb
+from services.billing.application.buy_credits import BuyCredits
 from services.billing.application.grant_credits import GrantCredits
 from services.billing.application.ports.books import Books
 from services.billing.application.revoke_credits import RevokeCredits
 from services.billing.domain import limits
 from services.billing.domain.credits import in_order_of_use
+from services.billing.rpc.convert import invoice_to_pb
 from services.billing.rpc.convert_amounts import money_from_pb
 from services.billing.rpc.convert_credits import balance_to_pb, entry_to_pb, grant_to_pb
 from services.billing.rpc.page_tokens import invalid_token, page_size_of, parts_of, token_of
@@ -28,7 +30,8 @@ class CreditServicer(credits_pb2_grpc.CreditServiceServicer):
 
     service_name: ClassVar[str] = "tollbook.billing.v1.CreditService"
 
-    def __init__(self, *, books: Books, clock: Clock, exists: OrganizationExists) -> None:
+    def __init__(self, *, books: Books, buy_credits: BuyCredits, clock: Clock, exists: OrganizationExists) -> None:
+        self._buy_credits = buy_credits
         self._books = books
         self._exists = exists
         self._grant_credits = GrantCredits(books, clock)
@@ -54,6 +57,18 @@ class CreditServicer(credits_pb2_grpc.CreditServiceServicer):
             actor=current_actor(),
         )
         return credits_pb2.GrantCreditsResponse(grant=grant_to_pb(standing))
+
+    async def BuyCredits(
+        self, request: credits_pb2.BuyCreditsRequest, context: ServicerContext
+    ) -> credits_pb2.BuyCreditsResponse:
+        """See the proto."""
+        invoice = await self._buy_credits(
+            await organization_of(request.organization_id, exists=self._exists),
+            money_from_pb(request.amount, request.currency_code, "amount"),
+            request_id=request.request_id,
+            actor=current_actor(),
+        )
+        return credits_pb2.BuyCreditsResponse(invoice=invoice_to_pb(invoice))
 
     async def RevokeCredits(
         self, request: credits_pb2.RevokeCreditsRequest, context: ServicerContext

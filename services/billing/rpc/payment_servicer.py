@@ -12,8 +12,10 @@ from kit.grpc.convert import moment_to_pb
 from kit.money import Money
 from services.billing.application.ports.books import Books
 from services.billing.application.settle_invoice import SettleInvoice
+from services.billing.application.settle_purchase import purchase_standing
 from services.billing.domain.dunning import Dunning
 from services.billing.domain.payments import Settlement
+from services.billing.domain.purchases import PurchaseStanding
 from services.billing.domain.stripe_objects import StripeDispute, StripeRefund
 from services.billing.rpc.convert import invoice_to_pb
 from tollbook.billing.v1 import billing_pb2, payments_pb2, payments_pb2_grpc
@@ -65,11 +67,13 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
             invoice = await book.invoices.get(request.invoice_id)
             refunds = await book.payments.refunds(invoice.invoice_id)
             disputes = await book.payments.disputes(invoice.invoice_id)
+            purchase = await purchase_standing(book, invoice)
             dunnings = [each for each in await book.dunning.open_ones() if each.invoice_id == invoice.invoice_id]
         return payments_pb2.GetInvoicePaymentsResponse(
             refunds=[_refund_to_pb(each) for each in refunds],
             disputes=[_dispute_to_pb(each) for each in disputes],
             dunning=_dunning_to_pb(dunnings[0]) if dunnings else None,
+            credit_purchase=None if purchase is None else _purchase_to_pb(purchase),
         )
 
     async def _settle(self, request: _Settle, settlement: Settlement) -> billing_pb2.Invoice:
@@ -97,6 +101,16 @@ def _dispute_to_pb(dispute: StripeDispute) -> payments_pb2.Dispute:
         status=dispute.status,
         reason=dispute.reason,
         open=dispute.is_open,
+    )
+
+
+def _purchase_to_pb(standing: PurchaseStanding) -> payments_pb2.CreditPurchase:
+    return payments_pb2.CreditPurchase(
+        amount=str(standing.purchase.amount),
+        granted=str(standing.granted),
+        taken_back=str(standing.taken_back),
+        revoked=str(standing.revoked),
+        missing=str(standing.missing),
     )
 
 

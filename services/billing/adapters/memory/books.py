@@ -22,6 +22,7 @@ from services.billing.adapters.memory.invoices import MemoryInvoices
 from services.billing.adapters.memory.mails import MemoryMails
 from services.billing.adapters.memory.payments import MemoryPayments
 from services.billing.adapters.memory.profile import MemoryProfile
+from services.billing.adapters.memory.purchases import MemoryPurchases
 from services.billing.adapters.memory.reconciliation import MemoryReconciliation
 from services.billing.adapters.memory.requests import MemoryRequests
 from services.billing.adapters.memory.subscriptions import MemorySubscriptions
@@ -41,6 +42,7 @@ class MemoryBook:
         self.profile = MemoryProfile(world, organization_id)
         self.coupons = MemoryRedemptions(world, organization_id)
         self.credits = MemoryCredits(world, organization_id)
+        self.purchases = MemoryPurchases(world, organization_id)
         self.credit_notes = MemoryCreditNotes(world, organization_id)
         self.reconciliation = MemoryReconciliation(world, organization_id)
         self.requests = MemoryRequests(world, organization_id)

@@ -20,6 +20,7 @@ from services.billing.domain.credits import (
     balances,
     expired_of,
     returns_of,
+    revocation_of,
 )
 
 
@@ -41,6 +42,12 @@ class MemoryCredits:
             if (grant.source, grant.source_id) == (source, source_id):
                 return grant
         return None
+
+    async def revoked(self, grant_id: str) -> Money:
+        """As CreditBook."""
+        currency_code = (await self.get(grant_id)).available.currency_code
+        moves = [each for each in self._pages.journal if each.grant_id == grant_id and each.move is CreditMove.REVOKE]
+        return Money(sum(each.amount.minor for each in moves), currency_code)
 
     async def standings(self) -> Sequence[GrantStanding]:
         """As CreditBook."""
@@ -82,11 +89,17 @@ class MemoryCredits:
         self._book(CreditMove.EXPIRE, uses, at=at)
         return uses
 
-    async def revoke(self, grant_id: str, *, at: datetime, actor: str, request_id: str) -> GrantStanding:  # noqa: ARG002
+    async def revoke(
+        self,
+        grant_id: str,
+        *,
+        at: datetime,
+        actor: str,  # noqa: ARG002
+        request_id: str,  # noqa: ARG002
+        amount: Money | None = None,
+    ) -> GrantStanding:
         """As CreditBook."""
-        standing = await self.get(grant_id)
-        if standing.available.minor:
-            self._book(CreditMove.REVOKE, [CreditUse(grant_id, standing.available)], at=at)
+        self._book(CreditMove.REVOKE, revocation_of(await self.get(grant_id), amount), at=at)
         return await self.get(grant_id)
 
     def _standing(self, grant: CreditGrant) -> GrantStanding:

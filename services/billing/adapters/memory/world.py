@@ -26,6 +26,7 @@ from services.billing.domain.dunning import Dunning
 from services.billing.domain.invoices import Invoice
 from services.billing.domain.mails import MailKind
 from services.billing.domain.profile import DEFAULT_LEGAL_ENTITY, BillingProfile, LegalEntity, Party
+from services.billing.domain.purchases import CreditPurchase
 from services.billing.domain.stripe_events import StripeEvent
 from services.billing.domain.stripe_objects import StripeDispute, StripeRefund
 from services.billing.domain.subscriptions import Subscription
@@ -74,6 +75,7 @@ class Pages:
     redemptions: dict[str, Redemption] = field(default_factory=dict)
     grants: dict[str, CreditGrant] = field(default_factory=dict)
     journal: list[CreditEntry] = field(default_factory=list)
+    purchases: dict[str, CreditPurchase] = field(default_factory=dict)
     credit_notes: dict[str, CreditNote] = field(default_factory=dict)
     forgotten_customers: int = 0
     refunds: dict[str, tuple[str, StripeRefund]] = field(default_factory=dict)

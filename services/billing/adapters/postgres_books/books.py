@@ -25,6 +25,7 @@ from services.billing.adapters.postgres_books.mails import PostgresMails
 from services.billing.adapters.postgres_books.page import Page
 from services.billing.adapters.postgres_books.payments import PostgresPayments
 from services.billing.adapters.postgres_books.profile import PostgresProfile
+from services.billing.adapters.postgres_books.purchases import PostgresPurchases
 from services.billing.adapters.postgres_books.reconciliation import PostgresReconciliation
 from services.billing.adapters.postgres_books.requests import PostgresRequests
 from services.billing.adapters.postgres_books.stripe_events import PostgresStripeEvents
@@ -44,6 +45,7 @@ class PostgresBook:
         self.profile = PostgresProfile(page)
         self.coupons = PostgresRedemptions(page)
         self.credits = PostgresCredits(page)
+        self.purchases = PostgresPurchases(page)
         self.credit_notes = PostgresCreditNotes(page)
         self.reconciliation = PostgresReconciliation(page)
         self.requests = PostgresRequests(page)

@@ -22,6 +22,7 @@ from services.billing.domain.credits import (
     GrantStanding,
     expired_of,
     returns_of,
+    revocation_of,
 )
 
 _KINDS = {
@@ -52,6 +53,12 @@ class PostgresCredits:
         names = self._page.names(source=source.value, source_id=source_id)
         row = (await self._page.execute(_GRANTED_FOR, names)).one_or_none()
         return None if row is None else _standing_from_row(row).grant
+
+    async def revoked(self, grant_id: str) -> Money:
+        """As CreditBook."""
+        currency_code = (await self.get(grant_id)).available.currency_code
+        row = (await self._page.execute(_REVOKED, self._page.names(grant_id=grant_id))).one()
+        return Money(int(row.minor), currency_code)
 
     async def standings(self) -> Sequence[GrantStanding]:
         """As CreditBook."""
@@ -100,11 +107,12 @@ class PostgresCredits:
         await self._page.execute(_DELETE_EXPIRIES, self._page.names(at=at))
         return uses
 
-    async def revoke(self, grant_id: str, *, at: datetime, actor: str, request_id: str) -> GrantStanding:
+    async def revoke(
+        self, grant_id: str, *, at: datetime, actor: str, request_id: str, amount: Money | None = None
+    ) -> GrantStanding:
         """As CreditBook."""
-        standing = await self.get(grant_id)
-        if standing.available.minor:
-            uses = [CreditUse(grant_id, standing.available)]
+        uses = revocation_of(await self.get(grant_id), amount)
+        if uses:
             await self._book(CreditMove.REVOKE, uses, at=at, actor=actor, request_id=request_id)
         return await self.get(grant_id)
 
@@ -200,6 +208,10 @@ _STANDING_COLUMNS = """
 """
 _GRANT = text(f"{_STANDING_COLUMNS} AND grant_id = :grant_id")
 _GRANTED_FOR = text(f"{_STANDING_COLUMNS} AND source = :source AND source_id = :source_id")
+_REVOKED = text("""
+    SELECT coalesce(sum(amount_minor), 0) AS minor FROM billing.credit_entries
+    WHERE organization_id = :organization_id AND grant_id = :grant_id AND move = 'REVOKE'
+""")
 _STANDINGS = text(f"""
     SELECT * FROM ({_STANDING_COLUMNS}) AS standings WHERE available_minor > 0 ORDER BY grant_time, grant_id
 """)  # noqa: S608 - constants

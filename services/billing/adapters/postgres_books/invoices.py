@@ -108,7 +108,7 @@ class PostgresInvoices:
 def _invoice_from_row(row: Row[Any], lines: Sequence[Line]) -> Invoice:
     return Invoice(
         organization_id=row.organization_id,
-        subscription_id=row.subscription_id,
+        subscription_id=row.subscription_id or "",
         plan_id=row.plan_id,
         plan_version=row.plan_version,
         state=InvoiceState(row.state),
@@ -130,7 +130,7 @@ def _invoice_to_row(invoice: Invoice) -> dict[str, object]:
         "organization_id": invoice.organization_id,
         "invoice_id": invoice.invoice_id,
         "number": invoice.number,
-        "subscription_id": invoice.subscription_id,
+        "subscription_id": invoice.subscription_id or None,
         "plan_id": invoice.plan_id,
         "plan_version": invoice.plan_version,
         "state": invoice.state.value,

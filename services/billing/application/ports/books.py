@@ -17,6 +17,7 @@ from services.billing.application.ports.invoices import InvoiceBook, InvoiceRead
 from services.billing.application.ports.mails import MailBook, MailReader
 from services.billing.application.ports.payments import PaymentBook, PaymentReader
 from services.billing.application.ports.profile import ProfileBook, ProfileReader
+from services.billing.application.ports.purchases import PurchaseBook, PurchaseReader
 from services.billing.application.ports.reconciliation import ReconciliationBook, ReconciliationReader
 from services.billing.application.ports.requests import RequestBook, RequestReader
 from services.billing.application.ports.stripe_events import StripeEventBook
@@ -69,6 +70,11 @@ class BookReader(Protocol):
     @property
     def credits(self) -> CreditReader:
         """Its prepaid credits."""
+        ...
+
+    @property
+    def purchases(self) -> PurchaseReader:
+        """What it bought of them."""
         ...
 
     @property
@@ -145,6 +151,11 @@ class Book(BookReader, Protocol):
     @property
     def credits(self) -> CreditBook:
         """Its prepaid credits."""
+        ...
+
+    @property
+    def purchases(self) -> PurchaseBook:
+        """What it bought of them."""
         ...
 
     @property

@@ -28,6 +28,10 @@ class CreditReader(Protocol):
         """The grant that an invoice or a credit note led to; None: none yet."""
         ...
 
+    async def revoked(self, grant_id: str) -> Money:
+        """What was ever taken back of a grant. Raises NotFound."""
+        ...
+
     async def standings(self) -> Sequence[GrantStanding]:
         """Every grant that has something available, expired or not, oldest first."""
         ...
@@ -66,8 +70,12 @@ class CreditBook(CreditReader, Protocol):
         """Takes what has expired by then."""
         ...
 
-    async def revoke(self, grant_id: str, *, at: datetime, actor: str, request_id: str) -> GrantStanding:
-        """Takes what is available of a grant back; what it paid stays paid. Raises NotFound."""
+    async def revoke(
+        self, grant_id: str, *, at: datetime, actor: str, request_id: str, amount: Money | None = None
+    ) -> GrantStanding:
+        """Takes what is available of a grant back, or this amount of it at most; what it paid stays paid. Raises
+        NotFound.
+        """
         ...
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import structlog
 
+from kit.clock import Clock
 from services.billing.application.ports.books import Book
 from services.billing.application.ports.collection import Collector
 from services.billing.application.ports.stripe import PaymentsAtStripe
 from services.billing.application.ports.stripe_events import DueEvent
-from services.billing.application.stripe_events.effects import Effect, Nothing
+from services.billing.application.settle_purchase import settle_purchase
+from services.billing.application.stripe_events.effects import ACTOR, Effect, Nothing
 from services.billing.domain.stripe_objects import StripeCharge, StripeInvoice
 
 log = structlog.get_logger()
@@ -17,9 +19,10 @@ log = structlog.get_logger()
 class KeepRefunds:
     """Handles charge.refunded and refund.*: every refund of the charge is kept as it is now."""
 
-    def __init__(self, payments: PaymentsAtStripe, collector: Collector) -> None:
+    def __init__(self, payments: PaymentsAtStripe, collector: Collector, clock: Clock) -> None:
         self._payments = payments
         self._collector = collector
+        self._clock = clock
 
     async def __call__(self, due: DueEvent) -> Nothing | Effect:
         """See effects.Handler."""
@@ -34,6 +37,7 @@ class KeepRefunds:
             invoice = await book.invoices.get(theirs.invoice_id)
             for refund in charge.refunds:
                 await book.payments.keep_refund(invoice.invoice_id, refund)
+            await settle_purchase(book, invoice.invoice_id, at=self._clock.now(), actor=ACTOR)
             return f"{len(charge.refunds)} refunds"
 
         return Effect(theirs.organization_id, apply)
@@ -42,9 +46,10 @@ class KeepRefunds:
 class KeepDispute:
     """Handles charge.dispute.*: the dispute is kept as it is now; an open one is the operator's to answer."""
 
-    def __init__(self, payments: PaymentsAtStripe, collector: Collector) -> None:
+    def __init__(self, payments: PaymentsAtStripe, collector: Collector, clock: Clock) -> None:
         self._payments = payments
         self._collector = collector
+        self._clock = clock
 
     async def __call__(self, due: DueEvent) -> Nothing | Effect:
         """See effects.Handler."""
@@ -58,6 +63,7 @@ class KeepDispute:
         async def apply(book: Book) -> str:
             invoice = await book.invoices.get(theirs.invoice_id)
             await book.payments.keep_dispute(invoice.invoice_id, dispute)
+            await settle_purchase(book, invoice.invoice_id, at=self._clock.now(), actor=ACTOR)
             if dispute.is_open:
                 log.error("dispute_open", invoice_id=invoice.invoice_id, stripe_id=dispute.stripe_dispute_id)
             return f"dispute {dispute.status}"

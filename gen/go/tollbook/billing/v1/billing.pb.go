@@ -166,6 +166,8 @@ const (
 	InvoiceCut_INVOICE_CUT_FINAL InvoiceCut = 4
 	// The operator had a period that was closed looked at again.
 	InvoiceCut_INVOICE_CUT_RERATED InvoiceCut = 5
+	// Prepaid credits were bought: it is about no subscription and no plan, and its period is the day of the order.
+	InvoiceCut_INVOICE_CUT_PURCHASE InvoiceCut = 6
 )
 
 // Enum value maps for InvoiceCut.
@@ -177,6 +179,7 @@ var (
 		3: "INVOICE_CUT_EARLY",
 		4: "INVOICE_CUT_FINAL",
 		5: "INVOICE_CUT_RERATED",
+		6: "INVOICE_CUT_PURCHASE",
 	}
 	InvoiceCut_value = map[string]int32{
 		"INVOICE_CUT_UNSPECIFIED": 0,
@@ -185,6 +188,7 @@ var (
 		"INVOICE_CUT_EARLY":       3,
 		"INVOICE_CUT_FINAL":       4,
 		"INVOICE_CUT_RERATED":     5,
+		"INVOICE_CUT_PURCHASE":    6,
 	}
 )
 
@@ -312,6 +316,8 @@ const (
 	InvoiceLineKind_INVOICE_LINE_KIND_ROUNDING InvoiceLineKind = 10
 	// What was below zero, put to the customer's credit.
 	InvoiceLineKind_INVOICE_LINE_KIND_TO_CREDIT InvoiceLineKind = 11
+	// Prepaid credits that are sold.
+	InvoiceLineKind_INVOICE_LINE_KIND_CREDIT_PURCHASE InvoiceLineKind = 12
 )
 
 // Enum value maps for InvoiceLineKind.
@@ -329,20 +335,22 @@ var (
 		9:  "INVOICE_LINE_KIND_CREDIT",
 		10: "INVOICE_LINE_KIND_ROUNDING",
 		11: "INVOICE_LINE_KIND_TO_CREDIT",
+		12: "INVOICE_LINE_KIND_CREDIT_PURCHASE",
 	}
 	InvoiceLineKind_value = map[string]int32{
-		"INVOICE_LINE_KIND_UNSPECIFIED": 0,
-		"INVOICE_LINE_KIND_BASE_FEE":    1,
-		"INVOICE_LINE_KIND_OVERAGE":     2,
-		"INVOICE_LINE_KIND_FLAT_FEE":    3,
-		"INVOICE_LINE_KIND_MINIMUM":     4,
-		"INVOICE_LINE_KIND_DISCOUNT":    5,
-		"INVOICE_LINE_KIND_ADJUSTMENT":  6,
-		"INVOICE_LINE_KIND_PRORATION":   7,
-		"INVOICE_LINE_KIND_TAX":         8,
-		"INVOICE_LINE_KIND_CREDIT":      9,
-		"INVOICE_LINE_KIND_ROUNDING":    10,
-		"INVOICE_LINE_KIND_TO_CREDIT":   11,
+		"INVOICE_LINE_KIND_UNSPECIFIED":     0,
+		"INVOICE_LINE_KIND_BASE_FEE":        1,
+		"INVOICE_LINE_KIND_OVERAGE":         2,
+		"INVOICE_LINE_KIND_FLAT_FEE":        3,
+		"INVOICE_LINE_KIND_MINIMUM":         4,
+		"INVOICE_LINE_KIND_DISCOUNT":        5,
+		"INVOICE_LINE_KIND_ADJUSTMENT":      6,
+		"INVOICE_LINE_KIND_PRORATION":       7,
+		"INVOICE_LINE_KIND_TAX":             8,
+		"INVOICE_LINE_KIND_CREDIT":          9,
+		"INVOICE_LINE_KIND_ROUNDING":        10,
+		"INVOICE_LINE_KIND_TO_CREDIT":       11,
+		"INVOICE_LINE_KIND_CREDIT_PURCHASE": 12,
 	}
 )
 
@@ -1875,7 +1883,7 @@ type Invoice struct {
 	Credits string `protobuf:"bytes,17,opt,name=credits,proto3" json:"credits,omitempty"`
 	// Why it was made.
 	Cut InvoiceCut `protobuf:"varint,18,opt,name=cut,proto3,enum=tollbook.billing.v1.InvoiceCut" json:"cut,omitempty"`
-	// The subscription that it is about.
+	// The subscription that it is about; empty when it sells credits.
 	SubscriptionId string `protobuf:"bytes,19,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
 	// Who bills; its numbers have no gap.
 	LegalEntityId string `protobuf:"bytes,20,opt,name=legal_entity_id,json=legalEntityId,proto3" json:"legal_entity_id,omitempty"`
@@ -3207,7 +3215,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x03\x12 \n" +
 	"\x1cSUBSCRIPTION_STATUS_TRIALING\x10\x04\x12 \n" +
 	"\x1cSUBSCRIPTION_STATUS_PAST_DUE\x10\x05\x12\x1e\n" +
-	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*\xa1\x01\n" +
+	"\x1aSUBSCRIPTION_STATUS_PAUSED\x10\x06*\xbb\x01\n" +
 	"\n" +
 	"InvoiceCut\x12\x1b\n" +
 	"\x17INVOICE_CUT_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -3215,7 +3223,8 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x12INVOICE_CUT_PERIOD\x10\x02\x12\x15\n" +
 	"\x11INVOICE_CUT_EARLY\x10\x03\x12\x15\n" +
 	"\x11INVOICE_CUT_FINAL\x10\x04\x12\x17\n" +
-	"\x13INVOICE_CUT_RERATED\x10\x05*\xd0\x01\n" +
+	"\x13INVOICE_CUT_RERATED\x10\x05\x12\x18\n" +
+	"\x14INVOICE_CUT_PURCHASE\x10\x06*\xd0\x01\n" +
 	"\fInvoiceState\x12\x1d\n" +
 	"\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13INVOICE_STATE_DRAFT\x10\x01\x12\x1b\n" +
@@ -3223,7 +3232,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x12INVOICE_STATE_PAID\x10\x03\x12\x1a\n" +
 	"\x16INVOICE_STATE_PAST_DUE\x10\x04\x12\x16\n" +
 	"\x12INVOICE_STATE_VOID\x10\x05\x12\x1f\n" +
-	"\x1bINVOICE_STATE_UNCOLLECTIBLE\x10\x06*\x8f\x03\n" +
+	"\x1bINVOICE_STATE_UNCOLLECTIBLE\x10\x06*\xb6\x03\n" +
 	"\x0fInvoiceLineKind\x12!\n" +
 	"\x1dINVOICE_LINE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_BASE_FEE\x10\x01\x12\x1d\n" +
@@ -3237,7 +3246,8 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\x18INVOICE_LINE_KIND_CREDIT\x10\t\x12\x1e\n" +
 	"\x1aINVOICE_LINE_KIND_ROUNDING\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v2\xa6\x12\n" +
+	"\x1bINVOICE_LINE_KIND_TO_CREDIT\x10\v\x12%\n" +
+	"!INVOICE_LINE_KIND_CREDIT_PURCHASE\x10\f2\xa6\x12\n" +
 	"\x0eBillingService\x12\x9d\x01\n" +
 	"\x12CreateSubscription\x12..tollbook.billing.v1.CreateSubscriptionRequest\x1a/.tollbook.billing.v1.CreateSubscriptionResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/subscriptions\x12\x90\x01\n" +
 	"\x0fGetSubscription\x12+.tollbook.billing.v1.GetSubscriptionRequest\x1a,.tollbook.billing.v1.GetSubscriptionResponse\"\"\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/subscription\x12\x8f\x01\n" +

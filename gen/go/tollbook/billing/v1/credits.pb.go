@@ -368,6 +368,126 @@ func (x *CreditBalance) GetRevoked() string {
 	return ""
 }
 
+// Credits to buy.
+type BuyCreditsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The organization; empty with a tenant's key means the key's.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// How much, a decimal string above zero, before tax; what can be charged in the currency, and at most 50 000 000 of its
+	// smallest unit.
+	Amount string `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// ISO 4217. Credits pay invoices of their own currency only.
+	CurrencyCode  string `protobuf:"bytes,4,opt,name=currency_code,json=currencyCode,proto3" json:"currency_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuyCreditsRequest) Reset() {
+	*x = BuyCreditsRequest{}
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuyCreditsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuyCreditsRequest) ProtoMessage() {}
+
+func (x *BuyCreditsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuyCreditsRequest.ProtoReflect.Descriptor instead.
+func (*BuyCreditsRequest) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *BuyCreditsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BuyCreditsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *BuyCreditsRequest) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *BuyCreditsRequest) GetCurrencyCode() string {
+	if x != nil {
+		return x.CurrencyCode
+	}
+	return ""
+}
+
+// The invoice.
+type BuyCreditsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its number, as it is now: paid as soon as its payment is known.
+	Invoice       *Invoice `protobuf:"bytes,1,opt,name=invoice,proto3" json:"invoice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuyCreditsResponse) Reset() {
+	*x = BuyCreditsResponse{}
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuyCreditsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuyCreditsResponse) ProtoMessage() {}
+
+func (x *BuyCreditsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuyCreditsResponse.ProtoReflect.Descriptor instead.
+func (*BuyCreditsResponse) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *BuyCreditsResponse) GetInvoice() *Invoice {
+	if x != nil {
+		return x.Invoice
+	}
+	return nil
+}
+
 // Credits to grant.
 type GrantCreditsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -383,7 +503,7 @@ type GrantCreditsRequest struct {
 
 func (x *GrantCreditsRequest) Reset() {
 	*x = GrantCreditsRequest{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[2]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +515,7 @@ func (x *GrantCreditsRequest) String() string {
 func (*GrantCreditsRequest) ProtoMessage() {}
 
 func (x *GrantCreditsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[2]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +528,7 @@ func (x *GrantCreditsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantCreditsRequest.ProtoReflect.Descriptor instead.
 func (*GrantCreditsRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{2}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GrantCreditsRequest) GetRequestId() string {
@@ -443,7 +563,7 @@ type GrantCreditsResponse struct {
 
 func (x *GrantCreditsResponse) Reset() {
 	*x = GrantCreditsResponse{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[3]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +575,7 @@ func (x *GrantCreditsResponse) String() string {
 func (*GrantCreditsResponse) ProtoMessage() {}
 
 func (x *GrantCreditsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[3]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +588,7 @@ func (x *GrantCreditsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantCreditsResponse.ProtoReflect.Descriptor instead.
 func (*GrantCreditsResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{3}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GrantCreditsResponse) GetGrant() *CreditGrant {
@@ -493,7 +613,7 @@ type RevokeCreditsRequest struct {
 
 func (x *RevokeCreditsRequest) Reset() {
 	*x = RevokeCreditsRequest{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[4]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +625,7 @@ func (x *RevokeCreditsRequest) String() string {
 func (*RevokeCreditsRequest) ProtoMessage() {}
 
 func (x *RevokeCreditsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[4]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +638,7 @@ func (x *RevokeCreditsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCreditsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCreditsRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{4}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RevokeCreditsRequest) GetRequestId() string {
@@ -553,7 +673,7 @@ type RevokeCreditsResponse struct {
 
 func (x *RevokeCreditsResponse) Reset() {
 	*x = RevokeCreditsResponse{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[5]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +685,7 @@ func (x *RevokeCreditsResponse) String() string {
 func (*RevokeCreditsResponse) ProtoMessage() {}
 
 func (x *RevokeCreditsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[5]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +698,7 @@ func (x *RevokeCreditsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCreditsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCreditsResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{5}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RevokeCreditsResponse) GetGrant() *CreditGrant {
@@ -599,7 +719,7 @@ type ListCreditsRequest struct {
 
 func (x *ListCreditsRequest) Reset() {
 	*x = ListCreditsRequest{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[6]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +731,7 @@ func (x *ListCreditsRequest) String() string {
 func (*ListCreditsRequest) ProtoMessage() {}
 
 func (x *ListCreditsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[6]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +744,7 @@ func (x *ListCreditsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCreditsRequest.ProtoReflect.Descriptor instead.
 func (*ListCreditsRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{6}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListCreditsRequest) GetOrganizationId() string {
@@ -647,7 +767,7 @@ type ListCreditsResponse struct {
 
 func (x *ListCreditsResponse) Reset() {
 	*x = ListCreditsResponse{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[7]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +779,7 @@ func (x *ListCreditsResponse) String() string {
 func (*ListCreditsResponse) ProtoMessage() {}
 
 func (x *ListCreditsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[7]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +792,7 @@ func (x *ListCreditsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCreditsResponse.ProtoReflect.Descriptor instead.
 func (*ListCreditsResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{7}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListCreditsResponse) GetBalances() []*CreditBalance {
@@ -704,7 +824,7 @@ type ListCreditEntriesRequest struct {
 
 func (x *ListCreditEntriesRequest) Reset() {
 	*x = ListCreditEntriesRequest{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[8]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +836,7 @@ func (x *ListCreditEntriesRequest) String() string {
 func (*ListCreditEntriesRequest) ProtoMessage() {}
 
 func (x *ListCreditEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[8]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +849,7 @@ func (x *ListCreditEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCreditEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListCreditEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{8}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListCreditEntriesRequest) GetOrganizationId() string {
@@ -766,7 +886,7 @@ type ListCreditEntriesResponse struct {
 
 func (x *ListCreditEntriesResponse) Reset() {
 	*x = ListCreditEntriesResponse{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[9]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +898,7 @@ func (x *ListCreditEntriesResponse) String() string {
 func (*ListCreditEntriesResponse) ProtoMessage() {}
 
 func (x *ListCreditEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[9]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +911,7 @@ func (x *ListCreditEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCreditEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListCreditEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{9}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListCreditEntriesResponse) GetEntries() []*CreditEntry {
@@ -831,7 +951,7 @@ type CreditEntry struct {
 
 func (x *CreditEntry) Reset() {
 	*x = CreditEntry{}
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[10]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +963,7 @@ func (x *CreditEntry) String() string {
 func (*CreditEntry) ProtoMessage() {}
 
 func (x *CreditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[10]
+	mi := &file_tollbook_billing_v1_credits_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +976,7 @@ func (x *CreditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreditEntry.ProtoReflect.Descriptor instead.
 func (*CreditEntry) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{10}
+	return file_tollbook_billing_v1_credits_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreditEntry) GetNumber() int64 {
@@ -912,7 +1032,7 @@ var File_tollbook_billing_v1_credits_proto protoreflect.FileDescriptor
 
 const file_tollbook_billing_v1_credits_proto_rawDesc = "" +
 	"\n" +
-	"!tollbook/billing/v1/credits.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xa3\x03\n" +
+	"!tollbook/billing/v1/credits.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a!tollbook/billing/v1/billing.proto\"\xa3\x03\n" +
 	"\vCreditGrant\x12\x19\n" +
 	"\bgrant_id\x18\x01 \x01(\tR\agrantId\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\tR\x06amount\x12#\n" +
@@ -934,7 +1054,15 @@ const file_tollbook_billing_v1_credits_proto_rawDesc = "" +
 	"\tavailable\x18\x03 \x01(\tR\tavailable\x12\x18\n" +
 	"\aapplied\x18\x04 \x01(\tR\aapplied\x12\x18\n" +
 	"\aexpired\x18\x05 \x01(\tR\aexpired\x12\x18\n" +
-	"\arevoked\x18\x06 \x01(\tR\arevoked\"\x95\x01\n" +
+	"\arevoked\x18\x06 \x01(\tR\arevoked\"\x98\x01\n" +
+	"\x11BuyCreditsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x16\n" +
+	"\x06amount\x18\x03 \x01(\tR\x06amount\x12#\n" +
+	"\rcurrency_code\x18\x04 \x01(\tR\fcurrencyCode\"L\n" +
+	"\x12BuyCreditsResponse\x126\n" +
+	"\ainvoice\x18\x01 \x01(\v2\x1c.tollbook.billing.v1.InvoiceR\ainvoice\"\x95\x01\n" +
 	"\x13GrantCreditsRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
@@ -985,9 +1113,11 @@ const file_tollbook_billing_v1_credits_proto_rawDesc = "" +
 	"\x11CREDIT_MOVE_APPLY\x10\x02\x12\x16\n" +
 	"\x12CREDIT_MOVE_RETURN\x10\x03\x12\x16\n" +
 	"\x12CREDIT_MOVE_EXPIRE\x10\x04\x12\x16\n" +
-	"\x12CREDIT_MOVE_REVOKE\x10\x052\xcc\x04\n" +
+	"\x12CREDIT_MOVE_REVOKE\x10\x052\xd2\x05\n" +
 	"\rCreditService\x12\x8b\x01\n" +
-	"\fGrantCredits\x12(.tollbook.billing.v1.GrantCreditsRequest\x1a).tollbook.billing.v1.GrantCreditsResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/credits:grant\x12\x8f\x01\n" +
+	"\fGrantCredits\x12(.tollbook.billing.v1.GrantCreditsRequest\x1a).tollbook.billing.v1.GrantCreditsResponse\"&\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/credits:grant\x12\x83\x01\n" +
+	"\n" +
+	"BuyCredits\x12&.tollbook.billing.v1.BuyCreditsRequest\x1a'.tollbook.billing.v1.BuyCreditsResponse\"$\xb2\xe1\x18\x02\b\t\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/api/v1/credits:buy\x12\x8f\x01\n" +
 	"\rRevokeCredits\x12).tollbook.billing.v1.RevokeCreditsRequest\x1a*.tollbook.billing.v1.RevokeCreditsResponse\"'\xb2\xe1\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/api/v1/credits:revoke\x12\x7f\n" +
 	"\vListCredits\x12'.tollbook.billing.v1.ListCreditsRequest\x1a(.tollbook.billing.v1.ListCreditsResponse\"\x1d\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/credits\x12\x99\x01\n" +
 	"\x11ListCreditEntries\x12-.tollbook.billing.v1.ListCreditEntriesRequest\x1a..tollbook.billing.v1.ListCreditEntriesResponse\"%\xb2\xe1\x18\x02\b\b\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/credits/entriesB\xd1\x01\n" +
@@ -1006,48 +1136,54 @@ func file_tollbook_billing_v1_credits_proto_rawDescGZIP() []byte {
 }
 
 var file_tollbook_billing_v1_credits_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tollbook_billing_v1_credits_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tollbook_billing_v1_credits_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tollbook_billing_v1_credits_proto_goTypes = []any{
 	(CreditSource)(0),                 // 0: tollbook.billing.v1.CreditSource
 	(CreditMove)(0),                   // 1: tollbook.billing.v1.CreditMove
 	(*CreditGrant)(nil),               // 2: tollbook.billing.v1.CreditGrant
 	(*CreditBalance)(nil),             // 3: tollbook.billing.v1.CreditBalance
-	(*GrantCreditsRequest)(nil),       // 4: tollbook.billing.v1.GrantCreditsRequest
-	(*GrantCreditsResponse)(nil),      // 5: tollbook.billing.v1.GrantCreditsResponse
-	(*RevokeCreditsRequest)(nil),      // 6: tollbook.billing.v1.RevokeCreditsRequest
-	(*RevokeCreditsResponse)(nil),     // 7: tollbook.billing.v1.RevokeCreditsResponse
-	(*ListCreditsRequest)(nil),        // 8: tollbook.billing.v1.ListCreditsRequest
-	(*ListCreditsResponse)(nil),       // 9: tollbook.billing.v1.ListCreditsResponse
-	(*ListCreditEntriesRequest)(nil),  // 10: tollbook.billing.v1.ListCreditEntriesRequest
-	(*ListCreditEntriesResponse)(nil), // 11: tollbook.billing.v1.ListCreditEntriesResponse
-	(*CreditEntry)(nil),               // 12: tollbook.billing.v1.CreditEntry
-	(*timestamppb.Timestamp)(nil),     // 13: google.protobuf.Timestamp
+	(*BuyCreditsRequest)(nil),         // 4: tollbook.billing.v1.BuyCreditsRequest
+	(*BuyCreditsResponse)(nil),        // 5: tollbook.billing.v1.BuyCreditsResponse
+	(*GrantCreditsRequest)(nil),       // 6: tollbook.billing.v1.GrantCreditsRequest
+	(*GrantCreditsResponse)(nil),      // 7: tollbook.billing.v1.GrantCreditsResponse
+	(*RevokeCreditsRequest)(nil),      // 8: tollbook.billing.v1.RevokeCreditsRequest
+	(*RevokeCreditsResponse)(nil),     // 9: tollbook.billing.v1.RevokeCreditsResponse
+	(*ListCreditsRequest)(nil),        // 10: tollbook.billing.v1.ListCreditsRequest
+	(*ListCreditsResponse)(nil),       // 11: tollbook.billing.v1.ListCreditsResponse
+	(*ListCreditEntriesRequest)(nil),  // 12: tollbook.billing.v1.ListCreditEntriesRequest
+	(*ListCreditEntriesResponse)(nil), // 13: tollbook.billing.v1.ListCreditEntriesResponse
+	(*CreditEntry)(nil),               // 14: tollbook.billing.v1.CreditEntry
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(*Invoice)(nil),                   // 16: tollbook.billing.v1.Invoice
 }
 var file_tollbook_billing_v1_credits_proto_depIdxs = []int32{
-	13, // 0: tollbook.billing.v1.CreditGrant.grant_time:type_name -> google.protobuf.Timestamp
-	13, // 1: tollbook.billing.v1.CreditGrant.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 0: tollbook.billing.v1.CreditGrant.grant_time:type_name -> google.protobuf.Timestamp
+	15, // 1: tollbook.billing.v1.CreditGrant.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: tollbook.billing.v1.CreditGrant.source:type_name -> tollbook.billing.v1.CreditSource
-	2,  // 3: tollbook.billing.v1.GrantCreditsRequest.grant:type_name -> tollbook.billing.v1.CreditGrant
-	2,  // 4: tollbook.billing.v1.GrantCreditsResponse.grant:type_name -> tollbook.billing.v1.CreditGrant
-	2,  // 5: tollbook.billing.v1.RevokeCreditsResponse.grant:type_name -> tollbook.billing.v1.CreditGrant
-	3,  // 6: tollbook.billing.v1.ListCreditsResponse.balances:type_name -> tollbook.billing.v1.CreditBalance
-	2,  // 7: tollbook.billing.v1.ListCreditsResponse.grants:type_name -> tollbook.billing.v1.CreditGrant
-	12, // 8: tollbook.billing.v1.ListCreditEntriesResponse.entries:type_name -> tollbook.billing.v1.CreditEntry
-	1,  // 9: tollbook.billing.v1.CreditEntry.move:type_name -> tollbook.billing.v1.CreditMove
-	13, // 10: tollbook.billing.v1.CreditEntry.entry_time:type_name -> google.protobuf.Timestamp
-	4,  // 11: tollbook.billing.v1.CreditService.GrantCredits:input_type -> tollbook.billing.v1.GrantCreditsRequest
-	6,  // 12: tollbook.billing.v1.CreditService.RevokeCredits:input_type -> tollbook.billing.v1.RevokeCreditsRequest
-	8,  // 13: tollbook.billing.v1.CreditService.ListCredits:input_type -> tollbook.billing.v1.ListCreditsRequest
-	10, // 14: tollbook.billing.v1.CreditService.ListCreditEntries:input_type -> tollbook.billing.v1.ListCreditEntriesRequest
-	5,  // 15: tollbook.billing.v1.CreditService.GrantCredits:output_type -> tollbook.billing.v1.GrantCreditsResponse
-	7,  // 16: tollbook.billing.v1.CreditService.RevokeCredits:output_type -> tollbook.billing.v1.RevokeCreditsResponse
-	9,  // 17: tollbook.billing.v1.CreditService.ListCredits:output_type -> tollbook.billing.v1.ListCreditsResponse
-	11, // 18: tollbook.billing.v1.CreditService.ListCreditEntries:output_type -> tollbook.billing.v1.ListCreditEntriesResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	16, // 3: tollbook.billing.v1.BuyCreditsResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	2,  // 4: tollbook.billing.v1.GrantCreditsRequest.grant:type_name -> tollbook.billing.v1.CreditGrant
+	2,  // 5: tollbook.billing.v1.GrantCreditsResponse.grant:type_name -> tollbook.billing.v1.CreditGrant
+	2,  // 6: tollbook.billing.v1.RevokeCreditsResponse.grant:type_name -> tollbook.billing.v1.CreditGrant
+	3,  // 7: tollbook.billing.v1.ListCreditsResponse.balances:type_name -> tollbook.billing.v1.CreditBalance
+	2,  // 8: tollbook.billing.v1.ListCreditsResponse.grants:type_name -> tollbook.billing.v1.CreditGrant
+	14, // 9: tollbook.billing.v1.ListCreditEntriesResponse.entries:type_name -> tollbook.billing.v1.CreditEntry
+	1,  // 10: tollbook.billing.v1.CreditEntry.move:type_name -> tollbook.billing.v1.CreditMove
+	15, // 11: tollbook.billing.v1.CreditEntry.entry_time:type_name -> google.protobuf.Timestamp
+	6,  // 12: tollbook.billing.v1.CreditService.GrantCredits:input_type -> tollbook.billing.v1.GrantCreditsRequest
+	4,  // 13: tollbook.billing.v1.CreditService.BuyCredits:input_type -> tollbook.billing.v1.BuyCreditsRequest
+	8,  // 14: tollbook.billing.v1.CreditService.RevokeCredits:input_type -> tollbook.billing.v1.RevokeCreditsRequest
+	10, // 15: tollbook.billing.v1.CreditService.ListCredits:input_type -> tollbook.billing.v1.ListCreditsRequest
+	12, // 16: tollbook.billing.v1.CreditService.ListCreditEntries:input_type -> tollbook.billing.v1.ListCreditEntriesRequest
+	7,  // 17: tollbook.billing.v1.CreditService.GrantCredits:output_type -> tollbook.billing.v1.GrantCreditsResponse
+	5,  // 18: tollbook.billing.v1.CreditService.BuyCredits:output_type -> tollbook.billing.v1.BuyCreditsResponse
+	9,  // 19: tollbook.billing.v1.CreditService.RevokeCredits:output_type -> tollbook.billing.v1.RevokeCreditsResponse
+	11, // 20: tollbook.billing.v1.CreditService.ListCredits:output_type -> tollbook.billing.v1.ListCreditsResponse
+	13, // 21: tollbook.billing.v1.CreditService.ListCreditEntries:output_type -> tollbook.billing.v1.ListCreditEntriesResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_credits_proto_init() }
@@ -1055,6 +1191,7 @@ func file_tollbook_billing_v1_credits_proto_init() {
 	if File_tollbook_billing_v1_credits_proto != nil {
 		return
 	}
+	file_tollbook_billing_v1_billing_proto_init()
 	file_tollbook_billing_v1_credits_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1062,7 +1199,7 @@ func file_tollbook_billing_v1_credits_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_credits_proto_rawDesc), len(file_tollbook_billing_v1_credits_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

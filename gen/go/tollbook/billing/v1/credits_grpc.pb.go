@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	CreditService_GrantCredits_FullMethodName      = "/tollbook.billing.v1.CreditService/GrantCredits"
+	CreditService_BuyCredits_FullMethodName        = "/tollbook.billing.v1.CreditService/BuyCredits"
 	CreditService_RevokeCredits_FullMethodName     = "/tollbook.billing.v1.CreditService/RevokeCredits"
 	CreditService_ListCredits_FullMethodName       = "/tollbook.billing.v1.CreditService/ListCredits"
 	CreditService_ListCreditEntries_FullMethodName = "/tollbook.billing.v1.CreditService/ListCreditEntries"
@@ -34,6 +35,11 @@ const (
 type CreditServiceClient interface {
 	// Grants credits.
 	GrantCredits(ctx context.Context, in *GrantCreditsRequest, opts ...grpc.CallOption) (*GrantCreditsResponse, error)
+	// Buys credits: cuts an invoice for them, which is collected like any other, and not paid by credits. When it is paid
+	// the credits are granted, once; while it is not, nothing is. What goes back of its money takes with it what is left of
+	// them. How long they pay, from their payment on, is the operator's setting at the time of the order; the invoice says
+	// it. LIMIT_EXCEEDED while ten purchases are unpaid.
+	BuyCredits(ctx context.Context, in *BuyCreditsRequest, opts ...grpc.CallOption) (*BuyCreditsResponse, error)
 	// Takes back what is available of a grant; what it paid stays paid.
 	RevokeCredits(ctx context.Context, in *RevokeCreditsRequest, opts ...grpc.CallOption) (*RevokeCreditsResponse, error)
 	// What is there: the balance of every currency, and the grants that have something available, in the order in which
@@ -55,6 +61,16 @@ func (c *creditServiceClient) GrantCredits(ctx context.Context, in *GrantCredits
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GrantCreditsResponse)
 	err := c.cc.Invoke(ctx, CreditService_GrantCredits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *creditServiceClient) BuyCredits(ctx context.Context, in *BuyCreditsRequest, opts ...grpc.CallOption) (*BuyCreditsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BuyCreditsResponse)
+	err := c.cc.Invoke(ctx, CreditService_BuyCredits_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +116,11 @@ func (c *creditServiceClient) ListCreditEntries(ctx context.Context, in *ListCre
 type CreditServiceServer interface {
 	// Grants credits.
 	GrantCredits(context.Context, *GrantCreditsRequest) (*GrantCreditsResponse, error)
+	// Buys credits: cuts an invoice for them, which is collected like any other, and not paid by credits. When it is paid
+	// the credits are granted, once; while it is not, nothing is. What goes back of its money takes with it what is left of
+	// them. How long they pay, from their payment on, is the operator's setting at the time of the order; the invoice says
+	// it. LIMIT_EXCEEDED while ten purchases are unpaid.
+	BuyCredits(context.Context, *BuyCreditsRequest) (*BuyCreditsResponse, error)
 	// Takes back what is available of a grant; what it paid stays paid.
 	RevokeCredits(context.Context, *RevokeCreditsRequest) (*RevokeCreditsResponse, error)
 	// What is there: the balance of every currency, and the grants that have something available, in the order in which
@@ -119,6 +140,9 @@ type UnimplementedCreditServiceServer struct{}
 
 func (UnimplementedCreditServiceServer) GrantCredits(context.Context, *GrantCreditsRequest) (*GrantCreditsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GrantCredits not implemented")
+}
+func (UnimplementedCreditServiceServer) BuyCredits(context.Context, *BuyCreditsRequest) (*BuyCreditsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BuyCredits not implemented")
 }
 func (UnimplementedCreditServiceServer) RevokeCredits(context.Context, *RevokeCreditsRequest) (*RevokeCreditsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeCredits not implemented")
@@ -164,6 +188,24 @@ func _CreditService_GrantCredits_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CreditServiceServer).GrantCredits(ctx, req.(*GrantCreditsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CreditService_BuyCredits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BuyCreditsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CreditServiceServer).BuyCredits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CreditService_BuyCredits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CreditServiceServer).BuyCredits(ctx, req.(*BuyCreditsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -232,6 +274,10 @@ var CreditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GrantCredits",
 			Handler:    _CreditService_GrantCredits_Handler,
+		},
+		{
+			MethodName: "BuyCredits",
+			Handler:    _CreditService_BuyCredits_Handler,
 		},
 		{
 			MethodName: "RevokeCredits",

@@ -417,9 +417,11 @@ type GetInvoicePaymentsResponse struct {
 	// Who disputes it.
 	Disputes []*Dispute `protobuf:"bytes,2,rep,name=disputes,proto3" json:"disputes,omitempty"`
 	// Its dunning; unset when there is none, or it has ended.
-	Dunning       *Dunning `protobuf:"bytes,3,opt,name=dunning,proto3" json:"dunning,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Dunning *Dunning `protobuf:"bytes,3,opt,name=dunning,proto3" json:"dunning,omitempty"`
+	// What became of the credits that the invoice sells; unset when it sells none.
+	CreditPurchase *CreditPurchase `protobuf:"bytes,4,opt,name=credit_purchase,json=creditPurchase,proto3" json:"credit_purchase,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetInvoicePaymentsResponse) Reset() {
@@ -473,6 +475,95 @@ func (x *GetInvoicePaymentsResponse) GetDunning() *Dunning {
 	return nil
 }
 
+func (x *GetInvoicePaymentsResponse) GetCreditPurchase() *CreditPurchase {
+	if x != nil {
+		return x.CreditPurchase
+	}
+	return nil
+}
+
+// Credits that an invoice sells. Amounts are decimal strings in the currency of the invoice.
+type CreditPurchase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was ordered, before tax.
+	Amount string `protobuf:"bytes,1,opt,name=amount,proto3" json:"amount,omitempty"`
+	// What was granted; 0 until the invoice is paid.
+	Granted string `protobuf:"bytes,2,opt,name=granted,proto3" json:"granted,omitempty"`
+	// What of the order went back or was never charged, before tax.
+	TakenBack string `protobuf:"bytes,3,opt,name=taken_back,json=takenBack,proto3" json:"taken_back,omitempty"`
+	// What was revoked of the credits for it.
+	Revoked string `protobuf:"bytes,4,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// What would have to be revoked and is not there: its money went back after it was used, or had expired.
+	Missing       string `protobuf:"bytes,5,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreditPurchase) Reset() {
+	*x = CreditPurchase{}
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreditPurchase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreditPurchase) ProtoMessage() {}
+
+func (x *CreditPurchase) ProtoReflect() protoreflect.Message {
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreditPurchase.ProtoReflect.Descriptor instead.
+func (*CreditPurchase) Descriptor() ([]byte, []int) {
+	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CreditPurchase) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *CreditPurchase) GetGranted() string {
+	if x != nil {
+		return x.Granted
+	}
+	return ""
+}
+
+func (x *CreditPurchase) GetTakenBack() string {
+	if x != nil {
+		return x.TakenBack
+	}
+	return ""
+}
+
+func (x *CreditPurchase) GetRevoked() string {
+	if x != nil {
+		return x.Revoked
+	}
+	return ""
+}
+
+func (x *CreditPurchase) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
 // Money that went back.
 type Refund struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -490,7 +581,7 @@ type Refund struct {
 
 func (x *Refund) Reset() {
 	*x = Refund{}
-	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[8]
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +593,7 @@ func (x *Refund) String() string {
 func (*Refund) ProtoMessage() {}
 
 func (x *Refund) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[8]
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +606,7 @@ func (x *Refund) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refund.ProtoReflect.Descriptor instead.
 func (*Refund) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{8}
+	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Refund) GetStripeRefundId() string {
@@ -567,7 +658,7 @@ type Dispute struct {
 
 func (x *Dispute) Reset() {
 	*x = Dispute{}
-	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[9]
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +670,7 @@ func (x *Dispute) String() string {
 func (*Dispute) ProtoMessage() {}
 
 func (x *Dispute) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[9]
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +683,7 @@ func (x *Dispute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dispute.ProtoReflect.Descriptor instead.
 func (*Dispute) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{9}
+	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Dispute) GetStripeDisputeId() string {
@@ -652,7 +743,7 @@ type Dunning struct {
 
 func (x *Dunning) Reset() {
 	*x = Dunning{}
-	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[10]
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +755,7 @@ func (x *Dunning) String() string {
 func (*Dunning) ProtoMessage() {}
 
 func (x *Dunning) ProtoReflect() protoreflect.Message {
-	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[10]
+	mi := &file_tollbook_billing_v1_payments_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +768,7 @@ func (x *Dunning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dunning.ProtoReflect.Descriptor instead.
 func (*Dunning) Descriptor() ([]byte, []int) {
-	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{10}
+	return file_tollbook_billing_v1_payments_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Dunning) GetBeginTime() *timestamppb.Timestamp {
@@ -733,11 +824,19 @@ const file_tollbook_billing_v1_payments_proto_rawDesc = "" +
 	"\x19GetInvoicePaymentsRequest\x12'\n" +
 	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x1d\n" +
 	"\n" +
-	"invoice_id\x18\x02 \x01(\tR\tinvoiceId\"\xc5\x01\n" +
+	"invoice_id\x18\x02 \x01(\tR\tinvoiceId\"\x93\x02\n" +
 	"\x1aGetInvoicePaymentsResponse\x125\n" +
 	"\arefunds\x18\x01 \x03(\v2\x1b.tollbook.billing.v1.RefundR\arefunds\x128\n" +
 	"\bdisputes\x18\x02 \x03(\v2\x1c.tollbook.billing.v1.DisputeR\bdisputes\x126\n" +
-	"\adunning\x18\x03 \x01(\v2\x1c.tollbook.billing.v1.DunningR\adunning\"\x87\x01\n" +
+	"\adunning\x18\x03 \x01(\v2\x1c.tollbook.billing.v1.DunningR\adunning\x12L\n" +
+	"\x0fcredit_purchase\x18\x04 \x01(\v2#.tollbook.billing.v1.CreditPurchaseR\x0ecreditPurchase\"\x95\x01\n" +
+	"\x0eCreditPurchase\x12\x16\n" +
+	"\x06amount\x18\x01 \x01(\tR\x06amount\x12\x18\n" +
+	"\agranted\x18\x02 \x01(\tR\agranted\x12\x1d\n" +
+	"\n" +
+	"taken_back\x18\x03 \x01(\tR\ttakenBack\x12\x18\n" +
+	"\arevoked\x18\x04 \x01(\tR\arevoked\x12\x18\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\"\x87\x01\n" +
 	"\x06Refund\x12(\n" +
 	"\x10stripe_refund_id\x18\x01 \x01(\tR\x0estripeRefundId\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\tR\x06amount\x12#\n" +
@@ -776,7 +875,7 @@ func file_tollbook_billing_v1_payments_proto_rawDescGZIP() []byte {
 	return file_tollbook_billing_v1_payments_proto_rawDescData
 }
 
-var file_tollbook_billing_v1_payments_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tollbook_billing_v1_payments_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tollbook_billing_v1_payments_proto_goTypes = []any{
 	(*VoidInvoiceRequest)(nil),               // 0: tollbook.billing.v1.VoidInvoiceRequest
 	(*VoidInvoiceResponse)(nil),              // 1: tollbook.billing.v1.VoidInvoiceResponse
@@ -786,33 +885,35 @@ var file_tollbook_billing_v1_payments_proto_goTypes = []any{
 	(*MarkInvoicePaidResponse)(nil),          // 5: tollbook.billing.v1.MarkInvoicePaidResponse
 	(*GetInvoicePaymentsRequest)(nil),        // 6: tollbook.billing.v1.GetInvoicePaymentsRequest
 	(*GetInvoicePaymentsResponse)(nil),       // 7: tollbook.billing.v1.GetInvoicePaymentsResponse
-	(*Refund)(nil),                           // 8: tollbook.billing.v1.Refund
-	(*Dispute)(nil),                          // 9: tollbook.billing.v1.Dispute
-	(*Dunning)(nil),                          // 10: tollbook.billing.v1.Dunning
-	(*Invoice)(nil),                          // 11: tollbook.billing.v1.Invoice
-	(*timestamppb.Timestamp)(nil),            // 12: google.protobuf.Timestamp
+	(*CreditPurchase)(nil),                   // 8: tollbook.billing.v1.CreditPurchase
+	(*Refund)(nil),                           // 9: tollbook.billing.v1.Refund
+	(*Dispute)(nil),                          // 10: tollbook.billing.v1.Dispute
+	(*Dunning)(nil),                          // 11: tollbook.billing.v1.Dunning
+	(*Invoice)(nil),                          // 12: tollbook.billing.v1.Invoice
+	(*timestamppb.Timestamp)(nil),            // 13: google.protobuf.Timestamp
 }
 var file_tollbook_billing_v1_payments_proto_depIdxs = []int32{
-	11, // 0: tollbook.billing.v1.VoidInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	11, // 1: tollbook.billing.v1.MarkInvoiceUncollectibleResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	11, // 2: tollbook.billing.v1.MarkInvoicePaidResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	8,  // 3: tollbook.billing.v1.GetInvoicePaymentsResponse.refunds:type_name -> tollbook.billing.v1.Refund
-	9,  // 4: tollbook.billing.v1.GetInvoicePaymentsResponse.disputes:type_name -> tollbook.billing.v1.Dispute
-	10, // 5: tollbook.billing.v1.GetInvoicePaymentsResponse.dunning:type_name -> tollbook.billing.v1.Dunning
-	12, // 6: tollbook.billing.v1.Dunning.begin_time:type_name -> google.protobuf.Timestamp
-	0,  // 7: tollbook.billing.v1.PaymentService.VoidInvoice:input_type -> tollbook.billing.v1.VoidInvoiceRequest
-	2,  // 8: tollbook.billing.v1.PaymentService.MarkInvoiceUncollectible:input_type -> tollbook.billing.v1.MarkInvoiceUncollectibleRequest
-	4,  // 9: tollbook.billing.v1.PaymentService.MarkInvoicePaid:input_type -> tollbook.billing.v1.MarkInvoicePaidRequest
-	6,  // 10: tollbook.billing.v1.PaymentService.GetInvoicePayments:input_type -> tollbook.billing.v1.GetInvoicePaymentsRequest
-	1,  // 11: tollbook.billing.v1.PaymentService.VoidInvoice:output_type -> tollbook.billing.v1.VoidInvoiceResponse
-	3,  // 12: tollbook.billing.v1.PaymentService.MarkInvoiceUncollectible:output_type -> tollbook.billing.v1.MarkInvoiceUncollectibleResponse
-	5,  // 13: tollbook.billing.v1.PaymentService.MarkInvoicePaid:output_type -> tollbook.billing.v1.MarkInvoicePaidResponse
-	7,  // 14: tollbook.billing.v1.PaymentService.GetInvoicePayments:output_type -> tollbook.billing.v1.GetInvoicePaymentsResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	12, // 0: tollbook.billing.v1.VoidInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	12, // 1: tollbook.billing.v1.MarkInvoiceUncollectibleResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	12, // 2: tollbook.billing.v1.MarkInvoicePaidResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	9,  // 3: tollbook.billing.v1.GetInvoicePaymentsResponse.refunds:type_name -> tollbook.billing.v1.Refund
+	10, // 4: tollbook.billing.v1.GetInvoicePaymentsResponse.disputes:type_name -> tollbook.billing.v1.Dispute
+	11, // 5: tollbook.billing.v1.GetInvoicePaymentsResponse.dunning:type_name -> tollbook.billing.v1.Dunning
+	8,  // 6: tollbook.billing.v1.GetInvoicePaymentsResponse.credit_purchase:type_name -> tollbook.billing.v1.CreditPurchase
+	13, // 7: tollbook.billing.v1.Dunning.begin_time:type_name -> google.protobuf.Timestamp
+	0,  // 8: tollbook.billing.v1.PaymentService.VoidInvoice:input_type -> tollbook.billing.v1.VoidInvoiceRequest
+	2,  // 9: tollbook.billing.v1.PaymentService.MarkInvoiceUncollectible:input_type -> tollbook.billing.v1.MarkInvoiceUncollectibleRequest
+	4,  // 10: tollbook.billing.v1.PaymentService.MarkInvoicePaid:input_type -> tollbook.billing.v1.MarkInvoicePaidRequest
+	6,  // 11: tollbook.billing.v1.PaymentService.GetInvoicePayments:input_type -> tollbook.billing.v1.GetInvoicePaymentsRequest
+	1,  // 12: tollbook.billing.v1.PaymentService.VoidInvoice:output_type -> tollbook.billing.v1.VoidInvoiceResponse
+	3,  // 13: tollbook.billing.v1.PaymentService.MarkInvoiceUncollectible:output_type -> tollbook.billing.v1.MarkInvoiceUncollectibleResponse
+	5,  // 14: tollbook.billing.v1.PaymentService.MarkInvoicePaid:output_type -> tollbook.billing.v1.MarkInvoicePaidResponse
+	7,  // 15: tollbook.billing.v1.PaymentService.GetInvoicePayments:output_type -> tollbook.billing.v1.GetInvoicePaymentsResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_payments_proto_init() }
@@ -827,7 +928,7 @@ func file_tollbook_billing_v1_payments_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollbook_billing_v1_payments_proto_rawDesc), len(file_tollbook_billing_v1_payments_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

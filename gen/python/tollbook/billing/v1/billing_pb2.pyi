@@ -105,6 +105,8 @@ class _InvoiceCutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceCut
     """The subscription ended."""
     INVOICE_CUT_RERATED: _InvoiceCut.ValueType  # 5
     """The operator had a period that was closed looked at again."""
+    INVOICE_CUT_PURCHASE: _InvoiceCut.ValueType  # 6
+    """Prepaid credits were bought: it is about no subscription and no plan, and its period is the day of the order."""
 
 class InvoiceCut(_InvoiceCut, metaclass=_InvoiceCutEnumTypeWrapper):
     """Why an invoice was made."""
@@ -121,6 +123,8 @@ INVOICE_CUT_FINAL: InvoiceCut.ValueType  # 4
 """The subscription ended."""
 INVOICE_CUT_RERATED: InvoiceCut.ValueType  # 5
 """The operator had a period that was closed looked at again."""
+INVOICE_CUT_PURCHASE: InvoiceCut.ValueType  # 6
+"""Prepaid credits were bought: it is about no subscription and no plan, and its period is the day of the order."""
 Global___InvoiceCut: _TypeAlias = InvoiceCut  # noqa: Y015
 
 class _InvoiceState:
@@ -193,6 +197,8 @@ class _InvoiceLineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Invoi
     """To what can be charged in the currency."""
     INVOICE_LINE_KIND_TO_CREDIT: _InvoiceLineKind.ValueType  # 11
     """What was below zero, put to the customer's credit."""
+    INVOICE_LINE_KIND_CREDIT_PURCHASE: _InvoiceLineKind.ValueType  # 12
+    """Prepaid credits that are sold."""
 
 class InvoiceLineKind(_InvoiceLineKind, metaclass=_InvoiceLineKindEnumTypeWrapper):
     """What a line charges."""
@@ -221,6 +227,8 @@ INVOICE_LINE_KIND_ROUNDING: InvoiceLineKind.ValueType  # 10
 """To what can be charged in the currency."""
 INVOICE_LINE_KIND_TO_CREDIT: InvoiceLineKind.ValueType  # 11
 """What was below zero, put to the customer's credit."""
+INVOICE_LINE_KIND_CREDIT_PURCHASE: InvoiceLineKind.ValueType  # 12
+"""Prepaid credits that are sold."""
 Global___InvoiceLineKind: _TypeAlias = InvoiceLineKind  # noqa: Y015
 
 @_typing.final
@@ -1042,7 +1050,7 @@ class Invoice(_message.Message):
     cut: Global___InvoiceCut.ValueType
     """Why it was made."""
     subscription_id: _builtins.str
-    """The subscription that it is about."""
+    """The subscription that it is about; empty when it sells credits."""
     legal_entity_id: _builtins.str
     """Who bills; its numbers have no gap."""
     @_builtins.property

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollbook.access.v1 import access_pb2 as tollbook_dot_access_dot_v1_dot_access__pb2
+from tollbook.billing.v1 import billing_pb2 as tollbook_dot_billing_dot_v1_dot_billing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollbook/billing/v1/credits.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\"\xb9\x02\n\x0b\x43reditGrant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12\x11\n\tavailable\x18\x04 \x01(\t\x12\x15\n\x08priority\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12.\n\ngrant_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06source\x18\x08 \x01(\x0e\x32!.tollbook.billing.v1.CreditSource\x12\x11\n\tsource_id\x18\t \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\tB\x0b\n\t_priority\"}\n\rCreditBalance\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x0f\n\x07granted\x18\x02 \x01(\t\x12\x11\n\tavailable\x18\x03 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x04 \x01(\t\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\t\x12\x0f\n\x07revoked\x18\x06 \x01(\t\"s\n\x13GrantCreditsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12/\n\x05grant\x18\x03 \x01(\x0b\x32 .tollbook.billing.v1.CreditGrant\"G\n\x14GrantCreditsResponse\x12/\n\x05grant\x18\x01 \x01(\x0b\x32 .tollbook.billing.v1.CreditGrant\"U\n\x14RevokeCreditsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08grant_id\x18\x03 \x01(\t\"H\n\x15RevokeCreditsResponse\x12/\n\x05grant\x18\x01 \x01(\x0b\x32 .tollbook.billing.v1.CreditGrant\"-\n\x12ListCreditsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"}\n\x13ListCreditsResponse\x12\x34\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\".tollbook.billing.v1.CreditBalance\x12\x30\n\x06grants\x18\x02 \x03(\x0b\x32 .tollbook.billing.v1.CreditGrant\"Z\n\x18ListCreditEntriesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x19ListCreditEntriesResponse\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .tollbook.billing.v1.CreditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc9\x01\n\x0b\x43reditEntry\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x10\n\x08grant_id\x18\x02 \x01(\t\x12-\n\x04move\x18\x03 \x01(\x0e\x32\x1f.tollbook.billing.v1.CreditMove\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12.\n\nentry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninvoice_id\x18\x07 \x01(\t*\x9f\x01\n\x0c\x43reditSource\x12\x1d\n\x19\x43REDIT_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43REDIT_SOURCE_OPERATOR\x10\x01\x12\x1a\n\x16\x43REDIT_SOURCE_PURCHASE\x10\x02\x12\x1d\n\x19\x43REDIT_SOURCE_CREDIT_NOTE\x10\x03\x12\x19\n\x15\x43REDIT_SOURCE_INVOICE\x10\x04*\x9f\x01\n\nCreditMove\x12\x1b\n\x17\x43REDIT_MOVE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43REDIT_MOVE_GRANT\x10\x01\x12\x15\n\x11\x43REDIT_MOVE_APPLY\x10\x02\x12\x16\n\x12\x43REDIT_MOVE_RETURN\x10\x03\x12\x16\n\x12\x43REDIT_MOVE_EXPIRE\x10\x04\x12\x16\n\x12\x43REDIT_MOVE_REVOKE\x10\x05\x32\xcc\x04\n\rCreditService\x12\x8b\x01\n\x0cGrantCredits\x12(.tollbook.billing.v1.GrantCreditsRequest\x1a).tollbook.billing.v1.GrantCreditsResponse\"&\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\"\x15/api/v1/credits:grant:\x01*\x12\x8f\x01\n\rRevokeCredits\x12).tollbook.billing.v1.RevokeCreditsRequest\x1a*.tollbook.billing.v1.RevokeCreditsResponse\"\'\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/credits:revoke:\x01*\x12\x7f\n\x0bListCredits\x12\'.tollbook.billing.v1.ListCreditsRequest\x1a(.tollbook.billing.v1.ListCreditsResponse\"\x1d\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/credits\x12\x99\x01\n\x11ListCreditEntries\x12-.tollbook.billing.v1.ListCreditEntriesRequest\x1a..tollbook.billing.v1.ListCreditEntriesResponse\"%\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/credits/entriesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollbook/billing/v1/credits.proto\x12\x13tollbook.billing.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollbook/access/v1/access.proto\x1a!tollbook/billing/v1/billing.proto\"\xb9\x02\n\x0b\x43reditGrant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12\x11\n\tavailable\x18\x04 \x01(\t\x12\x15\n\x08priority\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12.\n\ngrant_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06source\x18\x08 \x01(\x0e\x32!.tollbook.billing.v1.CreditSource\x12\x11\n\tsource_id\x18\t \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\tB\x0b\n\t_priority\"}\n\rCreditBalance\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x0f\n\x07granted\x18\x02 \x01(\t\x12\x11\n\tavailable\x18\x03 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x04 \x01(\t\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\t\x12\x0f\n\x07revoked\x18\x06 \x01(\t\"g\n\x11\x42uyCreditsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\x12\x15\n\rcurrency_code\x18\x04 \x01(\t\"C\n\x12\x42uyCreditsResponse\x12-\n\x07invoice\x18\x01 \x01(\x0b\x32\x1c.tollbook.billing.v1.Invoice\"s\n\x13GrantCreditsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12/\n\x05grant\x18\x03 \x01(\x0b\x32 .tollbook.billing.v1.CreditGrant\"G\n\x14GrantCreditsResponse\x12/\n\x05grant\x18\x01 \x01(\x0b\x32 .tollbook.billing.v1.CreditGrant\"U\n\x14RevokeCreditsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08grant_id\x18\x03 \x01(\t\"H\n\x15RevokeCreditsResponse\x12/\n\x05grant\x18\x01 \x01(\x0b\x32 .tollbook.billing.v1.CreditGrant\"-\n\x12ListCreditsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"}\n\x13ListCreditsResponse\x12\x34\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\".tollbook.billing.v1.CreditBalance\x12\x30\n\x06grants\x18\x02 \x03(\x0b\x32 .tollbook.billing.v1.CreditGrant\"Z\n\x18ListCreditEntriesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x19ListCreditEntriesResponse\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .tollbook.billing.v1.CreditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc9\x01\n\x0b\x43reditEntry\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x10\n\x08grant_id\x18\x02 \x01(\t\x12-\n\x04move\x18\x03 \x01(\x0e\x32\x1f.tollbook.billing.v1.CreditMove\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12.\n\nentry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninvoice_id\x18\x07 \x01(\t*\x9f\x01\n\x0c\x43reditSource\x12\x1d\n\x19\x43REDIT_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43REDIT_SOURCE_OPERATOR\x10\x01\x12\x1a\n\x16\x43REDIT_SOURCE_PURCHASE\x10\x02\x12\x1d\n\x19\x43REDIT_SOURCE_CREDIT_NOTE\x10\x03\x12\x19\n\x15\x43REDIT_SOURCE_INVOICE\x10\x04*\x9f\x01\n\nCreditMove\x12\x1b\n\x17\x43REDIT_MOVE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43REDIT_MOVE_GRANT\x10\x01\x12\x15\n\x11\x43REDIT_MOVE_APPLY\x10\x02\x12\x16\n\x12\x43REDIT_MOVE_RETURN\x10\x03\x12\x16\n\x12\x43REDIT_MOVE_EXPIRE\x10\x04\x12\x16\n\x12\x43REDIT_MOVE_REVOKE\x10\x05\x32\xd2\x05\n\rCreditService\x12\x8b\x01\n\x0cGrantCredits\x12(.tollbook.billing.v1.GrantCreditsRequest\x1a).tollbook.billing.v1.GrantCreditsResponse\"&\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\"\x15/api/v1/credits:grant:\x01*\x12\x83\x01\n\nBuyCredits\x12&.tollbook.billing.v1.BuyCreditsRequest\x1a\'.tollbook.billing.v1.BuyCreditsResponse\"$\xb2\xe1\x18\x02\x08\t\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/credits:buy:\x01*\x12\x8f\x01\n\rRevokeCredits\x12).tollbook.billing.v1.RevokeCreditsRequest\x1a*.tollbook.billing.v1.RevokeCreditsResponse\"\'\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/credits:revoke:\x01*\x12\x7f\n\x0bListCredits\x12\'.tollbook.billing.v1.ListCreditsRequest\x1a(.tollbook.billing.v1.ListCreditsResponse\"\x1d\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/credits\x12\x99\x01\n\x11ListCreditEntries\x12-.tollbook.billing.v1.ListCreditEntriesRequest\x1a..tollbook.billing.v1.ListCreditEntriesResponse\"%\xb2\xe1\x18\x02\x08\x08\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/credits/entriesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +37,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['GrantCredits']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['GrantCredits']._serialized_options = b'\262\341\030\002\010\002\202\323\344\223\002\032\"\025/api/v1/credits:grant:\001*'
+  _globals['_CREDITSERVICE'].methods_by_name['BuyCredits']._loaded_options = None
+  _globals['_CREDITSERVICE'].methods_by_name['BuyCredits']._serialized_options = b'\262\341\030\002\010\t\202\323\344\223\002\030\"\023/api/v1/credits:buy:\001*'
   _globals['_CREDITSERVICE'].methods_by_name['RevokeCredits']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['RevokeCredits']._serialized_options = b'\262\341\030\002\010\002\202\323\344\223\002\033\"\026/api/v1/credits:revoke:\001*'
   _globals['_CREDITSERVICE'].methods_by_name['ListCredits']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['ListCredits']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002\021\022\017/api/v1/credits'
   _globals['_CREDITSERVICE'].methods_by_name['ListCreditEntries']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['ListCreditEntries']._serialized_options = b'\262\341\030\002\010\010\202\323\344\223\002\031\022\027/api/v1/credits/entries'
-  _globals['_CREDITSOURCE']._serialized_start=1524
-  _globals['_CREDITSOURCE']._serialized_end=1683
-  _globals['_CREDITMOVE']._serialized_start=1686
-  _globals['_CREDITMOVE']._serialized_end=1845
-  _globals['_CREDITGRANT']._serialized_start=155
-  _globals['_CREDITGRANT']._serialized_end=468
-  _globals['_CREDITBALANCE']._serialized_start=470
-  _globals['_CREDITBALANCE']._serialized_end=595
-  _globals['_GRANTCREDITSREQUEST']._serialized_start=597
-  _globals['_GRANTCREDITSREQUEST']._serialized_end=712
-  _globals['_GRANTCREDITSRESPONSE']._serialized_start=714
-  _globals['_GRANTCREDITSRESPONSE']._serialized_end=785
-  _globals['_REVOKECREDITSREQUEST']._serialized_start=787
-  _globals['_REVOKECREDITSREQUEST']._serialized_end=872
-  _globals['_REVOKECREDITSRESPONSE']._serialized_start=874
-  _globals['_REVOKECREDITSRESPONSE']._serialized_end=946
-  _globals['_LISTCREDITSREQUEST']._serialized_start=948
-  _globals['_LISTCREDITSREQUEST']._serialized_end=993
-  _globals['_LISTCREDITSRESPONSE']._serialized_start=995
-  _globals['_LISTCREDITSRESPONSE']._serialized_end=1120
-  _globals['_LISTCREDITENTRIESREQUEST']._serialized_start=1122
-  _globals['_LISTCREDITENTRIESREQUEST']._serialized_end=1212
-  _globals['_LISTCREDITENTRIESRESPONSE']._serialized_start=1214
-  _globals['_LISTCREDITENTRIESRESPONSE']._serialized_end=1317
-  _globals['_CREDITENTRY']._serialized_start=1320
-  _globals['_CREDITENTRY']._serialized_end=1521
-  _globals['_CREDITSERVICE']._serialized_start=1848
-  _globals['_CREDITSERVICE']._serialized_end=2436
+  _globals['_CREDITSOURCE']._serialized_start=1733
+  _globals['_CREDITSOURCE']._serialized_end=1892
+  _globals['_CREDITMOVE']._serialized_start=1895
+  _globals['_CREDITMOVE']._serialized_end=2054
+  _globals['_CREDITGRANT']._serialized_start=190
+  _globals['_CREDITGRANT']._serialized_end=503
+  _globals['_CREDITBALANCE']._serialized_start=505
+  _globals['_CREDITBALANCE']._serialized_end=630
+  _globals['_BUYCREDITSREQUEST']._serialized_start=632
+  _globals['_BUYCREDITSREQUEST']._serialized_end=735
+  _globals['_BUYCREDITSRESPONSE']._serialized_start=737
+  _globals['_BUYCREDITSRESPONSE']._serialized_end=804
+  _globals['_GRANTCREDITSREQUEST']._serialized_start=806
+  _globals['_GRANTCREDITSREQUEST']._serialized_end=921
+  _globals['_GRANTCREDITSRESPONSE']._serialized_start=923
+  _globals['_GRANTCREDITSRESPONSE']._serialized_end=994
+  _globals['_REVOKECREDITSREQUEST']._serialized_start=996
+  _globals['_REVOKECREDITSREQUEST']._serialized_end=1081
+  _globals['_REVOKECREDITSRESPONSE']._serialized_start=1083
+  _globals['_REVOKECREDITSRESPONSE']._serialized_end=1155
+  _globals['_LISTCREDITSREQUEST']._serialized_start=1157
+  _globals['_LISTCREDITSREQUEST']._serialized_end=1202
+  _globals['_LISTCREDITSRESPONSE']._serialized_start=1204
+  _globals['_LISTCREDITSRESPONSE']._serialized_end=1329
+  _globals['_LISTCREDITENTRIESREQUEST']._serialized_start=1331
+  _globals['_LISTCREDITENTRIESREQUEST']._serialized_end=1421
+  _globals['_LISTCREDITENTRIESRESPONSE']._serialized_start=1423
+  _globals['_LISTCREDITENTRIESRESPONSE']._serialized_end=1526
+  _globals['_CREDITENTRY']._serialized_start=1529
+  _globals['_CREDITENTRY']._serialized_end=1730
+  _globals['_CREDITSERVICE']._serialized_start=2057
+  _globals['_CREDITSERVICE']._serialized_end=2779
 # @@protoc_insertion_point(module_scope)

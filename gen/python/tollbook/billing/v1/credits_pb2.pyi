@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollbook.billing.v1 import billing_pb2 as _billing_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -193,6 +194,66 @@ class CreditBalance(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreditBalance: _TypeAlias = CreditBalance  # noqa: Y015
+
+@_typing.final
+class BuyCreditsRequest(_message.Message):
+    """Credits to buy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of the request, 1 to 128 bytes; the same id with the same content answers as the first time."""
+    organization_id: _builtins.str
+    """The organization; empty with a tenant's key means the key's."""
+    amount: _builtins.str
+    """How much, a decimal string above zero, before tax; what can be charged in the currency, and at most 50 000 000 of its
+    smallest unit.
+    """
+    currency_code: _builtins.str
+    """ISO 4217. Credits pay invoices of their own currency only."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency_code", b"currency_code", "organization_id", b"organization_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuyCreditsRequest: _TypeAlias = BuyCreditsRequest  # noqa: Y015
+
+@_typing.final
+class BuyCreditsResponse(_message.Message):
+    """The invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> _billing_pb2.Invoice:
+        """With its number, as it is now: paid as soon as its payment is known."""
+
+    def __init__(
+        self,
+        *,
+        invoice: _billing_pb2.Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuyCreditsResponse: _TypeAlias = BuyCreditsResponse  # noqa: Y015
 
 @_typing.final
 class GrantCreditsRequest(_message.Message):

@@ -41,6 +41,11 @@ class CreditServiceStub:
                 request_serializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.GrantCreditsRequest.SerializeToString,
                 response_deserializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.GrantCreditsResponse.FromString,
                 _registered_method=True)
+        self.BuyCredits = channel.unary_unary(
+                '/tollbook.billing.v1.CreditService/BuyCredits',
+                request_serializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.BuyCreditsRequest.SerializeToString,
+                response_deserializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.BuyCreditsResponse.FromString,
+                _registered_method=True)
         self.RevokeCredits = channel.unary_unary(
                 '/tollbook.billing.v1.CreditService/RevokeCredits',
                 request_serializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.RevokeCreditsRequest.SerializeToString,
@@ -65,6 +70,16 @@ class CreditServiceServicer:
 
     def GrantCredits(self, request, context):
         """Grants credits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BuyCredits(self, request, context):
+        """Buys credits: cuts an invoice for them, which is collected like any other, and not paid by credits. When it is paid
+        the credits are granted, once; while it is not, nothing is. What goes back of its money takes with it what is left of
+        them. How long they pay, from their payment on, is the operator's setting at the time of the order; the invoice says
+        it. LIMIT_EXCEEDED while ten purchases are unpaid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +114,11 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.GrantCredits,
                     request_deserializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.GrantCreditsRequest.FromString,
                     response_serializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.GrantCreditsResponse.SerializeToString,
+            ),
+            'BuyCredits': grpc.unary_unary_rpc_method_handler(
+                    servicer.BuyCredits,
+                    request_deserializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.BuyCreditsRequest.FromString,
+                    response_serializer=tollbook_dot_billing_dot_v1_dot_credits__pb2.BuyCreditsResponse.SerializeToString,
             ),
             'RevokeCredits': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeCredits,
@@ -145,6 +165,33 @@ class CreditService:
             '/tollbook.billing.v1.CreditService/GrantCredits',
             tollbook_dot_billing_dot_v1_dot_credits__pb2.GrantCreditsRequest.SerializeToString,
             tollbook_dot_billing_dot_v1_dot_credits__pb2.GrantCreditsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BuyCredits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollbook.billing.v1.CreditService/BuyCredits',
+            tollbook_dot_billing_dot_v1_dot_credits__pb2.BuyCreditsRequest.SerializeToString,
+            tollbook_dot_billing_dot_v1_dot_credits__pb2.BuyCreditsResponse.FromString,
             options,
             channel_credentials,
             insecure,

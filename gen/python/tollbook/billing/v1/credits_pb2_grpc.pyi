@@ -37,6 +37,12 @@ class CreditServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CreditServiceAsyncStub: ...
     GrantCredits: _grpc.UnaryUnaryMultiCallable[_credits_pb2.GrantCreditsRequest, _credits_pb2.GrantCreditsResponse]
     """Grants credits."""
+    BuyCredits: _grpc.UnaryUnaryMultiCallable[_credits_pb2.BuyCreditsRequest, _credits_pb2.BuyCreditsResponse]
+    """Buys credits: cuts an invoice for them, which is collected like any other, and not paid by credits. When it is paid
+    the credits are granted, once; while it is not, nothing is. What goes back of its money takes with it what is left of
+    them. How long they pay, from their payment on, is the operator's setting at the time of the order; the invoice says
+    it. LIMIT_EXCEEDED while ten purchases are unpaid.
+    """
     RevokeCredits: _grpc.UnaryUnaryMultiCallable[_credits_pb2.RevokeCreditsRequest, _credits_pb2.RevokeCreditsResponse]
     """Takes back what is available of a grant; what it paid stays paid."""
     ListCredits: _grpc.UnaryUnaryMultiCallable[_credits_pb2.ListCreditsRequest, _credits_pb2.ListCreditsResponse]
@@ -55,6 +61,12 @@ class CreditServiceAsyncStub(CreditServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GrantCredits: _aio.UnaryUnaryMultiCallable[_credits_pb2.GrantCreditsRequest, _credits_pb2.GrantCreditsResponse]  # type: ignore[assignment]
     """Grants credits."""
+    BuyCredits: _aio.UnaryUnaryMultiCallable[_credits_pb2.BuyCreditsRequest, _credits_pb2.BuyCreditsResponse]  # type: ignore[assignment]
+    """Buys credits: cuts an invoice for them, which is collected like any other, and not paid by credits. When it is paid
+    the credits are granted, once; while it is not, nothing is. What goes back of its money takes with it what is left of
+    them. How long they pay, from their payment on, is the operator's setting at the time of the order; the invoice says
+    it. LIMIT_EXCEEDED while ten purchases are unpaid.
+    """
     RevokeCredits: _aio.UnaryUnaryMultiCallable[_credits_pb2.RevokeCreditsRequest, _credits_pb2.RevokeCreditsResponse]  # type: ignore[assignment]
     """Takes back what is available of a grant; what it paid stays paid."""
     ListCredits: _aio.UnaryUnaryMultiCallable[_credits_pb2.ListCreditsRequest, _credits_pb2.ListCreditsResponse]  # type: ignore[assignment]
@@ -76,6 +88,18 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_credits_pb2.GrantCreditsResponse, _abc.Awaitable[_credits_pb2.GrantCreditsResponse]]:
         """Grants credits."""
+
+    @_abc_1.abstractmethod
+    def BuyCredits(
+        self,
+        request: _credits_pb2.BuyCreditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credits_pb2.BuyCreditsResponse, _abc.Awaitable[_credits_pb2.BuyCreditsResponse]]:
+        """Buys credits: cuts an invoice for them, which is collected like any other, and not paid by credits. When it is paid
+        the credits are granted, once; while it is not, nothing is. What goes back of its money takes with it what is left of
+        them. How long they pay, from their payment on, is the operator's setting at the time of the order; the invoice says
+        it. LIMIT_EXCEEDED while ten purchases are unpaid.
+        """
 
     @_abc_1.abstractmethod
     def RevokeCredits(

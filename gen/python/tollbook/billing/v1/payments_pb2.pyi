@@ -217,6 +217,7 @@ class GetInvoicePaymentsResponse(_message.Message):
     REFUNDS_FIELD_NUMBER: _builtins.int
     DISPUTES_FIELD_NUMBER: _builtins.int
     DUNNING_FIELD_NUMBER: _builtins.int
+    CREDIT_PURCHASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refund]:
         """What went back."""
@@ -229,20 +230,63 @@ class GetInvoicePaymentsResponse(_message.Message):
     def dunning(self) -> Global___Dunning:
         """Its dunning; unset when there is none, or it has ended."""
 
+    @_builtins.property
+    def credit_purchase(self) -> Global___CreditPurchase:
+        """What became of the credits that the invoice sells; unset when it sells none."""
+
     def __init__(
         self,
         *,
         refunds: _abc.Iterable[Global___Refund] | None = ...,
         disputes: _abc.Iterable[Global___Dispute] | None = ...,
         dunning: Global___Dunning | None = ...,
+        credit_purchase: Global___CreditPurchase | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dunning", b"dunning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit_purchase", b"credit_purchase", "dunning", b"dunning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disputes", b"disputes", "dunning", b"dunning", "refunds", b"refunds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_purchase", b"credit_purchase", "disputes", b"disputes", "dunning", b"dunning", "refunds", b"refunds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetInvoicePaymentsResponse: _TypeAlias = GetInvoicePaymentsResponse  # noqa: Y015
+
+@_typing.final
+class CreditPurchase(_message.Message):
+    """Credits that an invoice sells. Amounts are decimal strings in the currency of the invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    amount: _builtins.str
+    """What was ordered, before tax."""
+    granted: _builtins.str
+    """What was granted; 0 until the invoice is paid."""
+    taken_back: _builtins.str
+    """What of the order went back or was never charged, before tax."""
+    revoked: _builtins.str
+    """What was revoked of the credits for it."""
+    missing: _builtins.str
+    """What would have to be revoked and is not there: its money went back after it was used, or had expired."""
+    def __init__(
+        self,
+        *,
+        amount: _builtins.str = ...,
+        granted: _builtins.str = ...,
+        taken_back: _builtins.str = ...,
+        revoked: _builtins.str = ...,
+        missing: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "granted", b"granted", "missing", b"missing", "revoked", b"revoked", "taken_back", b"taken_back"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreditPurchase: _TypeAlias = CreditPurchase  # noqa: Y015
 
 @_typing.final
 class Refund(_message.Message):
