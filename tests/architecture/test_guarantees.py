@@ -10,7 +10,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 GUARANTEES = (CHECKOUT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 _TEST = re.compile(r"`(tests/[^`]*?\.py)::(test_[^`]*)`")
 _LINE = re.compile(r"^\| ([BF]\d+) \|.*$", re.MULTILINE)
-_PROMISED = [f"B{number}" for number in range(1, 26)] + [f"F{number}" for number in range(1, 21)]
+# Without F21 to F24, which are of the analytics.
+_PROMISED = [
+    *(f"B{number}" for number in range(1, 44)),
+    *(f"F{number}" for number in (*range(1, 21), *range(25, 33))),
+]
 
 
 def names_in(path: Path) -> set[str]:
@@ -28,8 +32,7 @@ def test_every_test_that_the_guarantees_name_exists() -> None:
     assert missing == []
 
 
-def test_every_bug_and_fault_of_ingest_and_quota_has_a_test() -> None:
+def test_every_bug_and_fault_of_ingest_quota_and_billing_has_a_test() -> None:
     lines = {match.group(1): match.group(0) for match in _LINE.finditer(GUARANTEES)}
-    # Those of billing are added one by one, with the test of each.
     assert sorted(set(_PROMISED) - set(lines)) == []
     assert [name for name, line in lines.items() if not _TEST.search(line)] == []

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ import psycopg
 
 from kit.clock import SystemClock
 from kit.ids import new_id
+from kit.money import Money
 from kit.process import ChildProcess
 from kit.testing.clock import FakeClock
 from kit.testing.stores import free_port
@@ -59,7 +60,7 @@ from services.billing.application.stripe_events.subscriptions import FollowSubsc
 from services.billing.application.stripe_events.table import handlers
 from services.billing.application.subscription_in_force import SubscriptionInForce
 from services.billing.domain.dunning import DunningPolicy
-from services.billing.domain.invoices import Invoice, InvoiceState, total_of
+from services.billing.domain.invoices import Invoice, InvoiceState, Line, LineKind, total_of
 from services.billing.domain.periods import period_at
 from services.billing.domain.subscriptions import Subscription
 from tests.integration.billing_database import BillingDatabase, billing_database
@@ -156,17 +157,29 @@ class Scene:
     find_wanted_plan: FindWantedPlan
     sold: Subscription
 
-    async def finalize(self, *, months: int = 0, minutes: int = 1_100, copies: int = 1) -> Invoice:
-        """An invoice of 49.00, and 5 cents for every minute beyond a thousand; so often."""
+    async def finalize(
+        self,
+        *,
+        months: int = 0,
+        minutes: int = 1_100,
+        copies: int = 1,
+        total: Money | None = None,
+        before_commit: Callable[[], Awaitable[None]] | None = None,
+    ) -> Invoice:
+        """An invoice of 49.00, and 5 cents for every minute beyond a thousand; so often. Or of one line, of this total.
+        before_commit: done when it is written, and nobody else can see it yet.
+        """
         period = period_at(self.sold.anchor, self.sold.anchor + timedelta(days=31 * months))
         lines = rate(STARTER, period, {"agent_minutes": minutes * MINUTE}, METERS) * copies
+        if total is not None:
+            lines = (Line(kind=LineKind.BASE_FEE, description="Starter", amount=total, period=period),)
         invoice = Invoice(
             organization_id=ACME,
             subscription_id=self.sold.subscription_id,
             plan_id="starter",
             plan_version=1,
             state=InvoiceState.FINALIZED,
-            total=total_of(lines, "USD"),
+            total=total_of(lines, total.currency_code if total else "USD"),
             lines=lines,
             period=period,
             closed_through_sequence=1,
@@ -174,7 +187,10 @@ class Scene:
             finalize_time=self.clock.now(),
         )
         async with self.books.open(ACME) as book:
-            return await book.invoices.finalize(invoice, actor="tests", request_id="r")
+            made = await book.invoices.finalize(invoice, actor="tests", request_id="r")
+            if before_commit is not None:
+                await before_commit()
+            return made
 
     def collect_through(self, api: StripeApi) -> CollectInvoices:
         """The same worker, with another way to Stripe."""

@@ -21,7 +21,7 @@ from services.billing.domain.credit_notes import (
     CreditSplit,
     LineRole,
 )
-from services.billing.domain.errors import InvoiceBusy
+from services.billing.domain.errors import CollectionRefused, InvoiceBusy
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.mails import MailKind
 from services.billing.domain.payments import Settlement
@@ -526,3 +526,69 @@ async def test_b41_forty_lines_are_charged_to_the_unit(scene: Scene, simulator: 
     assert (theirs["total"], theirs["status"]) == (20 * 5400, "paid")
     await scene.deliver_all(simulator)
     assert (await scene.read(made)).state is InvoiceState.PAID
+
+
+AMOUNTS = [("USD", 5400), ("JPY", 5400), ("KWD", 49_990)]
+
+
+@pytest.mark.parametrize(("currency_code", "minor"), AMOUNTS)
+async def test_b42_what_stripe_charges_and_pays_back_is_our_amount_in_the_currencys_smallest_unit(
+    scene: Scene, simulator: Simulator, currency_code: str, minor: int
+) -> None:
+    await scene.customer_with(simulator, GOOD)
+    made = await scene.finalize(total=Money(minor, currency_code))
+    await scene.work_until_idle()
+    ours = await scene.read(made)
+    theirs = simulator.call("GET", f"/v1/invoices/{ours.stripe_invoice_id}")
+    assert (theirs["currency"], theirs["total"], theirs["amount_paid"]) == (currency_code.lower(), minor, minor)
+    (charge,) = simulator.call("GET", "/v1/charges")["data"]
+    assert (charge["currency"], charge["amount"]) == (currency_code.lower(), minor)
+    simulator.form("/v1/refunds", charge=charge["id"], amount="490")
+    await scene.deliver_all(simulator)
+    async with scene.books.read(ACME) as book:
+        (refund,) = await book.payments.refunds(made.invoice_id)
+    assert (refund.currency_code, refund.amount_minor) == (currency_code, 490)
+    assert (await scene.read(made)).total == Money(minor, currency_code)
+
+
+@pytest.mark.parametrize(("currency_code", "minor"), AMOUNTS)
+@pytest.mark.parametrize(("times", "parts"), [(100, 1), (1, 100)])
+async def test_b42_a_hundredfold_at_stripe_in_either_direction_is_found_before_it_is_charged(
+    scene: Scene, simulator: Simulator, currency_code: str, minor: int, times: int, parts: int
+) -> None:
+    customer = await scene.customer_with(simulator, GOOD)
+    made = await scene.finalize(total=Money(minor, currency_code))
+    # As somebody who mistakes the currency's decimals would have left it.
+    draft = await scene.collector._create(made, customer, 1)
+    amount = str(minor * times // parts)
+    item = {"customer": customer, "invoice": draft.id, "amount": amount, "currency": currency_code.lower()}
+    simulator.form("/v1/invoiceitems", **item)
+    with pytest.raises(CollectionRefused, match=rf"{amount}\b.*ours is .*{minor}\b"):
+        await scene.collector.collect(made, customer, attempt_count=2)
+    assert [each["status"] for each in simulator.invoices()] == ["draft"]
+    assert simulator.call("GET", "/v1/charges")["data"] == []
+
+
+# --- B38
+
+
+async def test_b38_f32_what_is_to_be_collected_is_seen_with_its_invoice_or_not_at_all(
+    scene: Scene, simulator: Simulator
+) -> None:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        await scene.finalize(before_commit=_fail)
+    assert await scene.collect() == 0
+    seen = []
+
+    async def collect_meanwhile() -> None:
+        seen.append(await scene.collect())
+
+    made = await scene.finalize(before_commit=collect_meanwhile)
+    assert seen == [0]
+    assert simulator.invoices() == []
+    assert await scene.collect() == 1
+    assert [each["number"] for each in simulator.invoices()] == [made.number]
+
+
+async def _fail() -> None:
+    raise RuntimeError("on purpose")

@@ -9,6 +9,7 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -452,6 +453,19 @@ async def test_an_invoice_on_paper_is_one_file_until_its_state_changes(world: Wo
     async with world.books.open("acme") as book:
         await book.invoices.set_paid(made.invoice_id, "in_1")
     assert "PAID" in text_of_pdf((await world.pdf(made.invoice_id)).data)
+
+
+async def test_b32_the_list_the_invoice_and_its_paper_tell_one_total_and_it_is_the_sum_of_the_lines(
+    world: World,
+) -> None:
+    await world.subscribe(start=NOW - timedelta(days=5))
+    # A cent is 12 seconds: this is a fraction of one.
+    world.usage.used["acme"] = UsageTotals({"agent_minutes": 1_100 * MINUTE + 7_001}, 17)
+    made = await world.close()
+    (listed,) = (await world.invoices()).invoices
+    assert listed == await world.invoice(made.invoice_id) == made
+    assert made.total == str(sum(Decimal(line.amount) for line in made.lines)) == "54.01"
+    assert f"Total USD {made.total}" in text_of_pdf((await world.pdf(made.invoice_id)).data)
 
 
 async def test_nobody_prints_an_invoice_of_another_organization(world: World) -> None:
