@@ -276,6 +276,22 @@ async def test_a_draft_waits_for_one_invoice_and_is_set_aside_for_it(store: Stor
 # --- dunning
 
 
+async def test_an_invoice_with_a_due_time_is_looked_at_then_unless_it_is_paid_before(
+    store: Store, made: Invoice
+) -> None:
+    due_time = NOW + 30 * DAY
+    for invoice_id in ("inv_paid", "inv_late"):
+        with_a_term = replace(made, invoice_id=invoice_id, finalize_time=NOW, due_time=due_time)
+        async with store.books.open(made.organization_id) as book:
+            await book.invoices.finalize(with_a_term, actor="tests", request_id="r")
+    async with store.books.open(made.organization_id) as book:
+        assert (await book.invoices.get("inv_late")).due_time == due_time
+        assert await book.dunning.open_ones() == []
+        await book.dunning.end("inv_paid", now=NOW)
+    assert await store.dunnings.claim(now=due_time - timedelta(microseconds=1), count=10) == []
+    assert [each.invoice_id for each in await store.dunnings.claim(now=due_time, count=10)] == ["inv_late"]
+
+
 async def test_dunning_begins_once_and_its_first_step_is_due_at_once(store: Store, made: Invoice) -> None:
     for now in (NOW, NOW + DAY):
         async with store.books.open(ACME) as book:

@@ -62,6 +62,7 @@ from services.billing.application.subscription_in_force import SubscriptionInFor
 from services.billing.domain.dunning import DunningPolicy
 from services.billing.domain.invoices import Invoice, InvoiceState, Line, LineKind, total_of
 from services.billing.domain.periods import period_at
+from services.billing.domain.profile import BillingProfile, BillingTerms, CollectionMethod, Party
 from services.billing.domain.subscriptions import Subscription
 from tests.integration.billing_database import BillingDatabase, billing_database
 from tests.unit.billing.plans import METERS, MINUTE, PLANS, STARTER
@@ -164,9 +165,11 @@ class Scene:
         minutes: int = 1_100,
         copies: int = 1,
         total: Money | None = None,
+        term_days: int | None = None,
         before_commit: Callable[[], Awaitable[None]] | None = None,
     ) -> Invoice:
         """An invoice of 49.00, and 5 cents for every minute beyond a thousand; so often. Or of one line, of this total.
+        term_days: how long the customer has to pay it; None: it is charged.
         before_commit: done when it is written, and nobody else can see it yet.
         """
         period = period_at(self.sold.anchor, self.sold.anchor + timedelta(days=31 * months))
@@ -185,8 +188,13 @@ class Scene:
             closed_through_sequence=1,
             invoice_id=new_id("inv"),
             finalize_time=self.clock.now(),
+            due_time=None if term_days is None else self.clock.now() + timedelta(days=term_days),
         )
         async with self.books.open(ACME) as book:
+            if term_days is not None:
+                terms = BillingTerms(collection_method=CollectionMethod.SEND_INVOICE, term_days=term_days)
+                payer = BillingProfile(update_time=self.clock.now(), party=Party(mail="pay@acme.example"), terms=terms)
+                await book.profile.set(payer, actor="tests", request_id="terms")
             made = await book.invoices.finalize(invoice, actor="tests", request_id="r")
             if before_commit is not None:
                 await before_commit()

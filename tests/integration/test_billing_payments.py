@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from services.billing.domain.errors import CollectionRefused, InvoiceBusy
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.mails import MailKind
 from services.billing.domain.payments import Settlement
+from services.billing.domain.profile import BY_CARD
 from tests.integration.billing_scene import ACME, Scene, Simulator, billing_scene, running_simulator
 
 # Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.
@@ -155,6 +157,94 @@ async def test_an_invoice_that_is_voided_is_dunned_no_more(scene: Scene, simulat
     assert ((await scene.read(unpaid)).state, await scene.status()) == (InvoiceState.VOID, "ACTIVE")
     scene.clock.advance(60 * DAY)
     assert await scene.dun() == 0
+
+
+# --- payment terms
+
+
+async def with_a_term(scene: Scene, simulator: Simulator) -> Invoice:
+    """An invoice to be paid within 30 days by a customer who has a good card, which it is not for us to charge."""
+    await scene.customer_with(simulator, GOOD)
+    made = await scene.finalize(term_days=30)
+    await scene.work_until_idle()
+    await scene.deliver_all(simulator)
+    return await scene.read(made)
+
+
+async def test_an_invoice_with_a_term_is_never_charged_and_past_due_when_its_time_has_passed(
+    scene: Scene, simulator: Simulator
+) -> None:
+    made = await with_a_term(scene, simulator)
+    theirs = simulator.call("GET", f"/v1/invoices/{made.stripe_invoice_id}")
+    assert (theirs["collection_method"], theirs["status"], theirs["total"]) == ("send_invoice", "open", 5400)
+    assert theirs["due_date"] == theirs["created"] + 30 * 24 * 3600
+    await scene.pass_time(simulator, days=29)
+    await dun_until_idle(scene)
+    await scene.deliver_all(simulator)
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.FINALIZED, "ACTIVE")
+    await scene.pass_time(simulator, days=2)
+    # By our own clock: Stripe tells nothing when a due date passes.
+    await dun_until_idle(scene)
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.PAST_DUE, "PAST_DUE")
+    assert await mails(scene) == [MailKind.PAYMENT_REMINDER]
+    await scene.pass_time(simulator, days=14)
+    await dun_until_idle(scene)
+    assert await scene.status() == "SUSPENDED"
+    assert simulator.call("GET", "/v1/charges")["data"] == []
+    assert (await settle(scene, made, Settlement.PAID_OUTSIDE)).state is InvoiceState.PAID
+    assert await scene.status() == "ACTIVE"
+
+
+@pytest.mark.parametrize("days", [3, 33])
+async def test_an_invoice_with_a_term_is_paid_on_stripes_page_before_and_after_its_due_time(
+    scene: Scene, simulator: Simulator, days: int
+) -> None:
+    made = await with_a_term(scene, simulator)
+    await scene.pass_time(simulator, days=days)
+    await dun_until_idle(scene)
+    card = simulator.form("/v1/payment_methods/pm_card_visa/attach", customer=await customer_of(scene))["id"]
+    simulator.form(f"/v1/invoices/{made.stripe_invoice_id}/pay", payment_method=card)
+    await scene.deliver_all(simulator)
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.PAID, "ACTIVE")
+    await scene.pass_time(simulator, days=60)
+    assert await scene.dun() == 0
+
+
+async def test_a_transfer_that_is_marked_within_the_term_is_never_dunned(scene: Scene, simulator: Simulator) -> None:
+    made = await with_a_term(scene, simulator)
+    assert (await settle(scene, made, Settlement.PAID_OUTSIDE)).state is InvoiceState.PAID
+    await scene.pass_time(simulator, days=31)
+    assert await scene.dun() == 0
+    assert await mails(scene) == []
+
+
+async def test_a_card_that_fails_within_the_term_is_no_failure_yet(scene: Scene, simulator: Simulator) -> None:
+    made = await with_a_term(scene, simulator)
+    card = simulator.form(f"/v1/payment_methods/{BAD}/attach", customer=await customer_of(scene))["id"]
+    assert simulator.try_form(f"/v1/invoices/{made.stripe_invoice_id}/pay", payment_method=card) == 402
+    await scene.deliver_all(simulator)
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.FINALIZED, "ACTIVE")
+
+
+async def test_what_is_paid_at_stripe_when_its_due_time_passes_is_paid_though_nobody_told(
+    scene: Scene, simulator: Simulator
+) -> None:
+    made = await with_a_term(scene, simulator)
+    simulator.form(f"/v1/invoices/{made.stripe_invoice_id}/pay", paid_out_of_band="true")
+    await scene.pass_time(simulator, days=31)
+    await dun_until_idle(scene)
+    assert (await scene.read(made)).state is InvoiceState.PAID
+
+
+async def test_an_invoice_that_stripe_does_not_have_yet_is_not_past_due_when_its_time_passes(scene: Scene) -> None:
+    made = await scene.finalize(term_days=1)
+    scene.clock.advance(2 * DAY)
+    assert await scene.dun() == 1
+    assert ((await scene.read(made)).state, await scene.status()) == (InvoiceState.FINALIZED, "ACTIVE")
+    await scene.work_until_idle()
+    scene.clock.advance(DAY)
+    await dun_until_idle(scene)
+    assert (await scene.read(made)).state is InvoiceState.PAST_DUE
 
 
 # --- F25: any number, any order, any delay, any death
@@ -552,15 +642,15 @@ async def test_b42_what_stripe_charges_and_pays_back_is_our_amount_in_the_curren
 
 
 @pytest.mark.parametrize(("currency_code", "minor"), AMOUNTS)
-@pytest.mark.parametrize(("times", "parts"), [(100, 1), (1, 100)])
+@pytest.mark.parametrize("factor", [Fraction(100), Fraction(1, 100)])
 async def test_b42_a_hundredfold_at_stripe_in_either_direction_is_found_before_it_is_charged(
-    scene: Scene, simulator: Simulator, currency_code: str, minor: int, times: int, parts: int
+    scene: Scene, simulator: Simulator, currency_code: str, minor: int, factor: Fraction
 ) -> None:
     customer = await scene.customer_with(simulator, GOOD)
     made = await scene.finalize(total=Money(minor, currency_code))
     # As somebody who mistakes the currency's decimals would have left it.
-    draft = await scene.collector._create(made, customer, 1)
-    amount = str(minor * times // parts)
+    draft = await scene.collector._create(made, customer, BY_CARD, 1)
+    amount = str(int(minor * factor))
     item = {"customer": customer, "invoice": draft.id, "amount": amount, "currency": currency_code.lower()}
     simulator.form("/v1/invoiceitems", **item)
     with pytest.raises(CollectionRefused, match=rf"{amount}\b.*ours is .*{minor}\b"):

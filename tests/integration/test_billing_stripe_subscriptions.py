@@ -142,6 +142,17 @@ async def test_stripes_draft_is_held_and_charges_what_our_invoice_says(scene: Sc
     assert (ours.state, ours.stripe_invoice_id) == (InvoiceState.PAID, draft["id"])
 
 
+async def test_stripes_draft_is_not_charged_where_our_invoice_has_a_term(scene: Scene, simulator: Simulator) -> None:
+    draft = await renewal(scene, simulator)
+    charges = len(simulator.call("GET", "/v1/charges")["data"])
+    made = await scene.finalize(term_days=14)
+    await scene.work_until_idle()
+    await scene.pass_time(simulator, hours=5)
+    theirs = simulator.call("GET", f"/v1/invoices/{draft['id']}")
+    assert (theirs["number"], theirs["status"], theirs["collection_method"]) == (made.number, "open", "send_invoice")
+    assert len(simulator.call("GET", "/v1/charges")["data"]) == charges
+
+
 @pytest.mark.parametrize("call", ["", "/add_lines", "/remove_lines", "/finalize"])
 @pytest.mark.parametrize("kind", ["500", "500_saved", "429"])
 async def test_whatever_call_fails_a_held_draft_becomes_our_one_invoice(

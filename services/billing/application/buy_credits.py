@@ -74,4 +74,7 @@ class BuyCredits:
             cut=CutKind.PURCHASE,
             legal_entity_id=profile.terms.legal_entity_id,
         )
-        return replace(draft, invoice_id=new_id("inv"), state=InvoiceState.FINALIZED, finalize_time=now)
+        due_time = profile.terms.due_time(now)
+        return replace(
+            draft, invoice_id=new_id("inv"), state=InvoiceState.FINALIZED, finalize_time=now, due_time=due_time
+        )

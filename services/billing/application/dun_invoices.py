@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -17,7 +18,7 @@ from services.billing.application.settle_standing import invoice_in_mail, settle
 from services.billing.domain import limits
 from services.billing.domain.dunning import Dunning, DunningAction, DunningPolicy, DunningStep, DunningTurn, next_turn
 from services.billing.domain.errors import CollectionRefused
-from services.billing.domain.invoices import InvoiceState
+from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.mails import MailKind
 from services.billing.domain.payments import Settlement
 from services.billing.domain.retries import retry_pause
@@ -51,7 +52,8 @@ class DunInvoices:
 
     async def __call__(self) -> int:
         """Takes one step of each invoice that is due and can be claimed; answers how many it claimed. A step, its mail
-        and its effect are one transaction; what fails is due again after a pause.
+        and its effect are one transaction; what fails is due again after a pause. The first look at an invoice that has
+        a due time is when that passes: if it is unpaid then, it is past due, and its dunning begins.
         """
         claimed = await self._due.claim(now=self._clock.now(), count=limits.CLAIMED_AT_ONCE)
         await asyncio.gather(*(self._dun(due) for due in claimed))
@@ -79,6 +81,9 @@ class DunInvoices:
                 (each for each in await reader.dunning.open_ones() if each.invoice_id == due.invoice_id), None
             )
             invoice = await reader.invoices.get(due.invoice_id)
+        if invoice.state is InvoiceState.FINALIZED:
+            await self._fall_due(invoice)
+            return
         theirs = None
         if dunning is not None and self._gives_up(dunning) and invoice.state is InvoiceState.PAST_DUE:
             # Before the books are opened: nobody's lock waits for Stripe. If it was paid just now, Stripe says so.
@@ -87,6 +92,18 @@ class DunInvoices:
                 raise CollectionRefused(f"{theirs.stripe_invoice_id} cannot be given up at Stripe")
         async with self._books.open(due.organization_id) as book:
             await self._write(book, due.invoice_id, theirs)
+
+    async def _fall_due(self, invoice: Invoice) -> None:
+        """The due time has passed. What is open at Stripe still is past due, and its dunning begins, with a first step
+        that is due at once; what was paid there is paid.
+        """
+        theirs = await self._collector.look_up(invoice.stripe_invoice_id) if invoice.stripe_invoice_id else None
+        if theirs is None or theirs.status is StripeInvoiceStatus.DRAFT:
+            # That it cannot be paid there yet is no fault of the customer.
+            raise CollectionRefused(f"{invoice.number} is not open at Stripe yet")
+        told = replace(theirs, has_failed=theirs.status is StripeInvoiceStatus.OPEN)
+        async with self._books.open(invoice.organization_id) as book:
+            await self._follow_payment(book, invoice, told, actor=_ACTOR)
 
     def _gives_up(self, dunning: Dunning) -> bool:
         step = self._turn(dunning).step
@@ -119,7 +136,7 @@ class DunInvoices:
             if invoice.state is not InvoiceState.UNCOLLECTIBLE:
                 return
         await settle_standing(book, actor=_ACTOR, now=now)
-        kind = _mail_kind(turn.step)
+        kind = _mail_kind(turn.step, invoice)
         if kind is not None:
             reason = f"{invoice.invoice_id}/{turn.step.name}"
             data = invoice_in_mail(invoice)
@@ -129,11 +146,14 @@ class DunInvoices:
         log.info("dunning_step_taken", invoice_id=invoice_id, step=turn.step.name)
 
 
-def _mail_kind(step: DunningStep) -> MailKind | None:
-    """What the customer is written; nothing when the invoice is given up: nothing changes for them."""
+def _mail_kind(step: DunningStep, invoice: Invoice) -> MailKind | None:
+    """What the customer is written; nothing when the invoice is given up: nothing changes for them. Where there is a
+    due time nothing has failed: it has passed.
+    """
     match step.action:
         case DunningAction.REMIND:
-            return MailKind.PAYMENT_FAILED if step.is_first_reminder else MailKind.PAYMENT_REMINDER
+            has_failed = step.is_first_reminder and invoice.due_time is None
+            return MailKind.PAYMENT_FAILED if has_failed else MailKind.PAYMENT_REMINDER
         case DunningAction.SUSPEND:
             return MailKind.SUBSCRIPTION_SUSPENDED
         case DunningAction.GIVE_UP:

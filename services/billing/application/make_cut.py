@@ -105,7 +105,14 @@ class MakeCut:
         await schedule_close(book, account.timeline)
         await _remember(book, order, close)
         if invoice_id:
-            final = replace(draft, invoice_id=invoice_id, state=_state_of(draft), finalize_time=now)
+            terms = (await book.profile.current()).terms
+            final = replace(
+                draft,
+                invoice_id=invoice_id,
+                state=_state_of(draft),
+                finalize_time=now,
+                due_time=terms.due_time(now) if draft.is_collectable else None,
+            )
             await book.credits.apply(result.uses, invoice_id=invoice_id, at=now)
             if result.to_credit is not None:
                 grant = CreditGrant(

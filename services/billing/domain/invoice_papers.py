@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from fractions import Fraction
 
 from kit.money import Money
@@ -116,9 +116,7 @@ def _period_fact(invoice: Invoice) -> Fact:
 
 def due_time(issued: datetime, buyer: BillingProfile) -> datetime:
     """When an invoice is due: at once where a card is charged, else at the end of the payment term."""
-    if buyer.terms.collection_method is CollectionMethod.CHARGE_AUTOMATICALLY:
-        return issued
-    return issued + timedelta(days=buyer.terms.term_days)
+    return buyer.terms.due_time(issued) or issued
 
 
 def _line(line: Line, meters: Mapping[str, Meter]) -> PaperLine:

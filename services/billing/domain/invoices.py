@@ -27,7 +27,7 @@ class InvoiceState(Enum):
     """Open: final, and not paid yet."""
     PAID = "PAID"
     PAST_DUE = "PAST_DUE"
-    """A payment failed, and none has succeeded since."""
+    """A payment failed, or its due time has passed, and it has not been paid since."""
     VOID = "VOID"
     """Taken back: nothing is owed."""
     UNCOLLECTIBLE = "UNCOLLECTIBLE"
@@ -135,6 +135,8 @@ class Invoice:
     """Empty in a preview."""
     finalize_time: datetime | None = None
     """None in a preview."""
+    due_time: datetime | None = None
+    """By when the customer has to pay it; whole days after finalize_time. None: it is charged when it is finalized."""
     stripe_invoice_id: str = ""
     """Empty until it is there."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from kit.errors import InvalidField, LimitExceeded
@@ -58,6 +58,12 @@ class BillingTerms:
     """Of subscriptions that name none; empty: their plan's first."""
     collection_method: CollectionMethod = CollectionMethod.CHARGE_AUTOMATICALLY
     term_days: int = DEFAULT_TERM_DAYS
+
+    def due_time(self, finalize_time: datetime) -> datetime | None:
+        """By when what is finalized then has to be paid; None: it is charged at once, and nobody has to do anything."""
+        if self.collection_method is CollectionMethod.CHARGE_AUTOMATICALLY:
+            return None
+        return finalize_time + timedelta(days=self.term_days)
 
 
 BY_CARD = BillingTerms()

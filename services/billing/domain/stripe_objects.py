@@ -34,7 +34,7 @@ class StripeInvoice:
     total_minor: int
     currency_code: str
     has_failed: bool
-    """Whether a payment of it was tried and failed, or its due date has passed, and it is still open."""
+    """Whether it is still open though its charge was tried and failed, or its due date has passed."""
     has_lines: bool = False
     is_paid_outside: bool = False
     """Whether it was marked paid without Stripe having charged for it."""

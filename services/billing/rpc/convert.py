@@ -39,6 +39,7 @@ def invoice_to_pb(invoice: Invoice) -> billing_pb2.Invoice:
         cut=billing_pb2.InvoiceCut.Value(f"INVOICE_CUT_{invoice.cut.value}"),
         subscription_id=invoice.subscription_id,
         legal_entity_id=invoice.legal_entity_id,
+        due_time=None if invoice.due_time is None else moment_to_pb(invoice.due_time),
     )
 
 

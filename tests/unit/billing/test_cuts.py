@@ -19,6 +19,7 @@ from services.billing.domain.credits import CreditAccount, CreditGrant, CreditSo
 from services.billing.domain.invoices import Invoice, InvoiceState, LineKind, total_of
 from services.billing.domain.lifecycle import ChangeTime
 from services.billing.domain.periods import nth_start
+from services.billing.domain.profile import BillingProfile, BillingTerms, CollectionMethod
 from services.billing.domain.tax import TaxRate
 from tests.unit.billing.closing_house import ACME, START, House, memory_house
 from tests.unit.billing.plans import ENTERPRISE, FREE, PLANS, STARTER
@@ -289,6 +290,24 @@ async def test_a_cancellation_at_once_gives_the_unused_time_back_to_the_customer
         (granted,) = await book.credits.standings()
     assert str(balances["USD"][CreditAccount.AVAILABLE]) == "249.50"
     assert (granted.grant.source, granted.grant.source_id) == (CreditSource.INVOICE, last.invoice_id)
+
+
+async def test_an_invoice_is_due_at_the_end_of_the_term_agreed_when_it_was_finalized_and_one_over_nothing_never(
+    house: House,
+) -> None:
+    await house.sell(trial_days=14)
+    for days in (30, 7):
+        terms = BillingTerms(collection_method=CollectionMethod.SEND_INVOICE, term_days=days)
+        async with house.books.open(ACME) as book:
+            profile = BillingProfile(update_time=house.clock.now(), terms=terms)
+            await book.profile.set(profile, actor="tests", request_id=f"terms-{days}")
+        await house.pass_to(house.clock.now() + 50 * DAY)
+    collectable = [each for each in await house.invoices() if each.is_collectable]
+    finalized = [each.finalize_time or pytest.fail("not final") for each in collectable]
+    assert [each.due_time for each in collectable] == [
+        time + days * DAY for time, days in zip(finalized, (30, 30, 7), strict=True)
+    ]
+    assert all(each.due_time is None for each in await house.invoices() if not each.is_collectable)
 
 
 async def test_b32_the_total_is_the_sum_of_the_lines_with_taxes_and_credits(house: House) -> None:

@@ -26,6 +26,10 @@ class MemoryDunning:
         )
         return sorted(open_ones, key=lambda each: (each.begin_time, each.invoice_id))
 
+    async def look_at(self, invoice_id: str, *, time: datetime) -> None:
+        """As DunningBook."""
+        self._schedule(invoice_id, time)
+
     async def begin(self, invoice_id: str, *, now: datetime) -> None:
         """As DunningBook."""
         if invoice_id not in self._pages.dunnings:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kit.errors import NotFound
+from services.billing.adapters.memory.dunning import MemoryDunning
 from services.billing.adapters.memory.world import Due, World
 from services.billing.application.ports.collection import DueInvoice
 from services.billing.domain.invoices import (
@@ -54,6 +55,9 @@ class MemoryInvoices:
         if invoice.is_collectable and invoice.finalize_time is not None:
             due = DueInvoice(self._organization_id, invoice.invoice_id, 0)
             self._world.due[self._organization_id, invoice.invoice_id] = Due(due, invoice.finalize_time)
+            if invoice.due_time is not None:
+                dunning = MemoryDunning(self._world, self._organization_id)
+                await dunning.look_at(invoice.invoice_id, time=invoice.due_time)
         return numbered
 
     async def set_collected(self, invoice_id: str, stripe_invoice_id: str) -> None:

@@ -22,6 +22,10 @@ class PostgresDunning:
         rows = await self._page.execute(_OPEN, self._page.names())
         return [Dunning(row.invoice_id, row.begin_time, row.is_suspending, frozenset(row.done)) for row in rows]
 
+    async def look_at(self, invoice_id: str, *, time: datetime) -> None:
+        """As DunningBook."""
+        await self._page.execute(_SCHEDULE, self._page.names(invoice_id=invoice_id, next_time=time))
+
     async def begin(self, invoice_id: str, *, now: datetime) -> None:
         """As DunningBook."""
         names = self._page.names(invoice_id=invoice_id, now=now)

@@ -10,6 +10,7 @@ from sqlalchemy import Row, text
 
 from kit.errors import NotFound
 from kit.money import Money
+from services.billing.adapters.postgres_books.dunning import PostgresDunning
 from services.billing.adapters.postgres_books.page import Page
 from services.billing.adapters.postgres_books.revenue import PostgresRevenue
 from services.billing.domain.closing import CutKind
@@ -77,6 +78,8 @@ class PostgresInvoices:
         if invoice.is_collectable:
             due = self._page.names(invoice_id=invoice.invoice_id, next_attempt_time=invoice.finalize_time)
             await self._page.execute(_ADD_DUE, due)
+            if invoice.due_time is not None:
+                await PostgresDunning(self._page).look_at(invoice.invoice_id, time=invoice.due_time)
         # Last, because from here on every other close of the legal entity waits for this transaction.
         taken = (await self._page.execute(_TAKE_NUMBER, {"legal_entity": invoice.legal_entity_id})).one()
         numbered = replace(invoice, number=invoice_number(taken.prefix, taken.last_number))
@@ -121,6 +124,7 @@ def _invoice_from_row(row: Row[Any], lines: Sequence[Line]) -> Invoice:
         invoice_id=row.invoice_id,
         number=row.number,
         finalize_time=row.finalize_time,
+        due_time=row.due_time,
         stripe_invoice_id=row.stripe_invoice_id,
     )
 
@@ -142,6 +146,7 @@ def _invoice_to_row(invoice: Invoice) -> dict[str, object]:
         "cut": invoice.cut.value,
         "legal_entity_id": invoice.legal_entity_id,
         "finalize_time": invoice.finalize_time,
+        "due_time": invoice.due_time,
     }
 
 
@@ -211,7 +216,7 @@ def _key_to_row(key: DueKey | None) -> dict[str, object]:
 _INVOICE_COLUMNS = """
     SELECT organization_id, invoice_id, number, subscription_id, plan_id, plan_version, state, currency_code,
         total_minor, period_start, period_end, closed_through_sequence, cut, legal_entity_id, finalize_time,
-        stripe_invoice_id
+        due_time, stripe_invoice_id
     FROM billing.invoices WHERE organization_id = :organization_id
 """
 _INVOICE = text(f"{_INVOICE_COLUMNS} AND invoice_id = :invoice_id")
@@ -247,9 +252,10 @@ _TAKE_NUMBER = text("""
 _ADD_INVOICE = text("""
     INSERT INTO billing.invoices (
         organization_id, invoice_id, number, subscription_id, plan_id, plan_version, state, currency_code, total_minor,
-        period_start, period_end, closed_through_sequence, cut, legal_entity_id, finalize_time)
+        period_start, period_end, closed_through_sequence, cut, legal_entity_id, finalize_time, due_time)
     VALUES (:organization_id, :invoice_id, :number, :subscription_id, :plan_id, :plan_version, :state, :currency_code,
-        :total_minor, :period_start, :period_end, :closed_through_sequence, :cut, :legal_entity_id, :finalize_time)
+        :total_minor, :period_start, :period_end, :closed_through_sequence, :cut, :legal_entity_id, :finalize_time,
+        :due_time)
 """)
 _ADD_DUE = text("""
     INSERT INTO billing.due_invoices (organization_id, invoice_id, next_attempt_time)

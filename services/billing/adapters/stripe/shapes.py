@@ -41,6 +41,8 @@ def invoice_from_stripe(body: Body, now: datetime) -> StripeInvoice:
     status = StripeInvoiceStatus(body.get("status") or "draft")
     due_date = _moment(body.get("due_date"))
     is_late = due_date is not None and due_date < now
+    # Who has a term may try a card that fails within it, and still pays in time.
+    is_attempted = bool(body.get("attempted")) and body.get("collection_method") != "send_invoice"
     return StripeInvoice(
         stripe_invoice_id=body["id"],
         status=status,
@@ -50,7 +52,7 @@ def invoice_from_stripe(body: Body, now: datetime) -> StripeInvoice:
         number=body.get("number") or "",
         total_minor=body["total"],
         currency_code=body["currency"].upper(),
-        has_failed=status is StripeInvoiceStatus.OPEN and (bool(body.get("attempted")) or is_late),
+        has_failed=status is StripeInvoiceStatus.OPEN and (is_attempted or is_late),
         has_lines=bool((body.get("lines") or {}).get("data")),
         is_paid_outside=bool(body.get("amount_paid_off_stripe") or body.get("paid_out_of_band")),
         stripe_subscription_id=_id(about.get("subscription")) or _id(body.get("subscription")),

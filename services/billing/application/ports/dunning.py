@@ -21,6 +21,10 @@ class DunningReader(Protocol):
 class DunningBook(DunningReader, Protocol):
     """The same, open for writing."""
 
+    async def look_at(self, invoice_id: str, *, time: datetime) -> None:
+        """Has an invoice looked at then: whether it was paid by its due time. Nothing of it is dunned before."""
+        ...
+
     async def begin(self, invoice_id: str, *, now: datetime) -> None:
         """Begins it, its first step being due at once; one that has begun goes on as it was."""
         ...

@@ -28,8 +28,9 @@ class InvoiceBook(InvoiceReader, Protocol):
     """The same, open for writing."""
 
     async def finalize(self, invoice: Invoice, *, actor: str, request_id: str) -> Invoice:
-        """Adds an invoice with the next number of its legal entity, and lists it for collection if there is anything
-        to collect. To be called last: numbers are handed out one at a time, without a gap, until the books close.
+        """Adds an invoice with the next number of its legal entity. If there is anything to collect, it is listed for
+        collection, and for a look at its due time if it has one. To be called last: numbers are handed out one at a
+        time, without a gap, until the books close.
         """
         ...
 

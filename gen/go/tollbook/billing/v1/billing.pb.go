@@ -231,7 +231,7 @@ const (
 	InvoiceState_INVOICE_STATE_FINALIZED InvoiceState = 2
 	// Final and paid, or over nothing.
 	InvoiceState_INVOICE_STATE_PAID InvoiceState = 3
-	// Final; a payment failed, and none has succeeded since.
+	// Final; a payment failed, or its due time has passed, and it has not been paid since.
 	InvoiceState_INVOICE_STATE_PAST_DUE InvoiceState = 4
 	// Taken back: nothing is owed.
 	InvoiceState_INVOICE_STATE_VOID InvoiceState = 5
@@ -1887,6 +1887,9 @@ type Invoice struct {
 	SubscriptionId string `protobuf:"bytes,19,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
 	// Who bills; its numbers have no gap.
 	LegalEntityId string `protobuf:"bytes,20,opt,name=legal_entity_id,json=legalEntityId,proto3" json:"legal_entity_id,omitempty"`
+	// By when it has to be paid, where the customer's terms are SEND_INVOICE; unpaid then, it becomes PAST_DUE. Unset: it
+	// is charged when it is finalized.
+	DueTime       *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2059,6 +2062,13 @@ func (x *Invoice) GetLegalEntityId() string {
 		return x.LegalEntityId
 	}
 	return ""
+}
+
+func (x *Invoice) GetDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DueTime
+	}
+	return nil
 }
 
 // One charge.
@@ -3108,7 +3118,7 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"limit_kind\x18\x02 \x01(\x0e2\".tollbook.billing.v1.PlanLimitKindR\tlimitKind\x12*\n" +
 	"\x0elimit_quantity\x18\x03 \x01(\x03H\x00R\rlimitQuantity\x88\x01\x01\x12#\n" +
 	"\rgrace_percent\x18\x04 \x01(\x05R\fgracePercentB\x11\n" +
-	"\x0f_limit_quantity\"\xce\x06\n" +
+	"\x0f_limit_quantity\"\x85\a\n" +
 	"\aInvoice\x12\x1d\n" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x12'\n" +
@@ -3131,7 +3141,8 @@ const file_tollbook_billing_v1_billing_proto_rawDesc = "" +
 	"\acredits\x18\x11 \x01(\tR\acredits\x121\n" +
 	"\x03cut\x18\x12 \x01(\x0e2\x1f.tollbook.billing.v1.InvoiceCutR\x03cut\x12'\n" +
 	"\x0fsubscription_id\x18\x13 \x01(\tR\x0esubscriptionId\x12&\n" +
-	"\x0flegal_entity_id\x18\x14 \x01(\tR\rlegalEntityId\"\xef\x04\n" +
+	"\x0flegal_entity_id\x18\x14 \x01(\tR\rlegalEntityId\x125\n" +
+	"\bdue_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\adueTime\"\xef\x04\n" +
 	"\vInvoiceLine\x128\n" +
 	"\x04kind\x18\x01 \x01(\x0e2$.tollbook.billing.v1.InvoiceLineKindR\x04kind\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x16\n" +
@@ -3368,52 +3379,53 @@ var file_tollbook_billing_v1_billing_proto_depIdxs = []int32{
 	42, // 34: tollbook.billing.v1.Invoice.period_end_time:type_name -> google.protobuf.Timestamp
 	42, // 35: tollbook.billing.v1.Invoice.finalize_time:type_name -> google.protobuf.Timestamp
 	2,  // 36: tollbook.billing.v1.Invoice.cut:type_name -> tollbook.billing.v1.InvoiceCut
-	4,  // 37: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
-	42, // 38: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
-	42, // 39: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
-	26, // 40: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	42, // 41: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
-	26, // 42: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	3,  // 43: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
-	42, // 44: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
-	42, // 45: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
-	26, // 46: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
-	26, // 47: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
-	7,  // 48: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
-	9,  // 49: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
-	11, // 50: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
-	13, // 51: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
-	15, // 52: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
-	17, // 53: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
-	19, // 54: tollbook.billing.v1.BillingService.GetSubscriptionUsage:input_type -> tollbook.billing.v1.GetSubscriptionUsageRequest
-	23, // 55: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
-	36, // 56: tollbook.billing.v1.BillingService.CreateCheckoutSession:input_type -> tollbook.billing.v1.CreateCheckoutSessionRequest
-	38, // 57: tollbook.billing.v1.BillingService.CreatePortalSession:input_type -> tollbook.billing.v1.CreatePortalSessionRequest
-	28, // 58: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
-	30, // 59: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
-	32, // 60: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
-	34, // 61: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
-	40, // 62: tollbook.billing.v1.BillingService.GetInvoicePdf:input_type -> tollbook.billing.v1.GetInvoicePdfRequest
-	8,  // 63: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
-	10, // 64: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
-	12, // 65: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
-	14, // 66: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
-	16, // 67: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
-	18, // 68: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
-	20, // 69: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
-	24, // 70: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
-	37, // 71: tollbook.billing.v1.BillingService.CreateCheckoutSession:output_type -> tollbook.billing.v1.CreateCheckoutSessionResponse
-	39, // 72: tollbook.billing.v1.BillingService.CreatePortalSession:output_type -> tollbook.billing.v1.CreatePortalSessionResponse
-	29, // 73: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
-	31, // 74: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
-	33, // 75: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
-	35, // 76: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
-	45, // 77: tollbook.billing.v1.BillingService.GetInvoicePdf:output_type -> google.api.HttpBody
-	63, // [63:78] is the sub-list for method output_type
-	48, // [48:63] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	42, // 37: tollbook.billing.v1.Invoice.due_time:type_name -> google.protobuf.Timestamp
+	4,  // 38: tollbook.billing.v1.InvoiceLine.kind:type_name -> tollbook.billing.v1.InvoiceLineKind
+	42, // 39: tollbook.billing.v1.InvoiceLine.start_time:type_name -> google.protobuf.Timestamp
+	42, // 40: tollbook.billing.v1.InvoiceLine.end_time:type_name -> google.protobuf.Timestamp
+	26, // 41: tollbook.billing.v1.PreviewInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	42, // 42: tollbook.billing.v1.CloseBillingPeriodRequest.period_start_time:type_name -> google.protobuf.Timestamp
+	26, // 43: tollbook.billing.v1.CloseBillingPeriodResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	3,  // 44: tollbook.billing.v1.ListInvoicesRequest.states:type_name -> tollbook.billing.v1.InvoiceState
+	42, // 45: tollbook.billing.v1.ListInvoicesRequest.start_time:type_name -> google.protobuf.Timestamp
+	42, // 46: tollbook.billing.v1.ListInvoicesRequest.end_time:type_name -> google.protobuf.Timestamp
+	26, // 47: tollbook.billing.v1.ListInvoicesResponse.invoices:type_name -> tollbook.billing.v1.Invoice
+	26, // 48: tollbook.billing.v1.GetInvoiceResponse.invoice:type_name -> tollbook.billing.v1.Invoice
+	7,  // 49: tollbook.billing.v1.BillingService.CreateSubscription:input_type -> tollbook.billing.v1.CreateSubscriptionRequest
+	9,  // 50: tollbook.billing.v1.BillingService.GetSubscription:input_type -> tollbook.billing.v1.GetSubscriptionRequest
+	11, // 51: tollbook.billing.v1.BillingService.ChangePlan:input_type -> tollbook.billing.v1.ChangePlanRequest
+	13, // 52: tollbook.billing.v1.BillingService.CancelSubscription:input_type -> tollbook.billing.v1.CancelSubscriptionRequest
+	15, // 53: tollbook.billing.v1.BillingService.PauseSubscription:input_type -> tollbook.billing.v1.PauseSubscriptionRequest
+	17, // 54: tollbook.billing.v1.BillingService.ResumeSubscription:input_type -> tollbook.billing.v1.ResumeSubscriptionRequest
+	19, // 55: tollbook.billing.v1.BillingService.GetSubscriptionUsage:input_type -> tollbook.billing.v1.GetSubscriptionUsageRequest
+	23, // 56: tollbook.billing.v1.BillingService.ListEntitlements:input_type -> tollbook.billing.v1.ListEntitlementsRequest
+	36, // 57: tollbook.billing.v1.BillingService.CreateCheckoutSession:input_type -> tollbook.billing.v1.CreateCheckoutSessionRequest
+	38, // 58: tollbook.billing.v1.BillingService.CreatePortalSession:input_type -> tollbook.billing.v1.CreatePortalSessionRequest
+	28, // 59: tollbook.billing.v1.BillingService.PreviewInvoice:input_type -> tollbook.billing.v1.PreviewInvoiceRequest
+	30, // 60: tollbook.billing.v1.BillingService.CloseBillingPeriod:input_type -> tollbook.billing.v1.CloseBillingPeriodRequest
+	32, // 61: tollbook.billing.v1.BillingService.ListInvoices:input_type -> tollbook.billing.v1.ListInvoicesRequest
+	34, // 62: tollbook.billing.v1.BillingService.GetInvoice:input_type -> tollbook.billing.v1.GetInvoiceRequest
+	40, // 63: tollbook.billing.v1.BillingService.GetInvoicePdf:input_type -> tollbook.billing.v1.GetInvoicePdfRequest
+	8,  // 64: tollbook.billing.v1.BillingService.CreateSubscription:output_type -> tollbook.billing.v1.CreateSubscriptionResponse
+	10, // 65: tollbook.billing.v1.BillingService.GetSubscription:output_type -> tollbook.billing.v1.GetSubscriptionResponse
+	12, // 66: tollbook.billing.v1.BillingService.ChangePlan:output_type -> tollbook.billing.v1.ChangePlanResponse
+	14, // 67: tollbook.billing.v1.BillingService.CancelSubscription:output_type -> tollbook.billing.v1.CancelSubscriptionResponse
+	16, // 68: tollbook.billing.v1.BillingService.PauseSubscription:output_type -> tollbook.billing.v1.PauseSubscriptionResponse
+	18, // 69: tollbook.billing.v1.BillingService.ResumeSubscription:output_type -> tollbook.billing.v1.ResumeSubscriptionResponse
+	20, // 70: tollbook.billing.v1.BillingService.GetSubscriptionUsage:output_type -> tollbook.billing.v1.GetSubscriptionUsageResponse
+	24, // 71: tollbook.billing.v1.BillingService.ListEntitlements:output_type -> tollbook.billing.v1.ListEntitlementsResponse
+	37, // 72: tollbook.billing.v1.BillingService.CreateCheckoutSession:output_type -> tollbook.billing.v1.CreateCheckoutSessionResponse
+	39, // 73: tollbook.billing.v1.BillingService.CreatePortalSession:output_type -> tollbook.billing.v1.CreatePortalSessionResponse
+	29, // 74: tollbook.billing.v1.BillingService.PreviewInvoice:output_type -> tollbook.billing.v1.PreviewInvoiceResponse
+	31, // 75: tollbook.billing.v1.BillingService.CloseBillingPeriod:output_type -> tollbook.billing.v1.CloseBillingPeriodResponse
+	33, // 76: tollbook.billing.v1.BillingService.ListInvoices:output_type -> tollbook.billing.v1.ListInvoicesResponse
+	35, // 77: tollbook.billing.v1.BillingService.GetInvoice:output_type -> tollbook.billing.v1.GetInvoiceResponse
+	45, // 78: tollbook.billing.v1.BillingService.GetInvoicePdf:output_type -> google.api.HttpBody
+	64, // [64:79] is the sub-list for method output_type
+	49, // [49:64] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_tollbook_billing_v1_billing_proto_init() }

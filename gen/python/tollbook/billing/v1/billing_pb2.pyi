@@ -142,7 +142,7 @@ class _InvoiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceS
     INVOICE_STATE_PAID: _InvoiceState.ValueType  # 3
     """Final and paid, or over nothing."""
     INVOICE_STATE_PAST_DUE: _InvoiceState.ValueType  # 4
-    """Final; a payment failed, and none has succeeded since."""
+    """Final; a payment failed, or its due time has passed, and it has not been paid since."""
     INVOICE_STATE_VOID: _InvoiceState.ValueType  # 5
     """Taken back: nothing is owed."""
     INVOICE_STATE_UNCOLLECTIBLE: _InvoiceState.ValueType  # 6
@@ -160,7 +160,7 @@ INVOICE_STATE_FINALIZED: InvoiceState.ValueType  # 2
 INVOICE_STATE_PAID: InvoiceState.ValueType  # 3
 """Final and paid, or over nothing."""
 INVOICE_STATE_PAST_DUE: InvoiceState.ValueType  # 4
-"""Final; a payment failed, and none has succeeded since."""
+"""Final; a payment failed, or its due time has passed, and it has not been paid since."""
 INVOICE_STATE_VOID: InvoiceState.ValueType  # 5
 """Taken back: nothing is owed."""
 INVOICE_STATE_UNCOLLECTIBLE: InvoiceState.ValueType  # 6
@@ -1021,6 +1021,7 @@ class Invoice(_message.Message):
     CUT_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     LEGAL_ENTITY_ID_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """Its id; empty in a preview."""
     organization_id: _builtins.str
@@ -1069,6 +1070,12 @@ class Invoice(_message.Message):
     def finalize_time(self) -> _timestamp_pb2.Timestamp:
         """When it was finalized; unset in a preview."""
 
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """By when it has to be paid, where the customer's terms are SEND_INVOICE; unpaid then, it becomes PAST_DUE. Unset: it
+        is charged when it is finalized.
+        """
+
     def __init__(
         self,
         *,
@@ -1092,10 +1099,11 @@ class Invoice(_message.Message):
         cut: Global___InvoiceCut.ValueType = ...,
         subscription_id: _builtins.str = ...,
         legal_entity_id: _builtins.str = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finalize_time", b"finalize_time", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "finalize_time", b"finalize_time", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_through_sequence", b"closed_through_sequence", "credits", b"credits", "currency_code", b"currency_code", "cut", b"cut", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "legal_entity_id", b"legal_entity_id", "lines", b"lines", "number", b"number", "organization_id", b"organization_id", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_id", b"plan_id", "plan_version", b"plan_version", "state", b"state", "stripe_invoice_id", b"stripe_invoice_id", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_through_sequence", b"closed_through_sequence", "credits", b"credits", "currency_code", b"currency_code", "cut", b"cut", "due_time", b"due_time", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "legal_entity_id", b"legal_entity_id", "lines", b"lines", "number", b"number", "organization_id", b"organization_id", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_id", b"plan_id", "plan_version", b"plan_version", "state", b"state", "stripe_invoice_id", b"stripe_invoice_id", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
