@@ -11,6 +11,7 @@ from kit.ids import new_id
 from tests.e2e.running_suite import RunningSuite, Tenant, wait_for
 
 _EXPIRED_SECONDS_MAX = 15.0
+_PAID_SECONDS_MAX = 30.0
 
 
 def _json(answer: httpx.Response, *, status: int = 200) -> dict[str, Any]:
@@ -55,14 +56,20 @@ def test_a_first_invoice_shows_profile_coupon_tax_and_credits(suite: RunningSuit
             ("CREDIT", "-10.00"),
         ]
         assert final["total"] == "19.16"
+
+        def is_paid() -> bool:
+            now = _json(customer.get(f"/api/v1/invoices/{final['invoiceId']}"))["invoice"]
+            return bool(now["state"] == "INVOICE_STATE_PAID")
+
+        wait_for(is_paid, seconds=_PAID_SECONDS_MAX, what="the invoice is paid")
         note = post(
             operator,
             "/api/v1/credit-notes",
             {**organization, "invoiceId": final["invoiceId"], "reason": "CREDIT_NOTE_REASON_GOODWILL"},
         )["creditNote"]
-        assert (note["total"], note["reduced"], note["credited"]) == ("29.16", "19.16", "10.00")
+        assert (note["total"], note["reduced"], note["credited"]) == ("29.16", "0.00", "29.16")
         (balance,) = _json(customer.get("/api/v1/credits"))["balances"]
-        assert (balance["granted"], balance["applied"], balance["available"]) == ("20.00", "10.00", "10.00")
+        assert (balance["granted"], balance["applied"], balance["available"]) == ("39.16", "10.00", "29.16")
         assert len(_json(customer.get("/api/v1/credits/entries"))["entries"]) == 3
         assert _json(customer.get("/api/v1/credit-notes"))["creditNotes"] == [note]
         assert _json(customer.get("/api/v1/billing-profile"))["profile"]["party"]["legalName"] == "Acme GmbH"
@@ -83,3 +90,21 @@ def test_credits_expire_by_themselves(suite: RunningSuite, tenant: Tenant) -> No
             return bool(balance["expired"] == "10.00" and balance["available"] == "0.00")
 
         wait_for(is_gone, seconds=_EXPIRED_SECONDS_MAX, what="the credits to expire")
+
+
+def test_a_suite_that_is_tried_out_has_its_invoices_paid(suite: RunningSuite, tenant: Tenant) -> None:
+    organization = {"organizationId": tenant.organization_id}
+    with suite.rest(suite.admin_key) as operator, suite.rest(tenant.key) as customer:
+        sold = {"requestId": new_id("req"), "subscription": {**organization, "planId": "starter"}}
+        _json(operator.post("/api/v1/subscriptions", json=sold))
+        closing = {"requestId": new_id("req"), **organization}
+        made = _json(operator.post("/api/v1/billing-periods:close", json=closing))["invoice"]
+        assert (made["state"], made["total"]) == ("INVOICE_STATE_FINALIZED", "49.00")
+
+        def is_paid() -> bool:
+            now = _json(customer.get(f"/api/v1/invoices/{made['invoiceId']}"))["invoice"]
+            return bool(now["state"] == "INVOICE_STATE_PAID")
+
+        wait_for(is_paid, seconds=_PAID_SECONDS_MAX, what="the invoice is paid")
+        subscription = _json(customer.get("/api/v1/subscription"))["subscription"]
+        assert subscription["status"] == "SUBSCRIPTION_STATUS_ACTIVE"

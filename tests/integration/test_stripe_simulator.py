@@ -877,3 +877,17 @@ def test_ids_look_like_stripes() -> None:
     assert new_id("invoice").startswith("in_")
     assert new_id("line_item").startswith("il_")
     assert len({new_id("event") for _ in range(100)}) == 100
+
+
+async def test_customers_have_the_card_on_file_that_the_simulator_was_told_of(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    app = make_app(store=store, clock=FakeClock(), api_key=SecretStr(API_KEY), card_on_file="pm_card_visa")
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://stripe.example", headers=headers
+    ) as http:
+        customer = (await http.post("/v1/customers", data={"name": "acme"})).json()
+        chosen = (await http.post("/v1/customers", data={"payment_method": "pm_card_chargeCustomerFail"})).json()
+    assert customer["invoice_settings"]["default_payment_method"].startswith("pm_")
+    assert chosen["invoice_settings"]["default_payment_method"] is None
+    store.close()

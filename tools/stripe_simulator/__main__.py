@@ -39,6 +39,7 @@ def main() -> None:
         api_key=settings.api_key,
         webhook_url=None if settings.webhook_url is None else str(settings.webhook_url),
         webhook_secret=settings.webhook_secret.get_secret_value(),
+        card_on_file=settings.card_on_file,
     )
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS

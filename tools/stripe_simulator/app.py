@@ -63,7 +63,9 @@ class Api:
         api_key: SecretStr,
         timekeeper: Timekeeper,
         sender: WebhookSender | None,
+        card_on_file: str,
     ) -> None:
+        self._card_on_file = card_on_file
         self._store = store
         self._time = time
         self._faults = faults
@@ -172,6 +174,7 @@ class Api:
             idempotency_key=asked.key,
             sends_webhooks=self._sender is not None,
             tasks=TASKS,
+            card_on_file=self._card_on_file,
         )
         return expand(self._store, operation.handle(call), paths)
 
@@ -183,6 +186,7 @@ def make_app(
     api_key: SecretStr,
     webhook_url: str | None = None,
     webhook_secret: str = "",
+    card_on_file: str = "",
 ) -> Starlette:
     """The simulator as an ASGI application; while its lifespan runs it delivers webhooks and does what falls due.
 
@@ -195,7 +199,15 @@ def make_app(
         sender = WebhookSender(store, clock, faults, url=webhook_url, secret=webhook_secret)
     timekeeper = Timekeeper(store, time, TASKS, sender)
     running: set[asyncio.Task[None]] = set()
-    api = Api(store=store, time=time, faults=faults, api_key=api_key, timekeeper=timekeeper, sender=sender)
+    api = Api(
+        store=store,
+        time=time,
+        faults=faults,
+        api_key=api_key,
+        timekeeper=timekeeper,
+        sender=sender,
+        card_on_file=card_on_file,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

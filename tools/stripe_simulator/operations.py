@@ -28,6 +28,8 @@ class Call:
     sends_webhooks: bool
     tasks: "Tasks"
     """What objects have done to them when it falls due."""
+    card_on_file: str = ""
+    """The test card that a new customer has without naming one; empty: none."""
 
     def at(self, now: int) -> "Call":
         """The same call in another time, such as that of a test clock that it names only in passing."""

@@ -42,6 +42,8 @@ class SimulatorSettings(BaseSettings):
     api_key: Annotated[SecretStr, AfterValidator(_test_key)]
     webhook_url: HttpUrl | None = None
     webhook_secret: SecretStr = SecretStr("")
+    card_on_file: str = ""
+    """The test card, such as `pm_card_visa`, that every new customer has without being asked for one; empty: none."""
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:

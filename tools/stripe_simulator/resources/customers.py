@@ -21,6 +21,8 @@ def create(call: Call) -> StripeObject:
     attached = call.params.text("payment_method")
     default = _read(call.params, customer)
     call.params.finish()
+    if not attached and call.card_on_file:
+        attached = default = call.card_on_file
     call.add(customer, event="customer.created")
     if attached:
         method = payment_methods.attach_to(call, attached, customer["id"], param="payment_method")
