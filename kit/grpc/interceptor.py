@@ -9,8 +9,8 @@ import asyncio
 import inspect
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -45,25 +45,32 @@ class Gate:
     def __init__(self) -> None:
         self.is_open = False
         self.is_draining = False
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
 
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Around the answer of a stream: what `drain` may end."""
+    async def stream(self, answers: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+        """The answers of a stream, which `drain` ends: at once while it waits for the next one, or as soon as the last
+        one is written. A write must not be cancelled, for gRPC then ends the call without telling its reader.
+        """
         task = asyncio.current_task()
         if task is None:
             msg = "a stream is answered in a task"
             raise RuntimeError(msg)
-        self._streams.add(task)
-        try:
-            yield
-        finally:
-            self._streams.discard(task)
+        async with aclosing(answers):
+            while not self.is_draining:
+                self._waiting.add(task)
+                try:
+                    answer = await anext(answers)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    self._waiting.discard(task)
+                yield answer
+        raise asyncio.CancelledError
 
     def drain(self) -> None:
         """Ends every stream, with UNAVAILABLE: its reader goes on elsewhere, or here after the restart."""
         self.is_draining = True
-        for task in self._streams:
+        for task in self._waiting:
             task.cancel()
 
 
@@ -123,9 +130,9 @@ class EdgeHandlers(grpc.GenericRpcHandler):
             async with _Edge(self, rule, context, measures) as edge:
                 await edge.admit()
                 # A stream of requests is ended by its application, after what it has read.
-                with nullcontext() if handler.request_streaming else self.gate.stream():
-                    async for response in behaviour(request, context):
-                        yield response
+                answers = behaviour(request, context)
+                async for response in answers if handler.request_streaming else self.gate.stream(answers):
+                    yield response
 
         make: Callable[..., Handler]
         match (handler.request_streaming, handler.response_streaming):

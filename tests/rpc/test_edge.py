@@ -559,6 +559,40 @@ async def test_a_server_that_drains_ends_its_streams_and_lets_its_calls_finish(
         assert (await recording).results[0].status == metering_pb2.EVENT_STATUS_ACCEPTED
 
 
+async def test_a_stream_whose_reader_is_slow_is_told_that_the_server_drains(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, writes = Gate(), asyncio.Event()
+
+    async def much(*_: Any) -> AsyncIterator[ledger_pb2.WatchHeadsResponse]:
+        writes.set()
+        # More than the connection takes before its reader reads.
+        yield ledger_pb2.WatchHeadsResponse(heads=[feed_pb2.Head(organization_id="a" * 3_000_000)])
+
+    (servicer,) = [each for each in application.servicers if each.service_name.endswith("LedgerService")]
+    monkeypatch.setattr(type(servicer), "WatchHeads", much)
+    async with serving(application, gate=gate) as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        watch = stub.WatchHeads(ledger_pb2.WatchHeadsRequest(), metadata=key(QUOTA_KEY))
+        await writes.wait()
+        await asyncio.sleep(0)
+        gate.drain()
+        async with asyncio.timeout(10):
+            await watch.read()
+            assert await refusal(watch.read()) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+
+
+async def test_a_stream_that_begins_while_the_server_drains_is_refused(application: Application) -> None:
+    gate = Gate()
+    async with serving(application, gate=gate) as channel:
+        gate.drain()
+        watch = ledger_pb2_grpc.LedgerServiceStub(channel).WatchHeads(
+            ledger_pb2.WatchHeadsRequest(), metadata=key(QUOTA_KEY)
+        )
+        async with asyncio.timeout(10):
+            assert await refusal(watch.read()) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+
+
 async def test_a_revoked_key_is_refused_within_a_second(channel: grpc.aio.Channel, keys: KnownKeys) -> None:
     await query(channel, "tb_live_read")
     del keys.principals["tb_live_read"]
