@@ -94,7 +94,8 @@ def credential(key: str) -> tuple[tuple[str, str], ...]:
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
     clock, gate = FakeClock(), Gate()
-    house = House(MemoryCounters(clock), "acme")
+    # Members are searched for at every look, and not more seldom because a search took long on a busy machine.
+    house = House(MemoryCounters(clock), "acme", search_clock=lambda: 0.0)
     keys = KnownKeys({"tb_live_acme": ACME, "tb_admin": Principal(CallerKind.ADMIN, "admin")})
 
     async def prepare() -> None:

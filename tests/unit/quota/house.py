@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 from kit.clock import Clock, SystemClock
@@ -73,6 +75,7 @@ class House:
         limits: MemoryLimits | None = None,
         remembers_denials: bool = False,
         clock: Clock | None = None,
+        search_clock: Callable[[], float] = monotonic,
     ) -> None:
         self.organization_id = organization_id
         self.recorded = MemoryLedger()
@@ -113,7 +116,7 @@ class House:
         self.extend = ExtendReservation(store, meters, swept, fallback=fallback)
         self.commit = CommitReservation(store, self.agenda, fallback)
         self.release = ReleaseReservation(store, self.free_expired, self.agenda, fallback)
-        self.list = ListQuotas(store, swept, FindMembers(store))
+        self.list = ListQuotas(store, swept, FindMembers(store, clock=search_clock))
         self.watch = WatchQuotas(self.list)
 
     async def _pause(self, seconds: float) -> None:
