@@ -44,6 +44,10 @@ CHECK_STREAMS_MAX = 100
 """Per process."""
 REMEMBERED_DENIALS_MAX = 10_000
 """Per process; some 2 kB each."""
+REPEATED_DENIAL_BYTES_MAX = 4_096
+"""Of a request, and of its answer, that are remembered as they were sent: several times what most have, and far less
+than a call may send.
+"""
 DENIAL_REMEMBERED_SECONDS = 0.2
 """For how long a process may answer by a denial that it remembers; who changes a limit waits that long."""
 AUDITED_COUNTERS_MAX = 2_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kit.grpc.call import Principal
 from kit.recent import Recent
-from services.quota.domain.maxima import REMEMBERED_DENIALS_MAX
+from services.quota.domain.maxima import REMEMBERED_DENIALS_MAX, REPEATED_DENIAL_BYTES_MAX
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,127}")
 # The tag of a CheckRequest's first field, its request_id, whose length follows in one byte.
@@ -36,8 +36,11 @@ class RepeatedDenials:
 
     def key(self, principal: Principal, request: bytes) -> Key | None:
         """What a request is known by: all of it but the value of its request_id, which decides nothing where nothing is
-        held. None: it is to be read.
+        held. None: it is to be read, and not remembered.
         """
+        # What no message of ours knows is part of it, too: a caller decides how long it is.
+        if len(request) > REPEATED_DENIAL_BYTES_MAX:
+            return None
         if len(request) < _HEAD_BYTES or request[0] != _ID_TAG:
             return principal.name, principal.organization_id, False, request
         ends = _HEAD_BYTES + request[1]
@@ -54,5 +57,6 @@ class RepeatedDenials:
         return None
 
     def keep(self, key: Key, denial: RepeatedDenial) -> None:
-        """Remembers it."""
-        self._denials.put(key, denial)
+        """Remembers it, if it is short."""
+        if len(denial.response) <= REPEATED_DENIAL_BYTES_MAX:
+            self._denials.put(key, denial)

@@ -57,3 +57,15 @@ def test_a_denial_that_no_longer_holds_is_forgotten() -> None:
     assert denials.find(key) is None
     holds = True
     assert denials.find(key) is None
+
+
+def test_requests_and_answers_of_any_length_are_not_remembered() -> None:
+    denials = RepeatedDenials()
+    unknown_field = b"\xc2\x3e\xff\x7f" + b"x" * 16_383
+    assert quota_pb2.CheckRequest.FromString(sent("a") + unknown_field).request_id == "a"
+    assert denials.key(ACME, sent("a") + unknown_field) is None
+    assert denials.key(ACME, sent() + unknown_field) is None
+    key = denials.key(ACME, sent("a"))
+    assert key is not None
+    denials.keep(key, RepeatedDenial(b"x" * 10_000, (), lambda: True))
+    assert denials.find(key) is None
