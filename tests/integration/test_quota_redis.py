@@ -296,6 +296,31 @@ async def test_a_store_that_is_full_reads_and_reservations_go_by_policy(lonely_p
     assert (await place.house.quota()).held == 1
 
 
+async def test_while_somebody_elses_script_keeps_the_store_busy_limits_go_by_policy(lonely_place: Place) -> None:
+    place = lonely_place
+    place.plan(minutes_limit(100))
+    await place.house.list(place.organization_id)
+    await place.client.config_set("lua-time-limit", "1")
+    endless: asyncio.Future[object] = asyncio.ensure_future(place.client.eval("while true do end", 0))
+    async with asyncio.timeout(10):
+        while not await is_busy(place.client):
+            pass
+    granted = await place.house.reserve("r1", agent_minutes=1)
+    assert (granted.decision.is_denied, granted.degraded) == (False, True)
+    await place.client.script_kill()
+    await asyncio.gather(endless, return_exceptions=True)
+    await eventually(lambda: place.house.register(place.organization_id))
+    assert (await place.house.quota()).held == 1
+
+
+async def is_busy(client: Redis) -> bool:
+    try:
+        await client.get("anything")
+    except ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
 async def eventually(attempt: Callable[[], Awaitable[None]]) -> None:
     async with asyncio.timeout(10):
         while True:

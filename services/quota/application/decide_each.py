@@ -33,29 +33,40 @@ async def decide_each(
     except _OF_ALL:
         raise
     except Exception as error:  # noqa: BLE001 - a defect: whose is it?
-        return await _apart(counters, CheckGroup(checks, terms, period_confirmed=period_confirmed), error)
+        group = CheckGroup(checks, terms, period_confirmed=period_confirmed)
+        return await _apart(counters, group, error, shared_count=len(checks))
 
 
 async def decide_groups(counters: Counters, groups: Sequence[CheckGroup]) -> Sequence[Sequence[Answer | Exception]]:
     """The same of checks of several organizations, and what is true of all checks of a group as the outcome of each."""
+    decided: Sequence[Sequence[Answer | Exception] | Exception]
+    shared_count = 0
     try:
         decided = await counters.check_groups(groups)
     except Exception as error:  # noqa: BLE001 - it is all those callers' to see
         decided = [error] * len(groups)
+        shared_count = sum(len(group.checks) for group in groups)
     return [
-        outcome if not isinstance(outcome, Exception) else await _each_told(counters, group, outcome)
+        await _each_told(counters, group, outcome, shared_count=shared_count or len(group.checks))
+        if isinstance(outcome, Exception)
+        else outcome
         for group, outcome in zip(groups, decided, strict=True)
     ]
 
 
-async def _each_told(counters: Counters, group: CheckGroup, error: Exception) -> Sequence[Answer | Exception]:
+async def _each_told(
+    counters: Counters, group: CheckGroup, error: Exception, *, shared_count: int
+) -> Sequence[Answer | Exception]:
     if isinstance(error, _OF_ALL):
         return [error] * len(group.checks)
-    return await _apart(counters, group, error)
+    return await _apart(counters, group, error, shared_count=shared_count)
 
 
-async def _apart(counters: Counters, group: CheckGroup, error: Exception) -> Sequence[Answer | Exception]:
-    if len(group.checks) == 1:
+async def _apart(
+    counters: Counters, group: CheckGroup, error: Exception, *, shared_count: int
+) -> Sequence[Answer | Exception]:
+    """shared_count: how many checks of this and other groups the error is of."""
+    if shared_count == 1:
         return [error]
     return [await _alone(counters, each, group, error) for each in group.checks]
 

@@ -134,6 +134,22 @@ async def test_what_fails_in_one_check_fails_it_alone(stage: Stage) -> None:
     assert [isinstance(outcome, ZeroDivisionError) for outcome in outcomes] == [False, False, True, False]
 
 
+async def test_a_call_that_one_organization_breaks_is_decided_for_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Sequence[CheckGroup]) -> Sequence[Sequence[Answer | RequestIdReused] | Exception]:
+        raise ZeroDivisionError
+
+    await stage.settle("other")
+    stage.counters.poison = "bad"
+    monkeypatch.setattr(stage.counters, "check_groups", broken)
+    outcomes = await asyncio.gather(
+        stage.ask(reserve("bad")), stage.ask(reserve("good", "other")), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], ZeroDivisionError)
+    assert isinstance(outcomes[1], Answer)
+
+
 async def test_a_request_id_that_is_reused_is_refused_alone(stage: Stage) -> None:
     await stage.ask(reserve("a"))
     reused = reserve_check("acme", {MINUTES: 2}, request_id="a")

@@ -34,7 +34,9 @@ their budget runs. Waiting for their turn, they are bounded by the deadline of t
 """
 
 # What a server says that cannot work now, also when one of our scripts ran into it. Any other error is a defect.
-_CANNOT_NOW = ("OOM ", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+_CANNOT_NOW = (
+    *("OOM ", "BUSY ", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"),
+)
 
 Argument = str | int | bytes
 
