@@ -73,7 +73,8 @@ class RememberDenials:
         if check.mode is Mode.RESERVE or (check.mode is Mode.CONSUME and check.request_id):
             return None
         denial = self._denials.get(_counters_key(check, terms))
-        if denial is None or denial.answer is not answer:
+        # Other terms may have come while the answer was on its way to who asked.
+        if denial is None or denial.answer is not answer or denial.terms is not terms:
             return None
         return lambda: self._now() < denial.until
 

@@ -214,3 +214,14 @@ async def test_time_that_passed_while_the_store_was_asked_counts(stage: Stage) -
     before = stage.asked
     await slow.check(minutes(10), stage.terms)
     assert stage.asked == before + 1
+
+
+async def test_a_denial_by_terms_that_were_replaced_before_it_arrived_is_not_given_again() -> None:
+    stage = Stage()
+    await stage.settle(minutes_limit(100))
+    check = decide_check("acme", {MINUTES: 10})
+    answer = await stage.remembering.check(check, stage.terms)
+    assert answer.decision.is_denied
+    assert stage.remembering.repeatable(check, stage.terms, answer) is not None
+    upgraded = replace(stage.terms, entitlement=replace(stage.terms.entitlement, version=2))
+    assert stage.remembering.repeatable(check, upgraded, answer) is None
