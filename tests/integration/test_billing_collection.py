@@ -404,6 +404,26 @@ async def test_stripe_knows_who_the_customer_is_as_of_the_last_invoice(scene: Sc
     assert (address["line1"], address["line2"], address["country"]) == ("Haus 1", "Ring 2, 10115 Berlin", "DE")
 
 
+async def test_who_the_customer_is_is_ours_to_say_and_how_it_pays_is_stripes(
+    scene: Scene, simulator: Simulator
+) -> None:
+    customer_id = await scene.customer_with(simulator, "pm_card_visa")
+    party = Party(legal_name="Acme GmbH", mail="a@acme.de", tax_id="DE123456789")
+    await set_profile(scene, BillingProfile(party=party))
+    # Edited there: noted, and ours again with the next invoice.
+    edited = simulator.form(f"/v1/customers/{customer_id}", name="Mallory", email="m@mallory.example", phone="1")
+    await scene.deliver_all(simulator)
+    await scene.finalize()
+    await scene.work_until_idle()
+    theirs = simulator.call("GET", f"/v1/customers/{customer_id}")
+    assert (theirs["name"], theirs["email"], theirs["phone"]) == ("Acme GmbH", "a@acme.de", "1")
+    settings = theirs["invoice_settings"]
+    assert settings["custom_fields"] == [{"name": "Tax ID", "value": "DE123456789"}]
+    assert settings["default_payment_method"] == edited["invoice_settings"]["default_payment_method"] is not None
+    async with scene.books.read(ACME) as book:
+        assert (await book.profile.current()).party == party
+
+
 async def test_a_customer_whom_stripe_refuses_to_know_is_charged_all_the_same(
     scene: Scene, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,11 @@ BY_TRANSFER = BillingTerms(collection_method=CollectionMethod.SEND_INVOICE, term
 PROFILE = BillingProfile(
     version=1,
     party=Party(
-        legal_name="Acme GmbH", address_lines=("Haus 1", "Ring 2", "10115 Berlin"), country_code="DE", mail="a@acme.de"
+        legal_name="Acme GmbH",
+        address_lines=("Haus 1", "Ring 2", "10115 Berlin"),
+        country_code="DE",
+        mail="a@acme.de",
+        tax_id="DE123456789",
     ),
 )
 ORDER = CheckoutOrder(

@@ -135,7 +135,15 @@ def _read(params: Params, customer: StripeObject) -> str | None:
         return None
     if "footer" in settings:
         customer["invoice_settings"]["footer"] = settings.text("footer") or None
+    _read_custom_fields(settings, customer)
     return settings.text("default_payment_method")
+
+
+def _read_custom_fields(settings: Params, customer: StripeObject) -> None:
+    if "custom_fields" in settings:
+        groups = settings.groups("custom_fields")
+        fields = [{"name": group.required_text("name"), "value": group.required_text("value")} for group in groups]
+        customer["invoice_settings"]["custom_fields"] = fields or None
 
 
 def _with_default_payment_method(call: Call, customer: StripeObject, default: str | None) -> StripeObject:

@@ -13,6 +13,8 @@ from services.billing.domain.profile import BillingProfile
 from services.billing.domain.stripe_objects import StripeCustomer
 
 _ADDRESS_LINES = ("line1", "line2")
+_FIELD_CHARACTERS_MAX = 140
+"""Of a custom field's value, at Stripe."""
 
 
 class StripeCustomers:
@@ -88,4 +90,8 @@ def _described(profile: BillingProfile) -> dict[str, Any]:
     address = {name: line for name, line in zip(_ADDRESS_LINES, lines, strict=False) if line}
     if party.country_code:
         address["country"] = party.country_code
+    if party.tax_id:
+        # As text on its invoices: Stripe's own tax ids want a kind for each country, which we do not know.
+        field = {"name": "Tax ID", "value": party.tax_id[:_FIELD_CHARACTERS_MAX]}
+        described["invoice_settings"] = {"custom_fields": [field]}
     return described | ({"address": address} if address else {})

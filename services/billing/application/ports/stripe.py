@@ -31,7 +31,8 @@ class CustomersAtStripe(Protocol):
         ...
 
     async def describe(self, stripe_customer_id: str, profile: BillingProfile) -> None:
-        """Says there who the customer is: name, mail and address, as its own pages and receipts show them.
+        """Says there who the customer is: name, mail, address and tax id, as its own pages and receipts show
+        them. What is not known is left as it is there; how it pays is not touched. Repeating it changes nothing.
         Raises CustomerGone when there is no such customer.
         """
         ...
