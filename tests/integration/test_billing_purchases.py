@@ -20,6 +20,7 @@ from services.billing.application.report_revenue import ReportRevenue
 from services.billing.domain.credit_notes import CreditDestination, CreditNoteReason
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.payments import Settlement
+from services.billing.domain.profile import BillingProfile, BillingTerms, CollectionMethod, Party
 from tests.integration.billing_scene import ACME, Scene, Simulator, billing_scene, running_simulator
 
 # Stripe's library passes its body to httpx in a way that httpx has come to discourage; ours to read, not to fix.
@@ -96,6 +97,22 @@ async def test_a_card_that_is_declined_buys_nothing_and_the_subscription_goes_on
     simulator.form(f"/v1/invoices/{unpaid.stripe_invoice_id}/pay", paid_out_of_band="true")
     await scene.deliver_all(simulator)
     assert await available(scene) == 100_00
+
+
+async def test_an_order_that_is_to_be_transferred_and_is_not_leaves_nothing_to_dun(
+    scene: Scene, simulator: Simulator
+) -> None:
+    terms = BillingTerms(collection_method=CollectionMethod.SEND_INVOICE, term_days=7)
+    profile = BillingProfile(party=Party(mail="pay@acme.example"), terms=terms, update_time=scene.clock.now())
+    async with scene.books.open(ACME) as book:
+        await book.profile.set(profile, actor="tests", request_id="r")
+    ordered = await buy(scene)
+    await scene.work_until_idle()
+    await scene.pass_time(simulator, days=8)
+    while await scene.dun():
+        pass
+    assert ((await scene.read(ordered)).state, await scene.status()) == (InvoiceState.PAST_DUE, "ACTIVE")
+    assert scene.rows("SELECT * FROM billing.due_dunnings") == []
 
 
 @pytest.mark.parametrize(

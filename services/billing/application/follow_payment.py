@@ -39,6 +39,7 @@ class FollowPayment:
             await give_back_credits(book, invoice.invoice_id, at=now)
         if invoice.cut is CutKind.PURCHASE:
             # Nothing was handed over for it that could be owed: a payment grants, a failure changes nothing.
+            await book.dunning.end(invoice.invoice_id, now=now)
             await settle_purchase(book, invoice.invoice_id, at=now, actor=actor)
             return state.value.lower()
         match state:
