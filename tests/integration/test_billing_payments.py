@@ -529,6 +529,19 @@ async def test_an_invoice_that_never_reached_stripe_is_settled_here_and_handed_o
     assert simulator.invoices() == []
 
 
+@pytest.mark.parametrize("forgiven", [Settlement.VOID, Settlement.PAID_OUTSIDE])
+async def test_an_invoice_given_up_before_it_reached_stripe_suspends_until_it_is_settled(
+    scene: Scene, forgiven: Settlement
+) -> None:
+    made = await scene.finalize()
+    await settle(scene, made, Settlement.UNCOLLECTIBLE)
+    assert await scene.status() == "SUSPENDED"
+    scene.clock.advance(DAY)
+    assert await scene.dun() == 0
+    await settle(scene, made, forgiven, request_id="forgiven")
+    assert await scene.status() == "ACTIVE"
+
+
 async def test_f30_an_invoice_that_is_being_handed_over_is_settled_when_that_is_through(
     scene: Scene, simulator: Simulator
 ) -> None:

@@ -11,7 +11,9 @@ from services.billing.application.give_back_credits import give_back_credits
 from services.billing.application.ports.books import Book, Books
 from services.billing.application.ports.collection import CollectionList, Collector
 from services.billing.application.settle_purchase import settle_purchase
+from services.billing.application.settle_standing import settle_standing
 from services.billing.domain import limits
+from services.billing.domain.closing import CutKind
 from services.billing.domain.errors import CollectionRefused, InvoiceBusy
 from services.billing.domain.invoices import Invoice, InvoiceState
 from services.billing.domain.payments import Settlement, states_before
@@ -101,13 +103,23 @@ class SettleInvoice:
 
     async def _settle_here(self, book: Book, invoice_id: str, settlement: Settlement, actor: str) -> None:
         """Nothing of it is at Stripe, and nothing will be: what is settled is handed over no more."""
-        await book.payments.follow(invoice_id, settlement.state, stripe_invoice_id="", actor=actor)
+        moved = await book.payments.follow(invoice_id, settlement.state, stripe_invoice_id="", actor=actor)
         await book.payments.take_off(invoice_id)
+        if not moved:
+            # Somebody else was first, and whatever follows from that is done.
+            return
+        now = self._clock.now()
         if settlement is Settlement.VOID:
-            await give_back_credits(book, invoice_id, at=self._clock.now())
-        await settle_purchase(book, invoice_id, at=self._clock.now(), actor=actor)
-        if settlement is not Settlement.UNCOLLECTIBLE:
-            await book.dunning.end(invoice_id, now=self._clock.now())
+            await give_back_credits(book, invoice_id, at=now)
+        await settle_purchase(book, invoice_id, at=now, actor=actor)
+        # Nobody is suspended for credits that were not handed over.
+        is_owed = (await book.invoices.get(invoice_id)).cut is not CutKind.PURCHASE
+        if settlement is Settlement.UNCOLLECTIBLE and is_owed:
+            await book.dunning.begin(invoice_id, now=now)
+            await book.dunning.note(invoice_id, (), is_suspending=True, next_time=None, now=now)
+        else:
+            await book.dunning.end(invoice_id, now=now)
+        await settle_standing(book, actor=actor, now=now)
 
 
 def _require_open(invoice: Invoice, settlement: Settlement) -> None:
