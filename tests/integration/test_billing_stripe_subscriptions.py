@@ -180,6 +180,24 @@ async def test_a_draft_that_stripe_finalized_before_it_could_be_filled_parks_our
     assert "5400" in reason
 
 
+async def test_what_stripe_charged_another_customer_of_ours_is_not_charged_again_and_parks_our_invoice(
+    scene: Scene, simulator: Simulator
+) -> None:
+    await subscribe(scene, simulator, "starter")
+    await scene.deliver_all(simulator)
+    (charged,) = simulator.invoices()
+    other = simulator.form("/v1/customers", name="acme")["id"]
+    async with scene.books.open(ACME) as book:
+        await book.customer.forget_stripe_id(charged["customer"])
+        await book.customer.set_stripe_id(other)
+    await scene.finalize(minutes=0)
+    await scene.work_until_idle()
+    assert [each["id"] for each in simulator.invoices()] == [charged["id"]]
+    ((reason,),) = scene.rows("SELECT parked_reason FROM billing.due_invoices")
+    for each in (charged["id"], charged["customer"], other):
+        assert each in reason
+
+
 async def test_a_draft_that_is_gone_gives_way_to_one_of_ours(scene: Scene, simulator: Simulator) -> None:
     draft = await renewal(scene, simulator)
     simulator.form(f"/v1/invoices/{draft['id']}/finalize", auto_advance="false")

@@ -94,8 +94,14 @@ class CollectInvoices:
             found=draft.stripe_customer_id if draft is not None else "",
         )
         try:
+            if draft is not None and draft.stripe_customer_id != customer_id:
+                # Stripe may have charged it already: with an invoice beside it the customer would pay twice.
+                raise CollectionRefused(
+                    f"{draft.stripe_invoice_id} of {draft.stripe_customer_id} waits for this invoice, and the "
+                    f"organization's customer is {customer_id}: void it at Stripe, or settle this invoice by hand"
+                )
             await self._describe(customer_id, profile)
-            if draft is not None and draft.stripe_customer_id == customer_id:
+            if draft is not None:
                 collected = await self._collector.adopt(
                     invoice, draft.stripe_invoice_id, terms=terms, attempt_count=due.attempt_count
                 )
