@@ -262,7 +262,6 @@ async def test_the_tenant_role_cannot_rewrite_what_is_final(scene: Scene, statem
         "invoices",
         "invoice_lines",
         "closes",
-        "requests",
         "changes",
     ],
 )
@@ -272,6 +271,20 @@ async def test_the_fleet_role_reads_no_organizations_books(scene: Scene, table: 
         pytest.raises(errors.InsufficientPrivilege, match="permission denied"),
     ):
         fleet.execute(f"SELECT 1 FROM billing.{table}".encode())  # noqa: S608 - names from above
+
+
+async def test_the_fleet_role_sees_of_requests_the_keys_alone_and_only_of_old_ones(scene: Scene) -> None:
+    await sell(scene, "org-0")
+    with psycopg.connect(scene.database.owner_url, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO billing.requests SELECT 'org-0', age || ' days', '', '', now() - make_interval(days => age)"
+            " FROM generate_series(80, 100, 20) AS age"
+        )
+    with psycopg.connect(scene.database.fleet_url) as fleet:
+        kept = fleet.execute("SELECT request_id FROM billing.requests").fetchall()
+        assert kept == [("100 days",)]
+        with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
+            fleet.execute("SELECT digest FROM billing.requests")
 
 
 async def test_a_tenant_cannot_write_another_organizations_rows(scene: Scene) -> None:
