@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from cli.endpoints import SuiteNotUp, read_endpoints
+from cli.endpoints import SuiteNotUp, add_state_argument, read_endpoints
 from cli.rpc import CallFailed, call
 from cli.seed_files.plans import Catalog, CatalogError, Counting, Interval, Plan, PlanMeter, Quantity, read_catalog
 from cli.seed_files.price_books import (
@@ -60,13 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     apply.add_argument("file", type=Path, metavar="FILE", help="the catalog, as deploy/plans.yaml")
     apply.add_argument("--dry-run", action="store_true", help="only show what would change")
-    apply.add_argument(
-        "--state",
-        type=Path,
-        default=Path(".state"),
-        metavar="DIR",
-        help="the state folder of the running suite (%(default)s)",
-    )
+    add_state_argument(apply)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,17 @@ class Endpoints:
     def __repr__(self) -> str:
         """Without the key: it would end in a log."""
         return f"Endpoints(gateway={self.gateway!r}, addresses={self.addresses!r})"
+
+
+def add_state_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares `--state`, by which a command finds the running suite."""
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=Path(".state"),
+        metavar="DIR",
+        help="the state folder of the running suite (%(default)s)",
+    )
 
 
 def read_endpoints(state_dir: Path) -> Endpoints:

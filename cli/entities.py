@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.endpoints import SuiteNotUp, read_endpoints
+from cli.endpoints import SuiteNotUp, add_state_argument, read_endpoints
 from cli.rpc import CallFailed, call
 from cli.seed_files.entities import EntitiesError, LegalEntity, read_entities
 from kit.grpc.client import connect
@@ -24,13 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     apply = verbs.add_parser("apply", help="keep the legal entities of a file; those left out stay as they are")
     apply.add_argument("file", type=Path, metavar="FILE", help="the legal entities, as deploy/entities.yaml")
-    apply.add_argument(
-        "--state",
-        type=Path,
-        default=Path(".state"),
-        metavar="DIR",
-        help="the state folder of the running suite (%(default)s)",
-    )
+    add_state_argument(apply)
 
 
 def run(args: argparse.Namespace) -> int:

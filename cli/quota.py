@@ -6,9 +6,8 @@ import argparse
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-from cli.endpoints import Endpoints, SuiteNotUp, read_endpoints
+from cli.endpoints import Endpoints, SuiteNotUp, add_state_argument, read_endpoints
 from cli.rpc import CallFailed, Connections, call, connections
 from tollbook.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 from tollbook.quota.v1 import quota_pb2, upkeep_pb2, upkeep_pb2_grpc
@@ -23,13 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audit = verbs.add_parser("audit", help="compare counters with the ledger and the open reservations")
     audit.add_argument("--organization", default="", metavar="ID", help="one organization; without it, every one")
     audit.add_argument("--repair", action="store_true", help="put right what is wrong")
-    audit.add_argument(
-        "--state",
-        type=Path,
-        default=Path(".state"),
-        metavar="DIR",
-        help="the state folder of the running suite (%(default)s)",
-    )
+    add_state_argument(audit)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,11 +7,10 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from google.protobuf import json_format
 
-from cli.endpoints import SuiteNotUp, read_endpoints
+from cli.endpoints import SuiteNotUp, add_state_argument, read_endpoints
 from cli.rpc import CallFailed, call
 from kit.grpc.client import connect
 from kit.ids import new_id
@@ -36,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", default="", metavar="ID", help="show (and repair from) this report instead of comparing anew"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--state",
-        type=Path,
-        default=Path(".state"),
-        metavar="DIR",
-        help="the state folder of the running suite (%(default)s)",
-    )
+    add_state_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

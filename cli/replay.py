@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from cli.endpoints import Endpoints, SuiteNotUp, read_endpoints
+from cli.endpoints import Endpoints, SuiteNotUp, add_state_argument, read_endpoints
 from cli.replaying.customer import new_customer
 from cli.replaying.drive import drive
 from cli.replaying.errors import ReplayFailed
@@ -39,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a CSV file: TIMESTAMP,ContextTokens,GeneratedTokens; at most a day long",
     )
-    parser.add_argument(
-        "--state",
-        type=Path,
-        default=Path(".state"),
-        metavar="DIR",
-        help="the state folder of the running suite (%(default)s)",
-    )
+    add_state_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(
         "--run-id",

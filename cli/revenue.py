@@ -7,12 +7,11 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cli.endpoints import Endpoints, SuiteNotUp, read_endpoints
+from cli.endpoints import Endpoints, SuiteNotUp, add_state_argument, read_endpoints
 from cli.rpc import CallFailed, call, connections
 from tollbook.billing.v1 import revenue_pb2, revenue_pb2_grpc
 
@@ -24,13 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what `tollbook revenue` takes."""
     parser.add_argument("--as-of", type=_moment, metavar="TIME", help="a past moment, as 2026-11-20T12:00:00Z; now")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
-    parser.add_argument(
-        "--state",
-        type=Path,
-        default=Path(".state"),
-        metavar="DIR",
-        help="the state folder of the running suite (%(default)s)",
-    )
+    add_state_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
