@@ -12,9 +12,8 @@ from kit.money import Money
 from services.billing.domain.closing import CutKind
 from services.billing.domain.dues import DueKey
 from services.billing.domain.periods import Period
+from services.billing.domain.profile import DEFAULT_LEGAL_ENTITY
 
-DEFAULT_LEGAL_ENTITY = "default"
-"""Who bills an organization of which nothing else is said."""
 _NUMBER_DIGITS = 6
 
 

@@ -14,6 +14,7 @@ from services.billing.domain import limits
 from services.billing.domain.texts import require_name, require_text
 
 DEFAULT_LEGAL_ENTITY = "default"
+"""Who bills an organization of which nothing else is said."""
 DEFAULT_LOCALE = "en"
 DEFAULT_TERM_DAYS = 14
 """Only counts for who pays by transfer; a card is charged at once."""
